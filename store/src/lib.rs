@@ -1,0 +1,127 @@
+//! The queries, one module per table family. Functions take a pool where one statement is the whole deed and a
+//! connection where the caller's transaction is. Types of sqlx other than those two do not leave this crate's edges.
+
+use std::{future::Future, str::FromStr, time::Duration};
+
+use sqlx::{
+    PgPool,
+    postgres::{PgConnectOptions, PgPoolOptions},
+};
+
+#[cfg(feature = "testing")]
+pub mod testing;
+
+static MIGRATOR: sqlx::migrate::Migrator = sqlx::migrate!("../migrations");
+
+/// What can go wrong between us and the rows.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    #[error("the database did not answer within {0:?}")]
+    Deadline(Duration),
+    #[error(transparent)]
+    Sql(#[from] sqlx::Error),
+    #[error("the migrations could not be applied")]
+    Migrate(#[from] sqlx::migrate::MigrateError),
+    #[error("a stored {what} cannot be read")]
+    Corrupt { what: &'static str, source: serde_json::Error },
+}
+
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+impl Error {
+    /// The unique constraint that an insert ran into, if that is what happened.
+    #[must_use]
+    pub fn unique_violation(&self) -> Option<&str> {
+        match self {
+            Self::Sql(sqlx::Error::Database(db)) if db.is_unique_violation() => db.constraint(),
+            _ => None,
+        }
+    }
+}
+
+/// How to reach the database.
+#[derive(Debug, Clone)]
+pub struct DatabaseOptions {
+    pub url: String,
+    pub max_connections: u32,
+    /// Bound of one statement, and of waiting for a connection.
+    pub timeout: Duration,
+    /// Seen in pg_stat_activity: `asobi/<node id>`.
+    pub application_name: String,
+}
+
+/// Connection options with the time-outs every session of ours has.
+///
+/// # Errors
+/// When the URL cannot be parsed.
+pub fn connect_options(url: &str, application_name: &str, timeout: Duration) -> Result<PgConnectOptions> {
+    let ms = timeout.as_millis().to_string();
+    Ok(PgConnectOptions::from_str(url)?
+        .application_name(application_name)
+        .options([
+            ("statement_timeout", ms.as_str()),
+            ("idle_in_transaction_session_timeout", ms.as_str()),
+            ("tcp_keepalives_idle", "5"),
+            ("tcp_keepalives_interval", "2"),
+            ("tcp_keepalives_count", "3"),
+        ]))
+}
+
+/// Opens the pool and proves that the database answers.
+///
+/// # Errors
+/// When the URL is wrong or the database does not answer within the time-out.
+pub async fn connect(options: &DatabaseOptions) -> Result<PgPool> {
+    let connect = connect_options(&options.url, &options.application_name, options.timeout)?;
+    let pool = PgPoolOptions::new()
+        .max_connections(options.max_connections)
+        .acquire_timeout(options.timeout)
+        .idle_timeout(Duration::from_secs(300))
+        .connect_with(connect);
+    within(options.timeout, async { Ok(pool.await?) }).await
+}
+
+/// Bounds a piece of work against the database from our side: a statement time-out does not help when the network is
+/// gone. Dropping the work is safe; whether it was committed is then unknown.
+///
+/// # Errors
+/// [`Error::Deadline`] past the bound, else what the work says.
+pub async fn within<T, F>(bound: Duration, work: F) -> Result<T>
+where
+    F: Future<Output = Result<T>>,
+{
+    tokio::time::timeout(bound, work).await.unwrap_or(Err(Error::Deadline(bound)))
+}
+
+/// Applies the migrations that are missing; nodes that start together wait for each other.
+///
+/// # Errors
+/// When one fails, or one that was applied has changed since.
+pub async fn migrate(pool: &PgPool) -> Result<()> {
+    Ok(MIGRATOR.run(pool).await?)
+}
+
+/// Whether the schema is the one this build expects, as a sentence about what to do when it is not.
+///
+/// # Errors
+/// When the database does not answer.
+pub async fn schema_problem(pool: &PgPool) -> Result<Option<String>> {
+    let exists = sqlx::query_scalar::<_, bool>("SELECT to_regclass('_sqlx_migrations') IS NOT NULL")
+        .fetch_one(pool)
+        .await?;
+    let applied: Option<i64> = if exists {
+        sqlx::query_scalar("SELECT max(version) FROM _sqlx_migrations WHERE success")
+            .fetch_one(pool)
+            .await?
+    } else {
+        None
+    };
+    let wanted = MIGRATOR.iter().map(|m| m.version).max();
+    Ok(match (applied, wanted) {
+        (None, _) => Some("the database has no schema yet: run `asobi migrate`".into()),
+        (Some(have), Some(want)) if have < want => {
+            Some(format!("the database's schema is at version {have}, this build needs {want}: run `asobi migrate`"))
+        }
+        _ => None,
+    })
+}
