@@ -8,6 +8,9 @@ use sqlx::{
     postgres::{PgConnectOptions, PgPoolOptions},
 };
 
+pub mod effects;
+pub mod matches;
+pub mod modes;
 #[cfg(feature = "testing")]
 pub mod testing;
 

@@ -1,0 +1,56 @@
+//! What matches do to the world outside, on its way out: the rows a host writes. They are applied elsewhere, each once.
+
+use asobi_proto::effect::ScoreEffect;
+use sqlx::{PgConnection, PgPool, types::Json};
+
+use crate::{
+    Error,
+    matches::{Fence, lock_fenced},
+};
+
+/// One effect of a match. Ordinals count from 1 and never repeat within a match, so writing one twice does nothing.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Effect {
+    pub ordinal: i64,
+    pub body: EffectBody,
+}
+
+#[derive(Debug, Clone, PartialEq)]
+pub enum EffectBody {
+    Score(ScoreEffect),
+}
+
+/// Writes effects of a running match if it is still the host's. False: it is not, and nothing was written.
+/// The caller wakes [`Topic::Effects`](asobi_proto::bus::Topic::Effects) afterwards.
+///
+/// # Errors
+/// The database did not answer; the effects may be written again.
+pub async fn append(pool: &PgPool, fence: &Fence, effects: &[Effect]) -> Result<bool, Error> {
+    let mut tx = pool.begin().await?;
+    if !lock_fenced(&mut tx, fence).await? {
+        return Ok(false);
+    }
+    insert(&mut tx, fence, effects).await?;
+    tx.commit().await?;
+    Ok(true)
+}
+
+/// The rows, inside a transaction that already holds the match's fence.
+pub(crate) async fn insert(
+    conn: &mut PgConnection,
+    fence: &Fence,
+    effects: &[Effect],
+) -> Result<(), Error> {
+    for effect in effects {
+        let EffectBody::Score(score) = &effect.body;
+        sqlx::query!(
+            "INSERT INTO match_effects (match_id, ordinal, kind, body) VALUES ($1, $2, 'score', $3) ON CONFLICT DO NOTHING",
+            fence.match_id,
+            effect.ordinal,
+            Json(score) as _,
+        )
+        .execute(&mut *conn)
+        .await?;
+    }
+    Ok(())
+}
