@@ -64,9 +64,12 @@ CREATE TABLE friendships (
     player_id    uuid        NOT NULL REFERENCES players ON DELETE CASCADE,
     friend_id    uuid        NOT NULL REFERENCES players ON DELETE CASCADE,
     status       text        NOT NULL CHECK (status IN ('pending', 'accepted', 'blocked')),
+    blocked_by   uuid,                 -- which of the two, while it is blocked: only they may lift it
     inserted_at  timestamptz NOT NULL DEFAULT now(),
     updated_at   timestamptz NOT NULL DEFAULT now(),
     UNIQUE (player_id, friend_id),
     CHECK (player_id <> friend_id)
 );
 CREATE INDEX friendships_friend ON friendships (friend_id);
+-- One row per pair, whoever asked first.
+CREATE UNIQUE INDEX friendships_pair ON friendships (least(player_id, friend_id), greatest(player_id, friend_id));

@@ -2,7 +2,9 @@
 CREATE TABLE modes (
     mode        text        PRIMARY KEY CHECK (length(mode) BETWEEN 1 AND 64),
     settings    jsonb       NOT NULL,  -- asobi_proto::mode::ModeSettings
-    updated_at  timestamptz NOT NULL DEFAULT now()
+    updated_at  timestamptz NOT NULL DEFAULT now(),
+    queued      integer     NOT NULL DEFAULT 0,  -- pending tickets as the leader counted them last: what bounds a long queue cheaply
+    queued_at   timestamptz                      -- when it did
 );
 
 -- Which incarnation of which host serves which mode.

@@ -9,8 +9,10 @@ use sqlx::{
 };
 
 pub mod effects;
+pub mod friends;
 pub mod matches;
 pub mod modes;
+pub mod tickets;
 #[cfg(feature = "testing")]
 pub mod testing;
 
