@@ -12,9 +12,9 @@ pub mod effects;
 pub mod friends;
 pub mod matches;
 pub mod modes;
-pub mod tickets;
 #[cfg(feature = "testing")]
 pub mod testing;
+pub mod tickets;
 
 static MIGRATOR: sqlx::migrate::Migrator = sqlx::migrate!("../migrations");
 
@@ -28,7 +28,10 @@ pub enum Error {
     #[error("the migrations could not be applied")]
     Migrate(#[from] sqlx::migrate::MigrateError),
     #[error("a stored {what} cannot be read")]
-    Corrupt { what: &'static str, source: serde_json::Error },
+    Corrupt {
+        what: &'static str,
+        source: serde_json::Error,
+    },
 }
 
 pub type Result<T, E = Error> = std::result::Result<T, E>;
@@ -59,7 +62,11 @@ pub struct DatabaseOptions {
 ///
 /// # Errors
 /// When the URL cannot be parsed.
-pub fn connect_options(url: &str, application_name: &str, timeout: Duration) -> Result<PgConnectOptions> {
+pub fn connect_options(
+    url: &str,
+    application_name: &str,
+    timeout: Duration,
+) -> Result<PgConnectOptions> {
     let ms = timeout.as_millis().to_string();
     Ok(PgConnectOptions::from_str(url)?
         .application_name(application_name)
@@ -95,7 +102,9 @@ pub async fn within<T, F>(bound: Duration, work: F) -> Result<T>
 where
     F: Future<Output = Result<T>>,
 {
-    tokio::time::timeout(bound, work).await.unwrap_or(Err(Error::Deadline(bound)))
+    tokio::time::timeout(bound, work)
+        .await
+        .unwrap_or(Err(Error::Deadline(bound)))
 }
 
 /// Applies the migrations that are missing; nodes that start together wait for each other.
@@ -111,9 +120,10 @@ pub async fn migrate(pool: &PgPool) -> Result<()> {
 /// # Errors
 /// When the database does not answer.
 pub async fn schema_problem(pool: &PgPool) -> Result<Option<String>> {
-    let exists = sqlx::query_scalar::<_, bool>("SELECT to_regclass('_sqlx_migrations') IS NOT NULL")
-        .fetch_one(pool)
-        .await?;
+    let exists =
+        sqlx::query_scalar::<_, bool>("SELECT to_regclass('_sqlx_migrations') IS NOT NULL")
+            .fetch_one(pool)
+            .await?;
     let applied: Option<i64> = if exists {
         sqlx::query_scalar("SELECT max(version) FROM _sqlx_migrations WHERE success")
             .fetch_one(pool)
@@ -124,9 +134,9 @@ pub async fn schema_problem(pool: &PgPool) -> Result<Option<String>> {
     let wanted = MIGRATOR.iter().map(|m| m.version).max();
     Ok(match (applied, wanted) {
         (None, _) => Some("the database has no schema yet: run `asobi migrate`".into()),
-        (Some(have), Some(want)) if have < want => {
-            Some(format!("the database's schema is at version {have}, this build needs {want}: run `asobi migrate`"))
-        }
+        (Some(have), Some(want)) if have < want => Some(format!(
+            "the database's schema is at version {have}, this build needs {want}: run `asobi migrate`"
+        )),
         _ => None,
     })
 }

@@ -1,0 +1,235 @@
+//! The publishing half: while one NOTIFY transaction is under way the next one's items gather.
+
+use std::{future::Future, time::Duration};
+
+use asobi_proto::bus::{Batch, Topic};
+use serde::Serialize;
+use serde_json::value::{RawValue, to_raw_value};
+use sqlx::PgPool;
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+
+/// A payload must be shorter than 8000 bytes; the rest is for the batch's own fields.
+const PAYLOAD_BYTES: usize = 7_990;
+const ITEM_BYTES: usize = 7_600;
+/// Items that may wait. A publisher of hints is refused past it, and its rows are found by the next resync or sweep.
+const QUEUE: usize = 16_384;
+/// Items of one transaction.
+const BATCH: usize = 2_048;
+const DEADLINE: Duration = Duration::from_secs(3);
+/// How long a batch is tried again while the database is away, before its hints are given up.
+const ATTEMPTS: u32 = 5;
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum PublishError {
+    #[error("the bus is behind: its queue is full")]
+    Full,
+    #[error("the item does not fit into a payload: publish a reference to its row")]
+    TooLarge,
+}
+
+/// Publishes hints; cheap to clone, never blocks.
+#[derive(Clone)]
+pub struct Publisher {
+    queue: mpsc::Sender<Item>,
+}
+
+struct Item {
+    topic: Topic,
+    json: Box<RawValue>,
+    traceparent: Option<String>,
+}
+
+impl Publisher {
+    /// # Errors
+    /// [`PublishError`]; either way the rows are the truth and the caller's deed is done.
+    pub fn publish(&self, topic: Topic, item: &impl Serialize) -> Result<(), PublishError> {
+        self.publish_traced(topic, item, None)
+    }
+
+    /// As [`Self::publish`], with the W3C trace context of what caused it.
+    ///
+    /// # Errors
+    /// As [`Self::publish`].
+    pub fn publish_traced(
+        &self,
+        topic: Topic,
+        item: &impl Serialize,
+        traceparent: Option<String>,
+    ) -> Result<(), PublishError> {
+        let json = to_raw_value(item).map_err(|_| PublishError::TooLarge)?;
+        if json.get().len() > ITEM_BYTES {
+            return Err(PublishError::TooLarge);
+        }
+        self.queue
+            .try_send(Item {
+                topic,
+                json,
+                traceparent,
+            })
+            .map_err(|_| {
+                metrics::counter!("asobi_bus_dropped_total", "reason" => "queue_full").increment(1);
+                PublishError::Full
+            })
+    }
+}
+
+pub(crate) fn start(
+    pool: PgPool,
+    origin: String,
+    stop: CancellationToken,
+) -> (Publisher, impl Future<Output = ()>) {
+    let (queue, items) = mpsc::channel(QUEUE);
+    (Publisher { queue }, run(pool, origin, items, stop))
+}
+
+async fn run(
+    pool: PgPool,
+    origin: String,
+    mut items: mpsc::Receiver<Item>,
+    stop: CancellationToken,
+) {
+    let mut number = 0_u64;
+    let mut waiting = Vec::with_capacity(64);
+    loop {
+        tokio::select! {
+            biased;
+            taken = items.recv_many(&mut waiting, BATCH) => if taken == 0 { return },
+            () = stop.cancelled() => {
+                items.close();
+                if items.recv_many(&mut waiting, BATCH).await == 0 { return }
+            }
+        }
+        metrics::histogram!("asobi_bus_batch_items")
+            .record(f64::from(u32::try_from(waiting.len()).unwrap_or(u32::MAX)));
+        let (topics, payloads) = pack(&origin, &mut number, &waiting);
+        waiting.clear();
+        send(&pool, &topics, &payloads).await;
+    }
+}
+
+/// Groups items by topic, in their order, into as few payloads as hold them.
+fn pack(origin: &str, number: &mut u64, items: &[Item]) -> (Vec<String>, Vec<String>) {
+    let mut groups: Vec<(Topic, Vec<&Item>)> = Vec::new();
+    for item in items {
+        match groups.iter_mut().find(|(topic, _)| *topic == item.topic) {
+            Some((_, group)) => group.push(item),
+            None => groups.push((item.topic, vec![item])),
+        }
+    }
+    let (mut topics, mut payloads) = (Vec::new(), Vec::new());
+    for (topic, group) in groups {
+        let mut rest = group.as_slice();
+        while !rest.is_empty() {
+            let traceparent = rest.iter().find_map(|i| i.traceparent.as_deref());
+            let overhead = 80 + origin.len() + traceparent.map_or(0, str::len);
+            let mut bytes = overhead;
+            let fits = rest
+                .iter()
+                .take_while(|i| {
+                    bytes += i.json.get().len() + 1;
+                    bytes <= PAYLOAD_BYTES
+                })
+                .count()
+                .max(1);
+            let (now, later) = rest.split_at(fits);
+            rest = later;
+            *number += 1;
+            let batch = Batch {
+                origin,
+                number: *number,
+                traceparent,
+                items: now.iter().map(|i| &*i.json).collect(),
+            };
+            if let Ok(payload) = serde_json::to_string(&batch) {
+                topics.push(topic.channel());
+                payloads.push(payload);
+            }
+        }
+    }
+    (topics, payloads)
+}
+
+async fn send(pool: &PgPool, topics: &[String], payloads: &[String]) {
+    for attempt in 1..=ATTEMPTS {
+        let notify = sqlx::query!(
+            "SELECT pg_notify(topic, payload) FROM unnest($1::text[], $2::text[]) AS batch (topic, payload)",
+            topics,
+            payloads
+        )
+        .execute(pool);
+        let error = match tokio::time::timeout(DEADLINE, notify).await {
+            Ok(Ok(_)) => return,
+            Ok(Err(error)) => error.to_string(),
+            Err(_) => format!("no answer within {DEADLINE:?}"),
+        };
+        tracing::warn!(
+            attempt,
+            notifications = payloads.len(),
+            error,
+            "A NOTIFY failed; it is tried again."
+        );
+        tokio::time::sleep(Duration::from_millis(100 << attempt)).await;
+    }
+    metrics::counter!("asobi_bus_dropped_total", "reason" => "database_away")
+        .increment(payloads.len() as u64);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn item(topic: Topic, bytes: usize) -> Item {
+        Item {
+            topic,
+            json: to_raw_value(&"x".repeat(bytes - 2)).expect("json"),
+            traceparent: None,
+        }
+    }
+
+    #[test]
+    fn payloads_stay_under_the_limit_and_keep_their_order() {
+        let items: Vec<_> = (0..200)
+            .map(|i| {
+                item(
+                    if i % 3 == 0 {
+                        Topic::Presence
+                    } else {
+                        Topic::Chat(1)
+                    },
+                    100 + i * 7,
+                )
+            })
+            .collect();
+        let mut number = 0;
+        let (topics, payloads) = pack("gateway-0#12", &mut number, &items);
+        assert!(
+            payloads.iter().all(|p| p.len() < 8_000),
+            "a payload is too long"
+        );
+        let mut seen: Vec<usize> = Vec::new();
+        for (topic, payload) in topics.iter().zip(&payloads) {
+            let batch: Batch<'_> = serde_json::from_str(payload).expect("reads back");
+            if *topic == Topic::Presence.channel() {
+                seen.extend(batch.items.iter().map(|i| i.get().len()));
+            }
+        }
+        let sent: Vec<usize> = items
+            .iter()
+            .filter(|i| i.topic == Topic::Presence)
+            .map(|i| i.json.get().len())
+            .collect();
+        assert_eq!(seen, sent);
+    }
+
+    #[test]
+    fn the_largest_item_fits_alone() {
+        let mut number = 0;
+        let (_, payloads) = pack(
+            &"n".repeat(63),
+            &mut number,
+            &[item(Topic::Chat(0), ITEM_BYTES)],
+        );
+        assert!(payloads.len() == 1 && payloads[0].len() < 8_000);
+    }
+}
