@@ -28,6 +28,8 @@ CREATE TABLE chat_messages (
     PRIMARY KEY (channel_id, seq)
 );
 CREATE UNIQUE INDEX chat_messages_id ON chat_messages (message_id);
+-- For the erasure of a player.
+CREATE INDEX chat_messages_sender ON chat_messages (sender_id);
 CREATE UNIQUE INDEX chat_messages_idempotency ON chat_messages (sender_id, idempotency_key) WHERE idempotency_key IS NOT NULL;
 
 -- What a player must be told on every connection, on any node: a counter per player, events until they expire, and a cursor per session
