@@ -38,6 +38,7 @@ CREATE TABLE refresh_tokens (
     used_at     timestamptz              -- single use: a second one revokes the family
 );
 CREATE INDEX refresh_tokens_family ON refresh_tokens (family_id);
+CREATE INDEX refresh_tokens_expiry ON refresh_tokens (expires_at);
 
 -- Keys that sign access tokens: published before they are used (active_from), verified until they retire.
 CREATE TABLE signing_keys (

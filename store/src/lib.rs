@@ -10,11 +10,14 @@ use sqlx::{
 
 pub mod effects;
 pub mod friends;
+pub mod inbox;
 pub mod matches;
 pub mod modes;
+pub mod players;
 #[cfg(feature = "testing")]
 pub mod testing;
 pub mod tickets;
+pub mod tokens;
 
 static MIGRATOR: sqlx::migrate::Migrator = sqlx::migrate!("../migrations");
 
