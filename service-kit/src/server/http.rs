@@ -1,0 +1,97 @@
+use std::{net::SocketAddr, time::Duration};
+
+use axum::{Router, body::Body, extract::ConnectInfo};
+use hyper::{body::Incoming, server::conn::http1, service::service_fn};
+use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::net::{TcpListener, TcpStream};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use tower::ServiceExt as _;
+
+use crate::shutdown::Shutdown;
+
+/// How long a client may take to send a request's head; also how long a connection may idle between requests.
+const HEAD_TIMEOUT: Duration = Duration::from_secs(30);
+/// The largest head of a request.
+const HEAD_BYTES: usize = 32 * 1024;
+/// After a failed accept, usually for want of file descriptors: trying at once would spin.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// Serves HTTP/1.1 with upgrades until the drain, as a critical task. Handlers may take
+/// `ConnectInfo<SocketAddr>`.
+///
+/// When draining it stops accepting and lets requests under way end; at the cut their connections are dropped.
+/// Upgraded connections (WebSockets) are the upgrading handler's to track and to close.
+pub fn serve_http(listener: TcpListener, router: Router, shutdown: &Shutdown) {
+    serve_http_until(listener, router, shutdown, shutdown.draining());
+}
+
+/// [`serve_http`], but stopping when `stop` is cancelled, for a server that has to answer while the process drains.
+pub fn serve_http_until(listener: TcpListener, router: Router, shutdown: &Shutdown, stop: CancellationToken) {
+    let cut = shutdown.cut();
+    shutdown.spawn_critical("http server", accept(listener, router, stop, cut));
+}
+
+async fn accept(listener: TcpListener, router: Router, stop: CancellationToken, cut: CancellationToken) {
+    let connections = TaskTracker::new();
+    loop {
+        let accepted = tokio::select! {
+            accepted = listener.accept() => accepted,
+            () = stop.cancelled() => break,
+        };
+        match accepted {
+            Ok((stream, peer)) => {
+                connections.spawn(serve_connection(stream, peer, router.clone(), stop.clone(), cut.clone()));
+            }
+            Err(error) if is_the_peers_doing(&error) => {}
+            Err(error) => {
+                tracing::error!(%error, "a connection could not be accepted");
+                tokio::time::sleep(ACCEPT_PAUSE).await;
+            }
+        }
+    }
+    drop(listener);
+    connections.close();
+    connections.wait().await;
+}
+
+async fn serve_connection(
+    stream: TcpStream,
+    peer: SocketAddr,
+    router: Router,
+    stop: CancellationToken,
+    cut: CancellationToken,
+) {
+    // Fails if the peer has gone meanwhile, which reading will notice.
+    let _gone = stream.set_nodelay(true);
+    let service = service_fn(move |request: http::Request<Incoming>| {
+        let mut request = request.map(Body::new);
+        request.extensions_mut().insert(ConnectInfo(peer));
+        router.clone().oneshot(request)
+    });
+    let connection = http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(HEAD_TIMEOUT)
+        .max_buf_size(HEAD_BYTES)
+        .serve_connection(TokioIo::new(stream), service)
+        .with_upgrades();
+    let mut connection = std::pin::pin!(connection);
+    let ended = tokio::select! {
+        ended = connection.as_mut() => ended,
+        () = cut.cancelled() => return,
+        () = stop.cancelled() => {
+            connection.as_mut().graceful_shutdown();
+            tokio::select! {
+                ended = connection => ended,
+                () = cut.cancelled() => return,
+            }
+        }
+    };
+    if let Err(error) = ended {
+        tracing::debug!(client.address = %peer, %error, "an HTTP connection ended with an error");
+    }
+}
+
+fn is_the_peers_doing(error: &std::io::Error) -> bool {
+    use std::io::ErrorKind::{ConnectionAborted, ConnectionRefused, ConnectionReset};
+    matches!(error.kind(), ConnectionRefused | ConnectionAborted | ConnectionReset)
+}

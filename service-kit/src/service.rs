@@ -1,0 +1,115 @@
+//! The table of contents of every process: load the configuration, set up telemetry, run, drain, exit code.
+
+use std::{future::Future, process::ExitCode, sync::Arc};
+
+use clap::Parser;
+
+use crate::{
+    config::{self, Config, ConfigArgs},
+    shutdown::Shutdown,
+    telemetry,
+};
+
+/// The `main` of a service's own binary: parses [`ConfigArgs`] from the command line, then [`main`].
+///
+/// ```no_run
+/// fn main() -> std::process::ExitCode {
+///     asobi_service_kit::service::binary("gateway", |config, shutdown| async move {
+///         let _ = (config, shutdown);
+///         Ok(())
+///     })
+/// }
+/// ```
+pub fn binary<F, Fut>(role: &'static str, run: F) -> ExitCode
+where
+    F: FnOnce(Arc<Config>, Shutdown) -> Fut,
+    Fut: Future<Output = anyhow::Result<()>>,
+{
+    #[derive(Parser)]
+    #[command(version, about = "One process of an Asobi cluster")]
+    struct Arguments {
+        #[command(flatten)]
+        config: ConfigArgs,
+    }
+    main(role, &Arguments::parse().config, run)
+}
+
+/// Runs one service to its end. `role` is "gateway", "match", "matchmaker" or "social".
+///
+/// Exit codes: 0 after a drain, 1 if something failed, 64 for a wrong configuration.
+pub fn main<F, Fut>(role: &'static str, args: &ConfigArgs, run: F) -> ExitCode
+where
+    F: FnOnce(Arc<Config>, Shutdown) -> Fut,
+    Fut: Future<Output = anyhow::Result<()>>,
+{
+    let mut config = match config::load(args) {
+        Ok(config) => config,
+        Err(errors) => {
+            eprintln!("{errors}");
+            return ExitCode::from(config::EXIT_CONFIG);
+        }
+    };
+    config.name_node(role);
+    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            eprintln!("the runtime cannot be started: {error}");
+            return ExitCode::FAILURE;
+        }
+    };
+    let code = runtime.block_on(supervise(role, Arc::new(config), args.exit_with_stdin, run));
+    // What still blocks a thread by now was abandoned by the drain already.
+    runtime.shutdown_background();
+    code
+}
+
+async fn supervise<F, Fut>(role: &'static str, config: Arc<Config>, exit_with_stdin: bool, run: F) -> ExitCode
+where
+    F: FnOnce(Arc<Config>, Shutdown) -> Fut,
+    Fut: Future<Output = anyhow::Result<()>>,
+{
+    let prepared =
+        telemetry::init(role, &config).and_then(|guard| Ok((guard, Shutdown::from_signals(config.shutdown.grace())?)));
+    let (_telemetry, shutdown) = match prepared {
+        Ok(prepared) => prepared,
+        Err(error) => {
+            eprintln!("asobi-{role} cannot start: {error:#}");
+            return ExitCode::FAILURE;
+        }
+    };
+    if exit_with_stdin {
+        drain_with_stdin(&shutdown);
+    }
+    tracing::info!(node.id = config.node.id, version = env!("CARGO_PKG_VERSION"), "asobi-{role} starts");
+    let too_late = async {
+        shutdown.cut().cancelled().await;
+        tokio::time::sleep(crate::shutdown::AFTER_CUT).await;
+    };
+    let ended = tokio::select! {
+        ended = run(config.clone(), shutdown.clone()) => ended,
+        () = too_late => Ok(tracing::warn!("the drain took too long and was cut")),
+    };
+    if let Err(error) = ended {
+        tracing::error!(node.id = config.node.id, "asobi-{role} ends: {error:#}");
+        shutdown.fail();
+    }
+    shutdown.begin();
+    shutdown.finished().await;
+    tracing::info!(node.id = config.node.id, "asobi-{role} has ended");
+    if shutdown.failed() { ExitCode::FAILURE } else { ExitCode::SUCCESS }
+}
+
+/// Starts the drain when standard input ends. The supervisor never writes and holds the other end, so that it ends
+/// with the supervisor, however that dies.
+fn drain_with_stdin(shutdown: &Shutdown) {
+    let shutdown = shutdown.clone();
+    // A thread of its own: a blocking read cannot be cancelled, and the runtime would wait for it.
+    let spawned = std::thread::Builder::new().name("stdin".to_owned()).spawn(move || {
+        let ended = std::io::copy(&mut std::io::stdin().lock(), &mut std::io::sink());
+        tracing::warn!(?ended, "the supervisor is gone: draining");
+        shutdown.begin();
+    });
+    if let Err(error) = spawned {
+        tracing::warn!(%error, "standard input cannot be watched; this process may outlive its supervisor");
+    }
+}
