@@ -26,14 +26,14 @@ CREATE TABLE matches (
     term              bigint      NOT NULL,   -- of the leader that formed or moved it last; 0: formed without one
     players           uuid[]      NOT NULL,   -- as formed, in seat order
     attempts          integer     NOT NULL DEFAULT 1,
-    told              boolean     NOT NULL DEFAULT false,  -- match.matched is in the players' inboxes
+    told              boolean     NOT NULL DEFAULT false,  -- what became of it is in the players' inboxes
     result            jsonb,
     inserted_at       timestamptz NOT NULL DEFAULT now(),
     started_at        timestamptz,
     finished_at       timestamptz
 );
 CREATE INDEX matches_open ON matches (host_node) WHERE state IN ('allocating', 'running');
-CREATE INDEX matches_untold ON matches (id) WHERE state IN ('allocating', 'running') AND NOT told;
+CREATE INDEX matches_untold ON matches (id) WHERE NOT told;
 CREATE INDEX matches_finished ON matches (finished_at DESC) WHERE state = 'finished';
 
 -- Each live player once: nobody is in two matches. A row ends (is deleted) with the seat or with the match.
@@ -63,9 +63,11 @@ CREATE TABLE match_effects (
     body         jsonb       NOT NULL,   -- asobi_proto::effect
     inserted_at  timestamptz NOT NULL DEFAULT now(),
     applied_at   timestamptz,
+    error        text,                   -- why it could never be applied; it counts as applied then
     PRIMARY KEY (match_id, ordinal)
 );
 CREATE INDEX match_effects_open ON match_effects (inserted_at) WHERE applied_at IS NULL;
+CREATE INDEX match_effects_applied ON match_effects (applied_at) WHERE applied_at IS NOT NULL;
 
 -- The queue. One live ticket per player and mode in the whole cluster.
 CREATE TABLE tickets (
@@ -80,6 +82,7 @@ CREATE TABLE tickets (
     ended_at      timestamptz
 ) WITH (autovacuum_vacuum_scale_factor = 0.01);
 CREATE UNIQUE INDEX tickets_live ON tickets (player_id, mode) WHERE state = 'pending';
+CREATE INDEX tickets_expiry ON tickets (expires_at) WHERE state = 'pending';
 CREATE INDEX tickets_pending ON tickets (mode, submitted_at) WHERE state = 'pending';
 CREATE INDEX tickets_ended ON tickets (ended_at) WHERE ended_at IS NOT NULL;
 
