@@ -31,10 +31,7 @@ pub enum Error {
     #[error("the migrations could not be applied")]
     Migrate(#[from] sqlx::migrate::MigrateError),
     #[error("a stored {what} cannot be read")]
-    Corrupt {
-        what: &'static str,
-        source: serde_json::Error,
-    },
+    Corrupt { what: &'static str, source: serde_json::Error },
 }
 
 pub type Result<T, E = Error> = std::result::Result<T, E>;
@@ -65,21 +62,15 @@ pub struct DatabaseOptions {
 ///
 /// # Errors
 /// When the URL cannot be parsed.
-pub fn connect_options(
-    url: &str,
-    application_name: &str,
-    timeout: Duration,
-) -> Result<PgConnectOptions> {
+pub fn connect_options(url: &str, application_name: &str, timeout: Duration) -> Result<PgConnectOptions> {
     let ms = timeout.as_millis().to_string();
-    Ok(PgConnectOptions::from_str(url)?
-        .application_name(application_name)
-        .options([
-            ("statement_timeout", ms.as_str()),
-            ("idle_in_transaction_session_timeout", ms.as_str()),
-            ("tcp_keepalives_idle", "5"),
-            ("tcp_keepalives_interval", "2"),
-            ("tcp_keepalives_count", "3"),
-        ]))
+    Ok(PgConnectOptions::from_str(url)?.application_name(application_name).options([
+        ("statement_timeout", ms.as_str()),
+        ("idle_in_transaction_session_timeout", ms.as_str()),
+        ("tcp_keepalives_idle", "5"),
+        ("tcp_keepalives_interval", "2"),
+        ("tcp_keepalives_count", "3"),
+    ]))
 }
 
 /// Opens the pool and proves that the database answers.
@@ -93,7 +84,8 @@ pub async fn connect(options: &DatabaseOptions) -> Result<PgPool> {
         .acquire_timeout(options.timeout)
         .idle_timeout(Duration::from_secs(300))
         .connect_with(connect);
-    within(options.timeout, async { Ok(pool.await?) }).await
+    // Opening a connection is a large future; nobody else should carry its size.
+    within(options.timeout, Box::pin(async { Ok(pool.await?) })).await
 }
 
 /// Bounds a piece of work against the database from our side: a statement time-out does not help when the network is
@@ -105,9 +97,7 @@ pub async fn within<T, F>(bound: Duration, work: F) -> Result<T>
 where
     F: Future<Output = Result<T>>,
 {
-    tokio::time::timeout(bound, work)
-        .await
-        .unwrap_or(Err(Error::Deadline(bound)))
+    tokio::time::timeout(bound, work).await.unwrap_or(Err(Error::Deadline(bound)))
 }
 
 /// Applies the migrations that are missing; nodes that start together wait for each other.
@@ -124,22 +114,18 @@ pub async fn migrate(pool: &PgPool) -> Result<()> {
 /// When the database does not answer.
 pub async fn schema_problem(pool: &PgPool) -> Result<Option<String>> {
     let exists =
-        sqlx::query_scalar::<_, bool>("SELECT to_regclass('_sqlx_migrations') IS NOT NULL")
-            .fetch_one(pool)
-            .await?;
+        sqlx::query_scalar::<_, bool>("SELECT to_regclass('_sqlx_migrations') IS NOT NULL").fetch_one(pool).await?;
     let applied: Option<i64> = if exists {
-        sqlx::query_scalar("SELECT max(version) FROM _sqlx_migrations WHERE success")
-            .fetch_one(pool)
-            .await?
+        sqlx::query_scalar("SELECT max(version) FROM _sqlx_migrations WHERE success").fetch_one(pool).await?
     } else {
         None
     };
     let wanted = MIGRATOR.iter().map(|m| m.version).max();
     Ok(match (applied, wanted) {
         (None, _) => Some("the database has no schema yet: run `asobi migrate`".into()),
-        (Some(have), Some(want)) if have < want => Some(format!(
-            "the database's schema is at version {have}, this build needs {want}: run `asobi migrate`"
-        )),
+        (Some(have), Some(want)) if have < want => {
+            Some(format!("the database's schema is at version {have}, this build needs {want}: run `asobi migrate`"))
+        }
         _ => None,
     })
 }

@@ -29,13 +29,9 @@ pub fn server_url() -> String {
 /// The URL of another database on the same server.
 #[must_use]
 pub fn url_of(server: &str, database: &str) -> String {
-    let (base, query) = server
-        .split_once('?')
-        .map_or((server, None), |(b, q)| (b, Some(q)));
+    let (base, query) = server.split_once('?').map_or((server, None), |(b, q)| (b, Some(q)));
     let authority_end = base.find("://").map_or(0, |i| i + 3);
-    let path = base[authority_end..]
-        .find('/')
-        .map_or(base.len(), |i| authority_end + i);
+    let path = base[authority_end..].find('/').map_or(base.len(), |i| authority_end + i);
     let mut url = format!("{}/{database}", &base[..path]);
     if let Some(query) = query {
         url = format!("{url}?{query}");
@@ -51,11 +47,7 @@ impl TestDatabase {
         let template = template(&admin_url).await?;
         let name = format!("asobi_test_{}", Uuid::now_v7().simple());
         let mut admin = PgConnection::connect(&admin_url).await?;
-        admin
-            .execute(AssertSqlSafe(format!(
-                "CREATE DATABASE {name} TEMPLATE {template}"
-            )))
-            .await?;
+        admin.execute(AssertSqlSafe(format!("CREATE DATABASE {name} TEMPLATE {template}"))).await?;
         admin.close().await?;
         let url = url_of(&admin_url, &name);
         let pool = crate::connect(&crate::DatabaseOptions {
@@ -65,12 +57,7 @@ impl TestDatabase {
             application_name: "asobi/test".into(),
         })
         .await?;
-        Ok(Self {
-            url,
-            pool,
-            admin_url,
-            name,
-        })
+        Ok(Self { url, pool, admin_url, name })
     }
 
     /// # Errors
@@ -78,56 +65,31 @@ impl TestDatabase {
     pub async fn drop_now(self) -> anyhow::Result<()> {
         self.pool.close().await;
         let mut admin = PgConnection::connect(&self.admin_url).await?;
-        admin
-            .execute(AssertSqlSafe(format!(
-                "DROP DATABASE IF EXISTS {} WITH (FORCE)",
-                self.name
-            )))
-            .await?;
+        admin.execute(AssertSqlSafe(format!("DROP DATABASE IF EXISTS {} WITH (FORCE)", self.name))).await?;
         Ok(())
     }
 }
 
 /// Makes the migrated template if this server does not have the one of this schema yet.
 async fn template(admin_url: &str) -> anyhow::Result<String> {
-    let versions: Vec<String> = crate::MIGRATOR
-        .iter()
-        .map(|m| {
-            m.checksum
-                .iter()
-                .take(4)
-                .map(|b| format!("{b:02x}"))
-                .collect()
-        })
-        .collect();
+    let versions: Vec<String> =
+        crate::MIGRATOR.iter().map(|m| m.checksum.iter().take(4).map(|b| format!("{b:02x}")).collect()).collect();
     let name = format!("asobi_template_{}", versions.concat());
     let mut admin = PgConnection::connect(admin_url).await?;
-    sqlx::query("SELECT pg_advisory_lock($1)")
-        .bind(TEMPLATE_LOCK)
-        .execute(&mut admin)
+    sqlx::query("SELECT pg_advisory_lock($1)").bind(TEMPLATE_LOCK).execute(&mut admin).await?;
+    let exists: bool = sqlx::query_scalar("SELECT EXISTS (SELECT 1 FROM pg_database WHERE datname = $1)")
+        .bind(&name)
+        .fetch_one(&mut admin)
         .await?;
-    let exists: bool =
-        sqlx::query_scalar("SELECT EXISTS (SELECT 1 FROM pg_database WHERE datname = $1)")
-            .bind(&name)
-            .fetch_one(&mut admin)
-            .await?;
     if !exists {
         let building = format!("{name}_building");
-        admin
-            .execute(AssertSqlSafe(format!("DROP DATABASE IF EXISTS {building}")))
-            .await?;
-        admin
-            .execute(AssertSqlSafe(format!("CREATE DATABASE {building}")))
-            .await?;
+        admin.execute(AssertSqlSafe(format!("DROP DATABASE IF EXISTS {building}"))).await?;
+        admin.execute(AssertSqlSafe(format!("CREATE DATABASE {building}"))).await?;
         let options = PgConnectOptions::from_str(&url_of(admin_url, &building))?;
         let pool = PgPool::connect_with(options).await?;
         crate::migrate(&pool).await?;
         pool.close().await;
-        admin
-            .execute(AssertSqlSafe(format!(
-                "ALTER DATABASE {building} RENAME TO {name}"
-            )))
-            .await?;
+        admin.execute(AssertSqlSafe(format!("ALTER DATABASE {building} RENAME TO {name}"))).await?;
     }
     admin.close().await?;
     Ok(name)

@@ -1,0 +1,16 @@
+//! Every advisory lock key of the cluster, so that no two purposes share one. Session locks and transaction locks live
+//! in the same spaces; the one-bigint space is for singletons, the two-int4 space for (purpose, hash).
+
+/// Session lock: the leading matchmaker.
+pub const MATCHMAKER_LEADER: i64 = 0x6173_6f62_0001;
+/// Transaction lock: whoever makes or retires signing keys.
+pub const SIGNING_KEYS: i64 = 0x6173_6f62_0002;
+/// Transaction lock: whoever sweeps the sessions of dead nodes.
+pub const SESSION_SWEEP: i64 = 0x6173_6f62_0003;
+
+/// First key of a two-key transaction lock; the second is a hash of what is locked.
+pub const PLAYER_PRESENCE: i32 = 1;
+/// Quick play of one mode: simultaneous callers land in one match.
+pub const QUICK_PLAY: i32 = 2;
+/// Submissions to one leaderboard that does not exist yet.
+pub const BOARD: i32 = 3;

@@ -1,0 +1,157 @@
+//! The first half of every service's start: reach the database, the bus and the registry, in this order.
+
+use std::{net::SocketAddr, sync::Arc, time::Duration};
+
+use anyhow::Context as _;
+use asobi_bus::{Bus, BusOptions};
+use asobi_proto::bus::Topic;
+use asobi_service_kit::{Config, Shutdown, grpc::Channels, server::reachable};
+use asobi_store::{DatabaseOptions, within};
+use sqlx::{PgPool, postgres::PgConnectOptions};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+use crate::{Directory, Membership, NodeSpec, Role};
+
+/// Where this process has bound its listeners.
+#[derive(Debug, Clone, Copy)]
+pub struct NodeAddresses {
+    /// Only where players are served.
+    pub http: Option<SocketAddr>,
+    pub grpc: SocketAddr,
+    pub metrics: SocketAddr,
+}
+
+/// What a service holds once it has joined: everything that connects it to the others.
+pub struct Node {
+    pub pool: PgPool,
+    /// For sessions of its own that must reach the primary itself: listener, leader, heartbeat.
+    pub direct: PgConnectOptions,
+    pub bus: Bus,
+    pub membership: Arc<Membership>,
+    pub directory: Arc<Directory>,
+    pub channels: Channels,
+    pub cluster_key: String,
+    stop: CancellationToken,
+    tasks: TaskTracker,
+}
+
+impl Node {
+    /// Joins the cluster under a new incarnation, in state `starting`.
+    ///
+    /// # Errors
+    /// With a sentence that says what to do: the database cannot be reached, has no schema, is a standby.
+    pub async fn join(
+        config: &Config,
+        role: Role,
+        addresses: NodeAddresses,
+        topics: impl IntoIterator<Item = Topic>,
+        shutdown: &Shutdown,
+    ) -> anyhow::Result<Self> {
+        let timeout = config.database.timeout();
+        let node_id = config.node.id.clone();
+        let application_name = format!("asobi/{node_id}");
+        let pool = asobi_store::connect(&DatabaseOptions {
+            url: config.database.url.expose().to_owned(),
+            max_connections: config.database.max_connections,
+            timeout,
+            application_name: application_name.clone(),
+        })
+        .await
+        .context("the database at database.url cannot be reached")?;
+        if let Some(problem) = within(timeout, asobi_store::schema_problem(&pool)).await? {
+            anyhow::bail!(problem);
+        }
+        let direct = asobi_store::connect_options(config.database.direct(), &application_name, timeout)
+            .context("database.direct_url is not a PostgreSQL URL")?;
+        let cluster_key = cluster_key(config, &pool, timeout).await?;
+
+        let (stop, tasks) = (CancellationToken::new(), TaskTracker::new());
+        let mut topics: Vec<Topic> = topics.into_iter().collect();
+        if !topics.contains(&Topic::Nodes) {
+            topics.push(Topic::Nodes);
+        }
+        let bus = Bus::start(
+            BusOptions {
+                pool: pool.clone(),
+                direct: direct.clone(),
+                origin: format!("{node_id}/{}", std::process::id()),
+                topics,
+            },
+            &stop,
+            &tasks,
+        );
+        let spec = spec(config, role, node_id, addresses);
+        let membership = Membership::register(&pool, bus.publisher().clone(), spec).await?;
+        let directory = Directory::load(&pool).await?;
+        let node = Self {
+            channels: Channels::new(cluster_key.as_str()),
+            pool,
+            direct,
+            bus,
+            membership,
+            directory,
+            cluster_key,
+            stop,
+            tasks,
+        };
+        node.start_tasks(shutdown);
+        Ok(node)
+    }
+
+    fn start_tasks(&self, shutdown: &Shutdown) {
+        let beating = Arc::clone(&self.membership).beat(self.direct.clone(), self.stop.clone());
+        let shutdown = shutdown.clone();
+        self.tasks.spawn(async move {
+            if let Err(error) = beating.await {
+                tracing::error!(%error, "This node may no longer act for the cluster; it stops.");
+                shutdown.fail();
+            }
+        });
+        let wake = self.bus.subscribe(&[Topic::Nodes], 16);
+        self.tasks.spawn(Arc::clone(&self.directory).follow(self.pool.clone(), wake, self.stop.clone()));
+    }
+
+    /// The end of every service, after its drain: the registry is told, what waits for the bus is sent, the tasks end.
+    /// Bounded to a few seconds.
+    pub async fn leave(&self) {
+        self.membership.leave().await;
+        self.stop.cancel();
+        self.tasks.close();
+        if tokio::time::timeout(Duration::from_secs(3), self.tasks.wait()).await.is_err() {
+            tracing::warn!("The bus did not come to rest in time; hints may be lost, rows are not.");
+        }
+        let _ = tokio::time::timeout(Duration::from_secs(1), self.pool.close()).await;
+    }
+}
+
+fn spec(config: &Config, role: Role, node_id: String, addresses: NodeAddresses) -> NodeSpec {
+    let http_url = addresses.http.map(|bound| {
+        if config.http.public_url.is_empty() {
+            format!("http://{}", reachable(bound, ""))
+        } else {
+            config.http.public_url.trim_end_matches('/').to_owned()
+        }
+    });
+    NodeSpec {
+        node_id,
+        role,
+        region: config.node.region.clone(),
+        // http → ws and https → wss.
+        ws_url: http_url.as_ref().map(|url| format!("{}/ws", url.replacen("http", "ws", 1))),
+        http_url,
+        grpc_addr: reachable(addresses.grpc, &config.grpc.advertise),
+        metrics_addr: reachable(addresses.metrics, ""),
+        capacity: if role == Role::Match { config.matches.capacity } else { 0 },
+        lease: config.node.lease(),
+    }
+}
+
+async fn cluster_key(config: &Config, pool: &PgPool, timeout: Duration) -> anyhow::Result<String> {
+    if !config.cluster.key.is_empty() {
+        return Ok(config.cluster.key.expose().to_owned());
+    }
+    let reading = sqlx::query_scalar!("SELECT value FROM cluster_secrets WHERE name = 'cluster_key'").fetch_one(pool);
+    within(timeout, async { Ok(reading.await?) })
+        .await
+        .context("the cluster key could not be read; set cluster.key or run `asobi migrate`")
+}

@@ -1,0 +1,76 @@
+//! `asobi.ops.v1`, answered by every process.
+
+use std::collections::HashMap;
+
+use asobi_proto::ops_v1::{
+    ListNodesRequest, ListNodesResponse, Node,
+    ops_service_server::{OpsService, OpsServiceServer},
+};
+use asobi_store::within;
+use sqlx::PgPool;
+use tonic::{Request, Response, Status};
+
+use crate::{Result, directory};
+
+const DEADLINE: std::time::Duration = std::time::Duration::from_secs(3);
+
+/// The service, to be added to a process's routes.
+#[must_use]
+pub fn service(pool: PgPool) -> OpsServiceServer<impl OpsService> {
+    OpsServiceServer::new(Ops { pool })
+}
+
+struct Ops {
+    pool: PgPool,
+}
+
+#[tonic::async_trait]
+impl OpsService for Ops {
+    async fn list_nodes(&self, _: Request<ListNodesRequest>) -> Result<Response<ListNodesResponse>, Status> {
+        let nodes = nodes(&self.pool).await.map_err(|error| {
+            tracing::warn!(%error, "The registry could not be read for ListNodes.");
+            Status::unavailable("the database does not answer")
+        })?;
+        Ok(Response::new(ListNodesResponse { nodes }))
+    }
+}
+
+/// The registry as operators see it, leaders marked.
+///
+/// # Errors
+/// When the database does not answer.
+pub async fn nodes(pool: &PgPool) -> Result<Vec<Node>> {
+    let leaders = leaders(pool).await?;
+    let rows = directory::read(pool).await?;
+    Ok(rows
+        .iter()
+        .map(|row| {
+            let term = leaders.get(&(row.node_id.clone(), row.incarnation)).copied();
+            Node {
+                node_id: row.node_id.clone(),
+                incarnation: row.incarnation,
+                role: row.role.clone(),
+                state: row.state.clone(),
+                version: row.version.clone(),
+                region: row.region.clone(),
+                http_url: row.http_url.clone().unwrap_or_default(),
+                ws_url: row.ws_url.clone().unwrap_or_default(),
+                grpc_addr: row.grpc_addr.clone().unwrap_or_default(),
+                metrics_addr: row.metrics_addr.clone().unwrap_or_default(),
+                load: row.load,
+                capacity: row.capacity,
+                started_at: Some(prost_types::Timestamp { seconds: row.started_at.unix_timestamp(), nanos: 0 }),
+                alive: row.alive,
+                leading: row.alive && term.is_some(),
+                term: term.unwrap_or_default(),
+            }
+        })
+        .collect())
+}
+
+async fn leaders(pool: &PgPool) -> Result<HashMap<(String, i64), i64>> {
+    let reading =
+        sqlx::query!("SELECT node_id, incarnation, term FROM leader WHERE node_id IS NOT NULL").fetch_all(pool);
+    let rows = within(DEADLINE, async { Ok(reading.await?) }).await?;
+    Ok(rows.into_iter().filter_map(|r| Some(((r.node_id?, r.incarnation?), r.term))).collect())
+}
