@@ -72,9 +72,12 @@ impl TestDatabase {
 
 /// Makes the migrated template if this server does not have the one of this schema yet.
 async fn template(admin_url: &str) -> anyhow::Result<String> {
-    let versions: Vec<String> =
-        crate::MIGRATOR.iter().map(|m| m.checksum.iter().take(4).map(|b| format!("{b:02x}")).collect()).collect();
-    let name = format!("asobi_template_{}", versions.concat());
+    // The name is of the schema: a changed migration makes another template.
+    let checksum = crate::MIGRATOR
+        .iter()
+        .flat_map(|m| m.checksum.iter())
+        .fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3));
+    let name = format!("asobi_template_{checksum:016x}");
     let mut admin = PgConnection::connect(admin_url).await?;
     sqlx::query("SELECT pg_advisory_lock($1)").bind(TEMPLATE_LOCK).execute(&mut admin).await?;
     let exists: bool = sqlx::query_scalar("SELECT EXISTS (SELECT 1 FROM pg_database WHERE datname = $1)")

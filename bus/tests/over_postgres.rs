@@ -1,0 +1,102 @@
+//! The bus over a real PostgreSQL.
+
+use std::{str::FromStr, time::Duration};
+
+use asobi_bus::{Bus, BusEvent, BusOptions, Subscription};
+use asobi_proto::bus::{PresenceItem, Topic};
+use asobi_store::testing::TestDatabase;
+use sqlx::postgres::PgConnectOptions;
+use tokio::time::timeout;
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use uuid::Uuid;
+
+const PATIENCE: Duration = Duration::from_secs(20);
+
+struct Member {
+    bus: Bus,
+    heard: Subscription,
+    stop: CancellationToken,
+    tasks: TaskTracker,
+}
+
+async fn join(db: &TestDatabase, name: &str) -> anyhow::Result<Member> {
+    let (stop, tasks) = (CancellationToken::new(), TaskTracker::new());
+    let direct = PgConnectOptions::from_str(&db.url)?.application_name(name);
+    let options = BusOptions { pool: db.pool.clone(), direct, origin: name.into(), topics: vec![Topic::Presence] };
+    let bus = Bus::start(options, &stop, &tasks);
+    let heard = bus.subscribe(&[Topic::Presence], 1_024);
+    timeout(PATIENCE, bus.connected().wait_for(|connected| *connected)).await??;
+    Ok(Member { bus, heard, stop, tasks })
+}
+
+impl Member {
+    async fn next(&mut self) -> BusEvent {
+        timeout(PATIENCE, self.heard.next()).await.expect("an event in time").expect("the bus runs")
+    }
+
+    async fn next_resync(&mut self) {
+        while !matches!(self.next().await, BusEvent::Resync) {}
+    }
+
+    /// The statuses heard, until one of them is `last`.
+    async fn statuses_until(&mut self, last: &str) -> Vec<String> {
+        let mut heard = Vec::new();
+        while heard.last().is_none_or(|status| status != last) {
+            if let BusEvent::Batch(batch) = self.next().await {
+                let items = batch.items();
+                heard.extend(items.iter().map(|i| serde_json::from_str::<PresenceItem>(i.get()).expect("an item").status));
+            }
+        }
+        heard
+    }
+
+    async fn leave(self) {
+        self.stop.cancel();
+        self.tasks.close();
+        timeout(PATIENCE, self.tasks.wait()).await.expect("the tasks end");
+    }
+}
+
+fn status(text: impl ToString) -> PresenceItem {
+    PresenceItem { player_id: Uuid::nil(), status: text.to_string(), node_id: None }
+}
+
+#[tokio::test]
+async fn what_one_publishes_all_hear_in_order() -> anyhow::Result<()> {
+    let db = TestDatabase::create().await?;
+    let (mut ada, mut bo) = (join(&db, "ada").await?, join(&db, "bo").await?);
+    let sent: Vec<String> = (0..500).map(|i| format!("{i}-{}", "x".repeat(100))).collect();
+    for text in &sent {
+        ada.bus.publisher().publish(Topic::Presence, &status(text))?;
+    }
+    let last = sent.last().expect("some");
+    assert_eq!(ada.statuses_until(last).await, sent);
+    assert_eq!(bo.statuses_until(last).await, sent);
+    // What waits when a process stops is still sent.
+    ada.bus.publisher().publish(Topic::Presence, &status("farewell"))?;
+    ada.leave().await;
+    bo.statuses_until("farewell").await;
+    bo.leave().await;
+    db.drop_now().await
+}
+
+#[tokio::test]
+async fn a_listener_whose_session_is_terminated_resyncs_and_hears_again() -> anyhow::Result<()> {
+    let db = TestDatabase::create().await?;
+    let mut member = join(&db, "bereft").await?;
+    member.next_resync().await;
+    let mut connected = member.bus.connected();
+    let killed: i64 = sqlx::query_scalar(
+        "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity WHERE application_name = 'bereft' AND datname = current_database()",
+    )
+    .fetch_one(&db.pool)
+    .await?;
+    assert!(killed > 0, "there was a listening session");
+    timeout(PATIENCE, connected.wait_for(|c| !c)).await??;
+    timeout(PATIENCE, connected.wait_for(|c| *c)).await??;
+    member.next_resync().await;
+    member.bus.publisher().publish(Topic::Presence, &status("back"))?;
+    assert_eq!(member.statuses_until("back").await, ["back"]);
+    member.leave().await;
+    db.drop_now().await
+}

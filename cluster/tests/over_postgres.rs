@@ -1,0 +1,160 @@
+//! Registry and leadership over a real PostgreSQL.
+
+use std::{str::FromStr, sync::Arc, time::Duration};
+
+use asobi_bus::{Bus, BusOptions};
+use asobi_cluster::{
+    Directory, Error, Membership, NodeSpec, NodeState, Role, directory,
+    leader::{Election, Leadership},
+    lock_keys,
+};
+use asobi_proto::bus::Topic;
+use asobi_store::testing::TestDatabase;
+use sqlx::{Connection, PgConnection, postgres::PgConnectOptions};
+use tokio::{sync::watch, time::timeout};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+const PATIENCE: Duration = Duration::from_secs(20);
+
+struct Play {
+    db: TestDatabase,
+    bus: Bus,
+    direct: PgConnectOptions,
+    stop: CancellationToken,
+    tasks: TaskTracker,
+}
+
+impl Play {
+    async fn begin() -> anyhow::Result<Self> {
+        let db = TestDatabase::create().await?;
+        let (stop, tasks) = (CancellationToken::new(), TaskTracker::new());
+        let direct = PgConnectOptions::from_str(&db.url)?;
+        let options = BusOptions {
+            pool: db.pool.clone(),
+            direct: direct.clone(),
+            origin: "test".into(),
+            topics: vec![Topic::Nodes, Topic::Leader],
+        };
+        let bus = Bus::start(options, &stop, &tasks);
+        Ok(Self { db, bus, direct, stop, tasks })
+    }
+
+    async fn register(&self, node_id: &str, lease: Duration) -> anyhow::Result<Arc<Membership>> {
+        let spec = NodeSpec {
+            node_id: node_id.into(),
+            role: Role::Matchmaker,
+            region: String::new(),
+            http_url: None,
+            ws_url: None,
+            grpc_addr: "127.0.0.1:1".into(),
+            metrics_addr: "127.0.0.1:2".into(),
+            capacity: 0,
+            lease,
+        };
+        Ok(Membership::register(&self.db.pool, self.bus.publisher().clone(), spec).await?)
+    }
+
+    /// A candidate; ends when its token is cancelled.
+    fn candidate(&self, member: &Membership, application_name: &str) -> (watch::Receiver<Option<Leadership>>, CancellationToken) {
+        let stop = self.stop.child_token();
+        let (sender, receiver) = watch::channel(None);
+        let election = Election {
+            name: "matchmaker",
+            lock_key: lock_keys::MATCHMAKER_LEADER,
+            identity: member.identity().clone(),
+            direct: self.direct.clone().application_name(application_name),
+            publisher: self.bus.publisher().clone(),
+            wake: self.bus.subscribe(&[Topic::Leader], 4),
+        };
+        self.tasks.spawn(election.run(sender, stop.clone()));
+        (receiver, stop)
+    }
+
+    async fn end(self) -> anyhow::Result<()> {
+        self.stop.cancel();
+        self.tasks.close();
+        timeout(PATIENCE, self.tasks.wait()).await?;
+        self.db.drop_now().await
+    }
+}
+
+async fn leads(watch: &mut watch::Receiver<Option<Leadership>>) -> anyhow::Result<Leadership> {
+    let held = timeout(PATIENCE, watch.wait_for(Option::is_some)).await??;
+    Ok(held.clone().expect("waited for one"))
+}
+
+#[tokio::test]
+async fn a_resigned_leader_is_followed_by_the_standby_under_a_higher_term() -> anyhow::Result<()> {
+    let play = Play::begin().await?;
+    let (a, b) = (play.register("mm-a", PATIENCE).await?, play.register("mm-b", PATIENCE).await?);
+    let (mut first, resign) = play.candidate(&a, "a");
+    let old = leads(&mut first).await?;
+    let (mut second, _) = play.candidate(&b, "b");
+    assert!(second.borrow_and_update().is_none(), "one leads");
+    resign.cancel();
+    let new = leads(&mut second).await?;
+    assert!(new.term > old.term && new.is_valid() && !old.is_valid());
+    play.end().await
+}
+
+#[tokio::test]
+async fn a_leader_that_lost_its_lock_cannot_write() -> anyhow::Result<()> {
+    let play = Play::begin().await?;
+    let (a, b) = (play.register("mm-a", PATIENCE).await?, play.register("mm-b", PATIENCE).await?);
+    let (mut first, stand_down) = play.candidate(&a, "doomed");
+    let old = leads(&mut first).await?;
+    let mut connection = PgConnection::connect(&play.db.url).await?;
+    let mut transaction = connection.begin().await?;
+    old.fence(&mut transaction).await?;
+
+    // The server takes the lock away while the old leader has a transaction open.
+    let (mut second, _) = play.candidate(&b, "heir");
+    sqlx::query("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'doomed' AND datname = current_database()")
+        .execute(&play.db.pool)
+        .await?;
+    stand_down.cancel();
+    // The heir's term waits for that transaction: what it writes is seen by the heir.
+    sqlx::query("UPDATE nodes SET load = 42 WHERE node_id = 'mm-a'").execute(&mut *transaction).await?;
+    transaction.commit().await?;
+    let new = leads(&mut second).await?;
+    let mut late = connection.begin().await?;
+    assert!(matches!(old.fence(&mut late).await, Err(Error::Fenced { .. })));
+    late.rollback().await?;
+    new.fence(&mut connection).await?;
+    assert!(new.term > old.term);
+    play.end().await
+}
+
+#[tokio::test]
+async fn a_new_incarnation_replaces_the_old_one_which_notices() -> anyhow::Result<()> {
+    let play = Play::begin().await?;
+    let lease = Duration::from_millis(600);
+    let old = play.register("gw", lease).await?;
+    let beating = tokio::spawn(Arc::clone(&old).beat(play.direct.clone(), play.stop.clone()));
+    let new = play.register("gw", lease).await?;
+    assert!(new.identity().incarnation > old.identity().incarnation);
+    let ended = timeout(PATIENCE, beating).await??;
+    assert!(matches!(ended, Err(Error::Replaced { .. })));
+    play.end().await
+}
+
+#[tokio::test]
+async fn the_directory_follows_states_and_leases() -> anyhow::Result<()> {
+    let play = Play::begin().await?;
+    let directory = Directory::load(&play.db.pool).await?;
+    let wake = play.bus.subscribe(&[Topic::Nodes], 4);
+    play.tasks.spawn(Arc::clone(&directory).follow(play.db.pool.clone(), wake, play.stop.clone()));
+    let node = play.register("mm", Duration::from_secs(2)).await?;
+    let stop = play.stop.child_token();
+    play.tasks.spawn(Arc::clone(&node).beat(play.direct.clone(), stop.clone()));
+    node.set_state(NodeState::Ready);
+    let mut changes = directory.changes();
+    let ready = || directory.by_role(Role::Matchmaker).len() == 1;
+    timeout(PATIENCE, changes.wait_for(|_| ready())).await??;
+    assert!(node.holds_lease());
+    // The heart stops: its lease runs out by the database's clock.
+    stop.cancel();
+    timeout(PATIENCE, changes.wait_for(|_| !ready())).await??;
+    assert!(directory::read(&play.db.pool).await?.iter().any(|n| n.node_id == "mm" && !n.alive));
+    play.end().await
+}
