@@ -8,16 +8,19 @@ use sqlx::{
     postgres::{PgConnectOptions, PgPoolOptions},
 };
 
+pub mod allocation;
+pub mod boards;
 pub mod effects;
+pub mod effects_apply;
 pub mod friends;
 pub mod inbox;
 pub mod matches;
 pub mod modes;
 pub mod players;
-#[cfg(feature = "testing")]
-pub mod testing;
 pub mod tickets;
 pub mod tokens;
+#[cfg(feature = "testing")]
+pub mod testing;
 
 static MIGRATOR: sqlx::migrate::Migrator = sqlx::migrate!("../migrations");
 
