@@ -163,7 +163,7 @@ pub struct RevokedItem {
     /// The `session.revoked` reason.
     #[serde(rename = "r")]
     pub reason: String,
-    /// Tokens issued up to then, unix seconds.
+    /// Tokens issued up to then, unix microseconds.
     #[serde(rename = "b")]
     pub issued_before: i64,
     /// When the revocation may be forgotten, unix seconds.

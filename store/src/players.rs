@@ -184,12 +184,7 @@ pub async fn insert_device(
 ///
 /// # Errors
 /// `Taken` when another player has the name in any case; the transaction is over then.
-pub async fn upgrade(
-    conn: &mut PgConnection,
-    id: Uuid,
-    username: &str,
-    password_hash: &str,
-) -> Result<(), TakenOr> {
+pub async fn upgrade(conn: &mut PgConnection, id: Uuid, username: &str, password_hash: &str) -> Result<(), TakenOr> {
     sqlx::query!(
         "UPDATE players SET username = $2, password_hash = $3, guest = false, updated_at = now() WHERE id = $1",
         id,

@@ -266,12 +266,10 @@ pub async fn revoke_family(
     reason: &str,
     access_ttl_s: f64,
 ) -> Result<Option<Revocation>> {
-    let ended = sqlx::query!(
-        "UPDATE token_families SET revoked_at = now() WHERE id = $1 AND revoked_at IS NULL",
-        family
-    )
-    .execute(&mut *conn)
-    .await?;
+    let ended =
+        sqlx::query!("UPDATE token_families SET revoked_at = now() WHERE id = $1 AND revoked_at IS NULL", family)
+            .execute(&mut *conn)
+            .await?;
     if ended.rows_affected() == 0 {
         return Ok(None);
     }
@@ -289,15 +287,10 @@ pub async fn revoke_player(
     access_ttl_s: f64,
 ) -> Result<Revocation> {
     // Logins of this player that are under way end first; later ones wait for us and are issued after.
-    sqlx::query!("SELECT 1 AS one FROM players WHERE id = $1 FOR UPDATE", player)
-        .fetch_optional(&mut *conn)
+    sqlx::query!("SELECT 1 AS one FROM players WHERE id = $1 FOR UPDATE", player).fetch_optional(&mut *conn).await?;
+    sqlx::query!("UPDATE token_families SET revoked_at = now() WHERE player_id = $1 AND revoked_at IS NULL", player)
+        .execute(&mut *conn)
         .await?;
-    sqlx::query!(
-        "UPDATE token_families SET revoked_at = now() WHERE player_id = $1 AND revoked_at IS NULL",
-        player
-    )
-    .execute(&mut *conn)
-    .await?;
     insert_revocation(conn, player, "player", reason, access_ttl_s).await
 }
 
@@ -335,7 +328,5 @@ async fn insert_revocation(
 /// # Errors
 /// When the database does not answer.
 pub async fn cluster_secret(pool: &PgPool, name: &str) -> Result<Option<String>> {
-    Ok(sqlx::query_scalar!("SELECT value FROM cluster_secrets WHERE name = $1", name)
-        .fetch_optional(pool)
-        .await?)
+    Ok(sqlx::query_scalar!("SELECT value FROM cluster_secrets WHERE name = $1", name).fetch_optional(pool).await?)
 }

@@ -1,0 +1,221 @@
+//! Checking access tokens without asking the database.
+
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use asobi_bus::{Bus, BusEvent, Publisher, Subscription};
+use asobi_proto::bus::{RevokedItem, Topic};
+use asobi_service_kit::{config, shutdown::Shutdown};
+use asobi_store::{
+    tokens::{self, Revocation},
+    within,
+};
+use serde::{Deserialize, Serialize};
+use sqlx::PgPool;
+use tokio::sync::broadcast;
+use tokio_util::sync::CancellationToken;
+use uuid::Uuid;
+
+use super::{
+    AuthError, Claims,
+    keys::Keyring,
+    migration,
+    revocations::{Revocations, item},
+    token,
+};
+
+/// The audience of access tokens; migration tokens have another, so neither passes for the other.
+const AUDIENCE: &str = "asobi";
+/// How long the listener may have been silent for memory to be trusted: it proves itself every second.
+const DOUBT: Duration = Duration::from_millis(1_500);
+/// How often revocations and keys are read again whatever the bus says.
+const REREAD: Duration = Duration::from_secs(15);
+/// How long a read may take, also when the network is gone.
+pub(super) const READ: Duration = Duration::from_secs(5);
+/// How often keys are rotated if due, and what is expired deleted.
+const HOUSEKEEPING: Duration = Duration::from_secs(300);
+/// Revocations that may wait for the hub. One that lags must ask [`Verifier::is_revoked`] for each of its sessions.
+const REVOKED_QUEUE: usize = 1_024;
+/// Notifications that may wait for us; past it the rows are read instead.
+const BUS_QUEUE: usize = 64;
+
+#[derive(Serialize, Deserialize)]
+struct AccessToken {
+    aud: String,
+    sub: Uuid,
+    /// The family.
+    fam: Uuid,
+    /// Unix seconds, for whoever reads tokens elsewhere.
+    iat: i64,
+    exp: i64,
+    /// As `iat`, in microseconds.
+    ius: i64,
+}
+
+/// Checks tokens on behalf of one process.
+pub struct Verifier {
+    pool: PgPool,
+    bus: Bus,
+    pub(super) keys: Keyring,
+    revocations: Revocations,
+    revoked: broadcast::Sender<RevokedItem>,
+    pub(super) used: migration::Used,
+    access_ttl: Duration,
+}
+
+impl Verifier {
+    /// Loads keys (making the first one) and revocations, and keeps them fresh until the drain. The bus must have been
+    /// started with [`Topic::Revoked`].
+    ///
+    /// # Errors
+    /// When the database does not answer: a node that cannot check tokens must not become ready.
+    pub async fn start(
+        pool: PgPool,
+        bus: &Bus,
+        auth: &config::Auth,
+        shutdown: &Shutdown,
+    ) -> Result<Arc<Self>, asobi_store::Error> {
+        let subscription = bus.subscribe(&[Topic::Revoked], BUS_QUEUE);
+        let lock = asobi_cluster::lock_keys::SIGNING_KEYS;
+        let keys = Keyring::load(pool.clone(), lock, auth.key_rotation(), auth.access_ttl()).await?;
+        let verifier = Arc::new(Self {
+            pool,
+            bus: bus.clone(),
+            keys,
+            revocations: Revocations::default(),
+            revoked: broadcast::Sender::new(REVOKED_QUEUE),
+            used: migration::Used::default(),
+            access_ttl: auth.access_ttl(),
+        });
+        verifier.read_revocations().await?;
+        shutdown.spawn("token revocations", Arc::clone(&verifier).follow(subscription, shutdown.draining()));
+        shutdown.spawn("signing keys", Arc::clone(&verifier).keep_house(shutdown.draining()));
+        Ok(verifier)
+    }
+
+    /// Checks an access token. Asks the database only for a key it does not know (once a second at most), and for
+    /// revocations while the bus is in doubt.
+    ///
+    /// # Errors
+    /// [`AuthError`]
+    pub async fn verify(&self, access_token: &str) -> Result<Claims, AuthError> {
+        let key = self.keys.verifying(token::key_id(access_token)?).await?;
+        let token: AccessToken = token::open(&key, access_token, AUDIENCE)?;
+        let claims =
+            Claims { player_id: token.sub, family: token.fam, issued_at: token.ius, expires_at: token.exp };
+        self.refuse_revoked(&claims).await?;
+        Ok(claims)
+    }
+
+    pub(super) async fn refuse_revoked(&self, claims: &Claims) -> Result<(), AuthError> {
+        if self.is_revoked(claims) {
+            return Err(AuthError::Revoked);
+        }
+        if self.bus.unconfirmed_for() > DOUBT {
+            let reading = tokens::is_revoked(&self.pool, claims.family, claims.player_id, claims.issued_at);
+            if within(READ, reading).await.map_err(AuthError::Unavailable)? {
+                return Err(AuthError::Revoked);
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether a token that was good once has been revoked since, as far as this node has heard.
+    #[must_use]
+    pub fn is_revoked(&self, claims: &Claims) -> bool {
+        self.revocations.ended(claims)
+    }
+
+    /// Revocations as they come, each once; what is [`Claims::ended_by`] one ends. After `Lagged` ask
+    /// [`Self::is_revoked`] for every session.
+    #[must_use]
+    pub fn revoked(&self) -> broadcast::Receiver<RevokedItem> {
+        self.revoked.subscribe()
+    }
+
+    /// Signs an access token for a login that was just written. `issued_at`: unix microseconds, the database's.
+    pub(super) fn issue(&self, player_id: Uuid, family: Uuid, issued_at: i64) -> Result<String, AuthError> {
+        let key = self.keys.signing().ok_or(AuthError::Invalid)?;
+        let iat = issued_at / 1_000_000;
+        let ttl = i64::try_from(self.access_ttl.as_secs()).unwrap_or(i64::MAX / 2);
+        let claims =
+            AccessToken { aud: AUDIENCE.into(), sub: player_id, fam: family, iat, exp: iat + ttl, ius: issued_at };
+        token::sign(&key, &claims)
+    }
+
+    /// Makes a committed revocation known here and on every node.
+    pub(super) fn spread(&self, publisher: &Publisher, revocation: Revocation) {
+        let item = item(revocation);
+        if let Err(error) = publisher.publish(Topic::Revoked, &item) {
+            tracing::warn!(subject = %item.subject, %error, "A revocation was not published; nodes find it within {REREAD:?}.");
+        }
+        self.apply(&item);
+    }
+
+    fn apply(&self, item: &RevokedItem) {
+        if self.revocations.insert(item) {
+            // Nobody listening is no error: a node without sockets.
+            let _ = self.revoked.send(item.clone());
+        }
+    }
+
+    async fn read_revocations(&self) -> Result<(), asobi_store::Error> {
+        for row in within(READ, tokens::revocations(&self.pool)).await? {
+            self.apply(&item(row));
+        }
+        self.revocations.forget_expired();
+        Ok(())
+    }
+
+    async fn follow(self: Arc<Self>, mut events: Subscription, stop: CancellationToken) {
+        let mut reread = tokio::time::interval_at(tokio::time::Instant::now() + REREAD, REREAD);
+        reread.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        loop {
+            let event = tokio::select! {
+                () = stop.cancelled() => return,
+                _ = reread.tick() => Some(BusEvent::Resync),
+                event = events.next() => event,
+            };
+            match event {
+                None => return,
+                Some(BusEvent::Batch(batch)) => {
+                    for raw in batch.items() {
+                        match serde_json::from_str::<RevokedItem>(raw.get()) {
+                            Ok(item) => self.apply(&item),
+                            Err(error) => tracing::warn!(%error, "A revocation could not be read; its row will be."),
+                        }
+                    }
+                }
+                Some(BusEvent::Resync) => {
+                    if let Err(error) = self.read_revocations().await {
+                        tracing::warn!(%error, "Revocations could not be read; tokens are checked against the rows.");
+                    }
+                }
+            }
+        }
+    }
+
+    async fn keep_house(self: Arc<Self>, stop: CancellationToken) {
+        let mut swept = Instant::now();
+        let mut ticks = tokio::time::interval_at(tokio::time::Instant::now() + REREAD, REREAD);
+        ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        loop {
+            tokio::select! {
+                () = stop.cancelled() => return,
+                _ = ticks.tick() => {}
+            }
+            if let Err(error) = within(READ, self.keys.rotate()).await {
+                tracing::warn!(%error, "Signing keys could not be read; those known go on.");
+            }
+            self.used.forget_expired();
+            if swept.elapsed() >= HOUSEKEEPING {
+                swept = Instant::now();
+                if let Err(error) = within(READ, tokens::sweep(&self.pool)).await {
+                    tracing::warn!(%error, "Expired tokens could not be deleted; it is tried again later.");
+                }
+            }
+        }
+    }
+}
