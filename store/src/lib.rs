@@ -10,6 +10,7 @@ use sqlx::{
 
 pub mod allocation;
 pub mod boards;
+pub mod chat;
 pub mod effects;
 pub mod effects_apply;
 pub mod friends;
@@ -17,6 +18,7 @@ pub mod inbox;
 pub mod matches;
 pub mod modes;
 pub mod players;
+pub mod sessions;
 pub mod tickets;
 pub mod tokens;
 #[cfg(feature = "testing")]

@@ -1,0 +1,170 @@
+//! Sessions: who is connected where. Rows belong to their node's incarnation and live as long as its lease; the table is
+//! unlogged, so every node re-asserts its own when the database has a new incarnation.
+
+use std::collections::BTreeSet;
+
+use sqlx::{PgConnection, PgPool};
+use uuid::Uuid;
+
+use crate::Result;
+
+/// Whose rows are meant.
+#[derive(Debug, Clone, Copy)]
+pub struct Owner<'a> {
+    pub node_id: &'a str,
+    pub incarnation: i64,
+}
+
+/// A session to write.
+#[derive(Debug, Clone)]
+pub struct NewSession {
+    pub session_id: Uuid,
+    pub player_id: Uuid,
+    /// None: as the player's newest other session says, else `online`.
+    pub status: Option<String>,
+}
+
+/// How the world sees a player.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PlayerStatus {
+    pub player_id: Uuid,
+    pub status: String,
+    pub node_id: String,
+}
+
+/// Writes sessions, or leaves those that are there already. Answers the status each has.
+///
+/// # Errors
+/// When the database does not answer.
+pub async fn insert(pool: &PgPool, owner: Owner<'_>, sessions: &[NewSession]) -> Result<Vec<(Uuid, String)>> {
+    let ids: Vec<Uuid> = sessions.iter().map(|s| s.session_id).collect();
+    let players: Vec<Uuid> = sessions.iter().map(|s| s.player_id).collect();
+    let statuses: Vec<Option<String>> = sessions.iter().map(|s| s.status.clone()).collect();
+    let rows = sqlx::query!(
+        "INSERT INTO sessions (session_id, player_id, node_id, incarnation, status)
+         SELECT n.id, n.player, $4, $5, COALESCE(n.status, (SELECT s.status FROM sessions s WHERE s.player_id = n.player
+                ORDER BY s.connected_at DESC, s.session_id DESC LIMIT 1), 'online')
+         FROM UNNEST($1::uuid[], $2::uuid[], $3::text[]) AS n(id, player, status)
+         ON CONFLICT (session_id) DO UPDATE SET status = excluded.status
+         RETURNING session_id, status",
+        &ids,
+        &players,
+        &statuses as &[Option<String>],
+        owner.node_id,
+        owner.incarnation,
+    )
+    .fetch_all(pool)
+    .await?;
+    Ok(rows.into_iter().map(|row| (row.session_id, row.status)).collect())
+}
+
+/// Sets what players say of themselves, on all of their sessions.
+///
+/// # Errors
+/// When the database does not answer.
+pub async fn set_statuses(pool: &PgPool, statuses: &[(Uuid, String)]) -> Result<()> {
+    let players: Vec<Uuid> = statuses.iter().map(|s| s.0).collect();
+    let texts: Vec<String> = statuses.iter().map(|s| s.1.clone()).collect();
+    sqlx::query!(
+        "UPDATE sessions s SET status = n.status FROM UNNEST($1::uuid[], $2::text[]) AS n(player, status)
+         WHERE s.player_id = n.player AND s.status <> n.status",
+        &players,
+        &texts
+    )
+    .execute(pool)
+    .await?;
+    Ok(())
+}
+
+/// Removes sessions and answers the players whose last one that was. Two nodes that each remove one of a player's last
+/// two take turns, so exactly one of them hears of it. `lock` is the first key of the per-player advisory lock.
+///
+/// # Errors
+/// When the database does not answer; nothing is removed then.
+pub async fn remove(pool: &PgPool, lock: i32, sessions: &[(Uuid, Uuid)]) -> Result<Vec<Uuid>> {
+    let ids: Vec<Uuid> = sessions.iter().map(|s| s.0).collect();
+    let players: Vec<Uuid> = sessions.iter().map(|s| s.1).collect::<BTreeSet<_>>().into_iter().collect();
+    let mut tx = pool.begin().await?;
+    lock_players(&mut tx, lock, &players).await?;
+    sqlx::query!("DELETE FROM sessions WHERE session_id = ANY($1)", &ids).execute(&mut *tx).await?;
+    let gone = without_sessions(&mut tx, &players).await?;
+    tx.commit().await?;
+    Ok(gone)
+}
+
+/// Removes the sessions of incarnations that are dead (lease over, stopped or replaced) and answers the players who have
+/// none left. Only one node does so at a time (`sweep_lock`); another's call then finds nothing. `player_lock` is the first
+/// key of the per-player advisory lock. Only whoever may judge leases may call this.
+///
+/// # Errors
+/// When the database does not answer.
+pub async fn sweep_dead(pool: &PgPool, sweep_lock: i64, player_lock: i32) -> Result<Vec<Uuid>> {
+    let dead = sqlx::query_scalar!(
+        r#"SELECT EXISTS (SELECT 1 FROM sessions s WHERE NOT EXISTS (SELECT 1 FROM nodes n
+             WHERE n.node_id = s.node_id AND n.incarnation = s.incarnation AND n.lease_until > now())) AS "some!""#
+    )
+    .fetch_one(pool)
+    .await?;
+    if !dead {
+        return Ok(Vec::new());
+    }
+    let mut tx = pool.begin().await?;
+    let mine = sqlx::query_scalar!(r#"SELECT pg_try_advisory_xact_lock($1) AS "mine!""#, sweep_lock)
+        .fetch_one(&mut *tx)
+        .await?;
+    if !mine {
+        return Ok(Vec::new());
+    }
+    let players = sqlx::query_scalar!(
+        "DELETE FROM sessions s WHERE NOT EXISTS (SELECT 1 FROM nodes n
+             WHERE n.node_id = s.node_id AND n.incarnation = s.incarnation AND n.lease_until > now())
+         RETURNING player_id"
+    )
+    .fetch_all(&mut *tx)
+    .await?;
+    let players: Vec<Uuid> = players.into_iter().collect::<BTreeSet<_>>().into_iter().collect();
+    tx.commit().await?;
+    // A node that removes such a player's last live session meanwhile may still have seen the dead one: wait for it.
+    let mut tx = pool.begin().await?;
+    lock_players(&mut tx, player_lock, &players).await?;
+    let gone = without_sessions(&mut tx, &players).await?;
+    tx.commit().await?;
+    Ok(gone)
+}
+
+/// How these players are seen now; who is not listed is offline. The newest session counts.
+///
+/// # Errors
+/// When the database does not answer.
+pub async fn statuses(pool: &PgPool, players: &[Uuid]) -> Result<Vec<PlayerStatus>> {
+    Ok(sqlx::query_as!(
+        PlayerStatus,
+        "SELECT DISTINCT ON (player_id) player_id, status, node_id FROM sessions WHERE player_id = ANY($1)
+         ORDER BY player_id, connected_at DESC, session_id DESC",
+        players
+    )
+    .fetch_all(pool)
+    .await?)
+}
+
+async fn lock_players(conn: &mut PgConnection, lock: i32, players: &[Uuid]) -> Result<()> {
+    // One order for everybody: by the hash that is locked, since two players may share one.
+    sqlx::query!(
+        "SELECT count(pg_advisory_xact_lock($1, h)) FROM
+           (SELECT DISTINCT hashtext(p::text) AS h FROM UNNEST($2::uuid[]) AS p ORDER BY 1) AS sorted",
+        lock,
+        players
+    )
+    .fetch_one(conn)
+    .await?;
+    Ok(())
+}
+
+async fn without_sessions(conn: &mut PgConnection, players: &[Uuid]) -> Result<Vec<Uuid>> {
+    Ok(sqlx::query_scalar!(
+        r#"SELECT p AS "player!" FROM UNNEST($1::uuid[]) AS p WHERE NOT EXISTS (SELECT 1 FROM sessions s WHERE s.player_id = p)"#,
+        players
+    )
+    .fetch_all(conn)
+    .await?)
+}
