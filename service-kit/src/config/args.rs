@@ -12,6 +12,10 @@ pub struct ConfigArgs {
     #[arg(long, value_name = "KEY=VALUE")]
     pub set: Vec<String>,
 
+    /// Like --set, but under all other layers: what a supervisor gives its children as defaults.
+    #[arg(long = "default", value_name = "KEY=VALUE", hide = true)]
+    pub defaults: Vec<String>,
+
     /// This node's name in the cluster (node.id)
     #[arg(long, value_name = "ID")]
     pub node_id: Option<String>,

@@ -4,7 +4,12 @@ use std::{fmt, path::PathBuf};
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Source {
     Default,
-    File { path: PathBuf, line: usize },
+    /// Laid under all other layers by the command that started this process.
+    Preset,
+    File {
+        path: PathBuf,
+        line: usize,
+    },
     Variable(String),
     Set,
     Flag(&'static str),
@@ -16,6 +21,7 @@ impl fmt::Display for Source {
             Self::Default => f.write_str("default"),
             Self::File { path, line } => write!(f, "{}:{line}", path.display()),
             Self::Variable(name) => f.write_str(name),
+            Self::Preset => f.write_str("default of this command"),
             Self::Set => f.write_str("--set"),
             Self::Flag(flag) => f.write_str(flag),
         }

@@ -37,6 +37,9 @@ pub fn load_from(
     let mut variables: BTreeMap<String, String> =
         variables.into_iter().filter(|(name, _)| name.starts_with("ASOBI_")).collect();
     let mut layers = Layers::new();
+    for default in &args.defaults {
+        layers.set(default, Source::Preset);
+    }
     let named = variables.remove("ASOBI_CONFIG").filter(|path| !path.is_empty()).map(PathBuf::from);
     if let Some(path) = args.config.clone().or(named) {
         layers.file(&path);
@@ -45,7 +48,7 @@ pub fn load_from(
         layers.variable(name, value);
     }
     for set in &args.set {
-        layers.set(set);
+        layers.set(set, Source::Set);
     }
     for (flag, key, value) in args.named() {
         layers.text(key, value, Source::Flag(flag));
@@ -132,10 +135,10 @@ impl Layers {
         }
     }
 
-    fn set(&mut self, set: &str) {
+    fn set(&mut self, set: &str, source: Source) {
         match set.split_once('=') {
-            Some((key, value)) => self.text(key.trim(), value, Source::Set),
-            None => self.mistake(set, Source::Set, "has no '='; expected key=value"),
+            Some((key, value)) => self.text(key.trim(), value, source),
+            None => self.mistake(set, source, "has no '='; expected key=value"),
         }
     }
 

@@ -71,6 +71,15 @@ fn later_layers_win() {
 }
 
 #[test]
+fn presets_lie_under_everything_but_the_defaults() {
+    let presets = ["auth.guest=true", "auth.registration=false", "chat.batch=7"].map(ToOwned::to_owned);
+    let args = ConfigArgs { defaults: presets.to_vec(), ..sets(&["auth.registration=true"]) };
+    let config = with_env(&[("ASOBI_AUTH_GUEST", "false")], &args).unwrap();
+    assert!(!config.auth.guest && config.auth.registration);
+    assert_eq!(config.chat.batch, 7);
+}
+
+#[test]
 fn the_file_may_be_named_by_a_variable() {
     let mut file = tempfile::NamedTempFile::new().unwrap();
     writeln!(file, "auth.guest = true").unwrap();

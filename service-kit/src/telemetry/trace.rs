@@ -1,4 +1,4 @@
-use std::time::Duration;
+use std::{io::IsTerminal as _, time::Duration};
 
 use anyhow::Context as _;
 use opentelemetry::{
@@ -68,15 +68,20 @@ fn logs<S>(format: LogFormat) -> Box<dyn Layer<S> + Send + Sync>
 where
     S: Subscriber + for<'span> LookupSpan<'span>,
 {
-    use std::io::IsTerminal as _;
     let layer = tracing_subscriber::fmt::layer().with_writer(std::io::stderr);
     match format {
         LogFormat::Json => layer.json().flatten_event(true).with_ansi(false).boxed(),
         LogFormat::Pretty => {
-            let colours = std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|v| v.is_empty());
+            let colours = coloured();
             layer.with_ansi(colours).boxed()
         }
     }
+}
+
+/// NO_COLOR and CLICOLOR_FORCE as others take them; a supervisor that shows our lines on a terminal sets the latter.
+fn coloured() -> bool {
+    let set = |name| std::env::var_os(name).is_some_and(|value| !value.is_empty() && value != "0");
+    !set("NO_COLOR") && (set("CLICOLOR_FORCE") || std::io::stderr().is_terminal())
 }
 
 fn exporting_provider(role: &str, config: &Config) -> anyhow::Result<SdkTracerProvider> {
