@@ -1,0 +1,101 @@
+//! The REST side of the client protocol, served by every node that serves `/ws`.
+
+mod access;
+mod body;
+mod client;
+mod error;
+mod limits;
+mod middleware;
+mod page;
+mod render;
+mod routes;
+mod social;
+
+use std::sync::Arc;
+
+use asobi_bus::Publisher;
+use asobi_cluster::Directory;
+use asobi_service_kit::{Config, grpc::Channels, health::Readiness};
+use asobi_session::auth::{Issuer, Verifier};
+use axum::{
+    Router,
+    http::{HeaderName, HeaderValue, Method},
+};
+use sqlx::PgPool;
+use tower_http::cors::{AllowHeaders, AllowOrigin, CorsLayer};
+
+/// What the routes need of the process they are served by.
+pub struct RestDeps {
+    pub config: Arc<Config>,
+    pub node_id: String,
+    pub pool: PgPool,
+    pub publisher: Publisher,
+    pub directory: Arc<Directory>,
+    pub channels: Channels,
+    pub verifier: Arc<Verifier>,
+    pub issuer: Arc<Issuer>,
+    pub readiness: Readiness,
+}
+
+/// What every route shares.
+pub(crate) struct Rest {
+    config: Arc<Config>,
+    node_id: String,
+    pool: PgPool,
+    publisher: Publisher,
+    verifier: Arc<Verifier>,
+    issuer: Arc<Issuer>,
+    readiness: Readiness,
+    social: social::Social,
+    limits: limits::Limits,
+    proxies: client::Proxies,
+    started: std::time::Instant,
+}
+
+/// `/api/v1/*`, `/health`, `/ready`, `/live`, and `/` where the page is enabled. Served with
+/// `ConnectInfo<SocketAddr>`; `/ws` is merged in by the caller.
+pub fn router(deps: RestDeps) -> Router {
+    let cors = cors(&deps.config.http.cors_origins);
+    let page = deps.config.page.enabled;
+    let rest = Arc::new(Rest {
+        social: social::Social::new(deps.directory, deps.channels, deps.config.social.timeout()),
+        limits: limits::Limits::new(&deps.config.limits),
+        proxies: client::Proxies::new(&deps.config.http.trusted_proxies),
+        config: deps.config,
+        node_id: deps.node_id,
+        pool: deps.pool,
+        publisher: deps.publisher,
+        verifier: deps.verifier,
+        issuer: deps.issuer,
+        readiness: deps.readiness,
+        started: std::time::Instant::now(),
+    });
+    let mut router = routes::all();
+    if page {
+        router = router.merge(page::routes());
+    }
+    router
+        .fallback(|| async { error::ApiError::no_route() })
+        .method_not_allowed_fallback(|| async { error::ApiError::no_method() })
+        .layer(axum::middleware::from_fn_with_state(Arc::clone(&rest), middleware::guard))
+        .layer(cors)
+        .layer(axum::middleware::from_fn(middleware::trace))
+        .with_state(rest)
+}
+
+/// Open by default; closed to a list where `http.cors_origins` has one.
+fn cors(origins: &[String]) -> CorsLayer {
+    let allowed = if origins.is_empty() {
+        AllowOrigin::any()
+    } else {
+        AllowOrigin::list(origins.iter().filter_map(|origin| HeaderValue::from_str(origin).ok()))
+    };
+    let exposed = ["x-correlation-id", "retry-after", "x-ratelimit-remaining", "x-ratelimit-reset"];
+    CorsLayer::new()
+        .allow_origin(allowed)
+        .allow_methods([Method::GET, Method::POST, Method::PUT, Method::DELETE, Method::OPTIONS])
+        // Not a wildcard, which would not cover the authorization header.
+        .allow_headers(AllowHeaders::mirror_request())
+        .expose_headers(exposed.map(HeaderName::from_static))
+        .max_age(std::time::Duration::from_secs(3_600))
+}

@@ -1,0 +1,159 @@
+//! What every request passes: its span and correlation id; under `/api/v1` the rate limit, the deadline, the token and
+//! the bound of its body, in this order and before routing decides anything.
+
+use std::{sync::Arc, time::Duration};
+
+use asobi_service_kit::telemetry;
+use asobi_session::auth::Claims;
+use axum::{
+    extract::{FromRequestParts, Request, State},
+    http::{HeaderMap, HeaderValue, Method, header, request::Parts},
+    middleware::Next,
+    response::{IntoResponse, Response},
+};
+use asobi_proto::error::ErrorCode;
+use tracing::Instrument as _;
+use uuid::Uuid;
+
+use crate::{
+    Rest, body,
+    client::limited_as,
+    error::{ApiError, Result},
+};
+
+pub(crate) const PREFIX: &str = "/api/v1";
+/// How long a request may take; longer than any bound within it.
+const DEADLINE: Duration = Duration::from_secs(15);
+
+/// The paths under the prefix that need no token.
+const OPEN: [&str; 5] = ["/auth/register", "/auth/login", "/auth/refresh", "/auth/logout", "/auth/guest"];
+
+/// Opens the request's span, in the caller's trace if it names one, and tells the trace's id with the answer.
+pub(crate) async fn trace(request: Request, next: Next) -> Response {
+    let span = tracing::info_span!(
+        "http request",
+        otel.kind = "server",
+        http.method = %request.method(),
+        http.path = request.uri().path(),
+        http.status = tracing::field::Empty,
+        trace.id = tracing::field::Empty,
+    );
+    let parent = request.headers().get("traceparent").and_then(|value| value.to_str().ok()).map(str::to_owned);
+    if let Some(parent) = &parent {
+        telemetry::set_parent(&span, parent);
+    }
+    let trace_id = span
+        .in_scope(telemetry::traceparent)
+        .as_deref()
+        .and_then(trace_id)
+        .or_else(|| parent.as_deref().and_then(trace_id))
+        .unwrap_or_else(|| Uuid::new_v4().simple().to_string());
+    span.record("trace.id", trace_id.as_str());
+    let method = request.method().clone();
+    let started = std::time::Instant::now();
+    let mut response = next.run(request).instrument(span.clone()).await;
+    span.record("http.status", response.status().as_u16());
+    observe(&method, response.status().as_u16(), started.elapsed());
+    if let Ok(value) = HeaderValue::from_str(&trace_id) {
+        response.headers_mut().insert("x-correlation-id", value);
+    }
+    response
+}
+
+// Method and status only: paths hold ids, which would make as many series as there are players.
+fn observe(method: &Method, status: u16, took: Duration) {
+    let labels = [("method", method.as_str().to_owned()), ("status", status.to_string())];
+    metrics::histogram!("asobi_http_request_seconds", &labels).record(took.as_secs_f64());
+}
+
+/// The trace id in a W3C traceparent.
+fn trace_id(traceparent: &str) -> Option<String> {
+    let id = traceparent.split('-').nth(1)?;
+    (id.len() == 32 && id.bytes().all(|b| b.is_ascii_hexdigit())).then(|| id.to_ascii_lowercase())
+}
+
+/// The gate of the API.
+pub(crate) async fn guard(State(rest): State<Arc<Rest>>, request: Request, next: Next) -> Response {
+    let Some(path) = api_path(request.uri().path()) else {
+        return next.run(request).await;
+    };
+    let client = limited_as(rest.proxies.client(request.extensions(), request.headers()));
+    let left = match rest.limits.check(path, client) {
+        Ok(left) => left,
+        Err(refused) => {
+            let mut response = refused.error().into_response();
+            refused.left().write(response.headers_mut());
+            return response;
+        }
+    };
+    let mut response = match tokio::time::timeout(DEADLINE, admit(&rest, request, next)).await {
+        Ok(Ok(response)) => response,
+        Ok(Err(error)) => error.into_response(),
+        Err(_) => ApiError::not_ready("This took too long; please try again.").into_response(),
+    };
+    if let Some(left) = left {
+        left.write(response.headers_mut());
+    }
+    response
+}
+
+/// The path below the prefix, of a request to the API.
+fn api_path(path: &str) -> Option<&str> {
+    path.strip_prefix(PREFIX).filter(|rest| rest.is_empty() || rest.starts_with('/'))
+}
+
+async fn admit(rest: &Rest, mut request: Request, next: Next) -> Result<Response> {
+    let open = api_path(request.uri().path()).is_some_and(|path| OPEN.contains(&path));
+    if !open {
+        let token = bearer(request.headers()).ok_or_else(ApiError::unauthenticated)?;
+        let claims = rest.verifier.verify(token).await?;
+        request.extensions_mut().insert(Caller(claims));
+    }
+    if body::announces_too_much(request.headers()) {
+        body::read(request.into_body()).await?;
+        return Err(ApiError::new(ErrorCode::PAYLOAD_TOO_LARGE, "The body is larger than 1 MiB."));
+    }
+    Ok(next.run(request).await)
+}
+
+/// The access token of the authorization header.
+pub(crate) fn bearer(headers: &HeaderMap) -> Option<&str> {
+    let value = headers.get(header::AUTHORIZATION)?.to_str().ok()?;
+    let (scheme, token) = value.split_once(' ')?;
+    scheme.eq_ignore_ascii_case("bearer").then(|| token.trim())
+}
+
+/// Who calls; there on every route that needs a token.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Caller(pub Claims);
+
+impl<S: Send + Sync> FromRequestParts<S> for Caller {
+    type Rejection = ApiError;
+
+    async fn from_request_parts(parts: &mut Parts, _state: &S) -> Result<Self> {
+        parts.extensions.get::<Self>().copied().ok_or_else(ApiError::unauthenticated)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn tokens_and_paths_are_read() {
+        let mut headers = HeaderMap::new();
+        assert_eq!(bearer(&headers), None);
+        headers.insert(header::AUTHORIZATION, HeaderValue::from_static("bearer abc"));
+        assert_eq!(bearer(&headers), Some("abc"));
+        headers.insert(header::AUTHORIZATION, HeaderValue::from_static("Basic abc"));
+        assert_eq!(bearer(&headers), None);
+        assert_eq!(api_path("/api/v1/friends"), Some("/friends"));
+        assert_eq!(api_path("/api/v1"), Some(""));
+        assert_eq!(api_path("/api/v10"), None);
+        assert_eq!(
+            trace_id("00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01").as_deref(),
+            Some("4bf92f3577b34da6a3ce929d0e0e4736")
+        );
+        assert_eq!(trace_id("nonsense"), None);
+    }
+}
