@@ -1,0 +1,181 @@
+//! Step 2: the host is asked to run the match; another one when it cannot.
+
+use std::{sync::Arc, time::Instant};
+
+use asobi_proto::match_v1::{CreateMatchRequest, match_host_service_client::MatchHostServiceClient};
+use asobi_service_kit::{grpc::with_deadline, telemetry};
+use asobi_store::allocation::{self, Open};
+use tokio::{sync::mpsc, task::JoinSet};
+use tonic::Code;
+use uuid::Uuid;
+
+use super::{ATTEMPTS, host_of};
+use crate::{
+    deps::{Error, Reign, Result, lock},
+    frames,
+    hosts::HostId,
+};
+
+/// Calls under way at once.
+const CONCURRENT: usize = 128;
+
+/// Takes matches from the queue until it is closed, and hands on those that are past `allocating`. Ends when all it took is done.
+pub async fn run(reign: Arc<Reign>, mut queue: mpsc::Receiver<Open>, tells: mpsc::Sender<Uuid>) {
+    let mut calls = JoinSet::new();
+    loop {
+        tokio::select! {
+            job = queue.recv(), if calls.len() < CONCURRENT => {
+                let Some(job) = job else { break };
+                calls.spawn(place(Arc::clone(&reign), job, tells.clone()));
+            }
+            Some(_) = calls.join_next() => {}
+        }
+    }
+    while calls.join_next().await.is_some() {}
+}
+
+async fn place(reign: Arc<Reign>, job: Open, tells: mpsc::Sender<Uuid>) {
+    let match_id = job.id;
+    let started = Instant::now();
+    match settle(&reign, job).await {
+        // The teller lets go of it.
+        Ok(true) => {
+            metrics::histogram!("asobi_matchmaker_create_seconds").record(started.elapsed());
+            let _ = tells.send(match_id).await;
+        }
+        Ok(false) => reign.let_go([match_id]),
+        Err(error) => {
+            if matches!(error, Error::Store(_)) {
+                tracing::warn!(match.id = %match_id, %error, "A match could not be placed for now; its row is looked at again.");
+            }
+            reign.let_go([match_id]);
+        }
+    }
+}
+
+/// Brings a match past `allocating`. True: there is something to tell.
+async fn settle(reign: &Reign, mut job: Open) -> Result<bool> {
+    let mut tried: Vec<HostId> = Vec::new();
+    loop {
+        let host = host_of(&job);
+        let Err(problem) = ask(reign, &job, &host).await else { return Ok(true) };
+        tracing::info!(match.id = %job.id, match.epoch = job.epoch, host.node = host.node, problem, "A host did not take a match.");
+        metrics::counter!("asobi_matchmaker_create_failures_total").increment(1);
+        tried.push(host);
+        let next = if job.attempts >= ATTEMPTS {
+            None
+        } else {
+            lock(&reign.hosts).choose(&job.mode, &tried, Instant::now()).ok()
+        };
+        let moved = match &next {
+            Some(next) => reassign(reign, &job, next).await?,
+            None => {
+                if give_up(reign, &job).await? {
+                    return Ok(false);
+                }
+                false
+            }
+        };
+        match (moved, next) {
+            (true, Some(next)) => {
+                job.host_node = next.node;
+                job.host_incarnation = next.incarnation;
+                job.epoch += 1;
+                job.attempts += 1;
+            }
+            _ => return stands(reign, &job).await,
+        }
+    }
+}
+
+/// Where the row stands when a compare-and-set did not hit: the host has claimed it after all, or another leader has moved it.
+async fn stands(reign: &Reign, job: &Open) -> Result<bool> {
+    let row = reign.bounded(async { Ok(allocation::open(&reign.deps.pool, job.id).await?) }).await?;
+    // One that is allocating under another epoch is its mover's business.
+    Ok(row.is_some_and(|row| row.state != "allocating"))
+}
+
+/// One call; the error is why this host does not run it.
+async fn ask(reign: &Reign, job: &Open, host: &HostId) -> Result<(), &'static str> {
+    if !reign.leadership.is_valid() {
+        return Err("the leadership is over");
+    }
+    let Some(address) = lock(&reign.hosts).address(host).map(str::to_owned) else {
+        return Err("the host is gone or not ready");
+    };
+    let request = CreateMatchRequest {
+        match_id: job.id.to_string(),
+        mode: job.mode.clone(),
+        epoch: job.epoch,
+        term: reign.leadership.term,
+        host_incarnation: job.host_incarnation,
+        players: job.players.iter().map(Uuid::to_string).collect(),
+        traceparent: telemetry::traceparent().unwrap_or_default(),
+    };
+    let deadline = reign.deps.limits.create;
+    let mut client = MatchHostServiceClient::new(reign.deps.channels.get(&address));
+    // The deadline in the request is the host's; ours also covers a connection that swallows everything.
+    let answer = tokio::time::timeout(deadline, client.create_match(with_deadline(request, deadline))).await;
+    let code = match answer {
+        Ok(Ok(_)) => return Ok(()),
+        Ok(Err(status)) => status.code(),
+        Err(_) => Code::DeadlineExceeded,
+    };
+    if !matches!(code, Code::NotFound | Code::FailedPrecondition | Code::ResourceExhausted) {
+        lock(&reign.hosts).suspect(host, Instant::now());
+    }
+    Err(reason(code))
+}
+
+fn reason(code: Code) -> &'static str {
+    match code {
+        Code::NotFound => "it does not serve the mode",
+        Code::FailedPrecondition => "another incarnation, epoch or term holds",
+        Code::ResourceExhausted => "it is full",
+        Code::Unavailable => "it cannot be reached, or drains",
+        Code::DeadlineExceeded | Code::Cancelled => "it did not answer in time",
+        _ => "it failed",
+    }
+}
+
+async fn reassign(reign: &Reign, job: &Open, next: &HostId) -> Result<bool> {
+    reign
+        .bounded(async {
+            let mut tx = reign.begin().await?;
+            let moved = allocation::reassign(&mut tx, job, &next.node, next.incarnation, reign.leadership.term).await?;
+            tx.commit().await?;
+            Ok(moved)
+        })
+        .await
+}
+
+/// True: the match is no more, and its tickets wait again or their players were told.
+async fn give_up(reign: &Reign, job: &Open) -> Result<bool> {
+    give_up_all(reign, &[(job.id, job.epoch)], false).await.map(|given_up| given_up > 0)
+}
+
+/// Gives up matches that nobody was told of; `started`: also those that run, because their host is gone. Answers how many.
+pub async fn give_up_all(reign: &Reign, matches: &[(Uuid, i64)], started: bool) -> Result<usize> {
+    let (given_up, events, seqs) = reign
+        .bounded(async {
+            let mut tx = reign.begin().await?;
+            let given_up = allocation::give_up(&mut tx, matches, true, started).await?;
+            let events: Vec<_> =
+                given_up.failed.iter().map(|player| (*player, frames::failed("match_start_failed"))).collect();
+            let seqs = asobi_store::inbox::append(&mut tx, &events).await?;
+            tx.commit().await?;
+            Ok((given_up, events, seqs))
+        })
+        .await?;
+    reign.publish(&seqs, &events);
+    if !given_up.matches.is_empty() {
+        tracing::warn!(
+            matches = given_up.matches.len(),
+            tickets.requeued = given_up.requeued.len(),
+            tickets.failed = given_up.failed.len(),
+            "Matches could not be started and were given up.",
+        );
+    }
+    reign.requeue(given_up.requeued);
+    Ok(given_up.matches.len())
+}

@@ -1,0 +1,110 @@
+//! Step 4: the players are told, many matches in one fenced transaction; while one is under way the next batch gathers.
+
+use std::sync::Arc;
+
+use asobi_proto::bus::InboxEvent;
+use asobi_store::allocation::{self, Told};
+use tokio::sync::mpsc;
+use uuid::Uuid;
+
+use crate::{
+    deps::{Error, Reign, Result},
+    frames,
+};
+
+/// Matches of one transaction.
+const BATCH: usize = 256;
+
+/// Tells until the queue is closed and empty.
+pub async fn run(reign: Arc<Reign>, mut queue: mpsc::Receiver<Uuid>) {
+    let mut matches = Vec::with_capacity(BATCH);
+    while queue.recv_many(&mut matches, BATCH).await > 0 {
+        match tell(&reign, &matches).await {
+            Ok(told) => metrics::counter!("asobi_matchmaker_matches_total").increment(told as u64),
+            Err(Error::Over) => {}
+            Err(error) => {
+                tracing::warn!(matches = matches.len(), %error, "Players could not be told of their matches for now; the rows are looked at again.");
+            }
+        }
+        reign.let_go(matches.drain(..));
+    }
+}
+
+async fn tell(reign: &Reign, matches: &[Uuid]) -> Result<usize> {
+    let (told, events, seqs) = reign
+        .bounded(async {
+            let mut tx = reign.begin().await?;
+            let told = allocation::tell(&mut tx, matches).await?;
+            let events = events(&told);
+            let seqs = asobi_store::inbox::append(&mut tx, &events).await?;
+            tx.commit().await?;
+            Ok((told, events, seqs))
+        })
+        .await?;
+    reign.publish(&seqs, &events);
+    Ok(told.len())
+}
+
+/// What the players of these matches hear. A match that was over before anybody could be told is announced all the same, for clients that
+/// wait for it, and then ended.
+fn events(told: &[Told]) -> Vec<(Uuid, InboxEvent)> {
+    let mut events = Vec::new();
+    for told in told {
+        let mut announce = frames::matched(told);
+        if told.state == "running" {
+            events.extend(told.players.iter().map(|player| (*player, announce.clone())));
+            continue;
+        }
+        // There is no seat to attach to.
+        announce.action = None;
+        let over = frames::finished(told.id, told.result.as_ref().unwrap_or(&serde_json::Value::Null));
+        for player in &told.players {
+            events.push((*player, announce.clone()));
+            events.push((*player, over.clone()));
+        }
+    }
+    events
+}
+
+#[cfg(test)]
+mod tests {
+    use asobi_proto::bus::InboxAction;
+    use serde_json::json;
+
+    use super::*;
+
+    fn told(state: &str) -> Told {
+        let players = vec![Uuid::from_u128(1), Uuid::from_u128(2)];
+        Told {
+            id: Uuid::from_u128(9),
+            mode: "arena".into(),
+            state: state.into(),
+            players,
+            result: Some(json!({"winner": null})),
+        }
+    }
+
+    fn frame(event: &InboxEvent) -> serde_json::Value {
+        serde_json::from_str(event.frame.as_ref().expect("a frame").get()).expect("json")
+    }
+
+    #[test]
+    fn everybody_hears_who_plays() {
+        let events = events(&[told("running")]);
+        assert_eq!(events.len(), 2);
+        let (player, event) = &events[1];
+        assert_eq!(*player, Uuid::from_u128(2));
+        assert_eq!(event.action, Some(InboxAction::Matched { match_id: Uuid::from_u128(9) }));
+        let expected = json!({"type": "match.matched", "payload": {
+            "match_id": Uuid::from_u128(9), "players": [Uuid::from_u128(1), Uuid::from_u128(2)], "mode": "arena", "teams": []}});
+        assert_eq!(frame(event), expected);
+    }
+
+    #[test]
+    fn a_match_that_is_over_already_is_announced_and_ended() {
+        let events = events(&[told("finished")]);
+        let kinds: Vec<_> = events.iter().map(|(_, e)| (frame(e)["type"].clone(), e.action.is_some())).collect();
+        assert_eq!(kinds[..2], [(json!("match.matched"), false), (json!("match.finished"), true)]);
+        assert_eq!(frame(&events[1].1)["payload"], json!({"match_id": Uuid::from_u128(9), "result": {"winner": null}}));
+    }
+}

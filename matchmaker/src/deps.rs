@@ -1,0 +1,174 @@
+//! What every part of a leading matchmaker shares.
+
+use std::{
+    collections::{HashSet, VecDeque},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, AtomicI64, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use asobi_bus::Publisher;
+use asobi_cluster::{Membership, leader::Leadership};
+use asobi_proto::bus::InboxEvent;
+use asobi_service_kit::grpc::Channels;
+use asobi_store::within;
+use sqlx::{PgPool, Postgres, Transaction};
+use uuid::Uuid;
+
+use crate::{hosts::Hosts, index::Index};
+
+/// What ends a piece of the leader's work.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// Another leads, or may: nothing was written.
+    #[error("the leadership is over")]
+    Over,
+    /// Whether what was asked for has happened is unknown; the rows tell.
+    #[error(transparent)]
+    Store(#[from] asobi_store::Error),
+}
+
+impl From<sqlx::Error> for Error {
+    fn from(error: sqlx::Error) -> Self {
+        Self::Store(error.into())
+    }
+}
+
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+/// Numbers from the configuration.
+#[derive(Debug, Clone, Copy)]
+pub struct Limits {
+    /// Bound of one transaction.
+    pub database: Duration,
+    pub create: Duration,
+    pub ghost_grace: Duration,
+    pub max_queue: i64,
+}
+
+/// What this process shows of itself.
+#[derive(Debug, Default)]
+pub struct Status {
+    leading: AtomicBool,
+    term: AtomicI64,
+    depth: AtomicI64,
+}
+
+impl Status {
+    pub fn leads(&self, term: i64) {
+        self.term.store(term, Ordering::Relaxed);
+        self.leading.store(true, Ordering::Relaxed);
+    }
+
+    pub fn stands_by(&self) {
+        self.leading.store(false, Ordering::Relaxed);
+        self.set_depth(0);
+    }
+
+    pub fn set_depth(&self, depth: usize) {
+        self.depth.store(i64::try_from(depth).unwrap_or(i64::MAX), Ordering::Relaxed);
+    }
+
+    /// Whether it leads, the term it leads or led under last, and the tickets in its index.
+    pub fn read(&self) -> (bool, i64, i64) {
+        let load = |n: &AtomicI64| n.load(Ordering::Relaxed);
+        (self.leading.load(Ordering::Relaxed), load(&self.term), load(&self.depth))
+    }
+}
+
+/// What outlives a leadership.
+pub struct Deps {
+    pub pool: PgPool,
+    pub publisher: Publisher,
+    pub channels: Channels,
+    pub membership: Arc<Membership>,
+    pub limits: Limits,
+    pub status: Arc<Status>,
+}
+
+/// One leadership's shared state.
+pub struct Reign {
+    pub deps: Arc<Deps>,
+    pub leadership: Leadership,
+    pub hosts: Mutex<Hosts>,
+    pub index: Mutex<Index>,
+    /// Matches that some part of this process is at work on; the sweep for forgotten ones passes them over.
+    busy: Mutex<HashSet<Uuid>>,
+    /// Tickets that wait again, and when they come back into the index. No more than were claimed and not yet told.
+    again: Mutex<VecDeque<(Instant, Vec<Uuid>)>>,
+}
+
+/// How long after a failed start its tickets are tried again, so that hosts which refuse are not asked in a loop.
+const RETRY_AFTER: Duration = Duration::from_secs(1);
+
+impl Reign {
+    pub fn new(deps: Arc<Deps>, leadership: Leadership) -> Self {
+        Self {
+            deps,
+            leadership,
+            hosts: Mutex::default(),
+            index: Mutex::default(),
+            busy: Mutex::default(),
+            again: Mutex::default(),
+        }
+    }
+
+    /// Begins a transaction with the fence of this term.
+    pub async fn begin(&self) -> Result<Transaction<'static, Postgres>> {
+        if !self.leadership.is_valid() {
+            return Err(Error::Over);
+        }
+        let mut tx = self.deps.pool.begin().await?;
+        match self.leadership.fence(&mut tx).await {
+            Ok(()) => Ok(tx),
+            Err(asobi_cluster::Error::Store(error)) => Err(error.into()),
+            Err(_) => Err(Error::Over),
+        }
+    }
+
+    /// Bounds a transaction from our side too: the server's time-outs do not help when it cannot be reached.
+    pub async fn bounded<T>(&self, work: impl Future<Output = Result<T>>) -> Result<T> {
+        within(self.deps.limits.database, async { Ok(work.await) }).await?
+    }
+
+    /// Publishes what was appended to inboxes, after the commit.
+    pub fn publish(&self, seqs: &[i64], events: &[(Uuid, InboxEvent)]) {
+        for (seq, (player, event)) in seqs.iter().zip(events) {
+            asobi_bus::inbox::publish(&self.deps.publisher, *player, *seq, event);
+        }
+    }
+
+    /// Takes matches in hand; answers those that nobody had.
+    pub fn take_in_hand(&self, matches: impl IntoIterator<Item = Uuid>) -> HashSet<Uuid> {
+        let mut busy = lock(&self.busy);
+        matches.into_iter().filter(|id| busy.insert(*id)).collect()
+    }
+
+    /// Tickets whose match was given up, to be read again in a while.
+    pub fn requeue(&self, tickets: Vec<Uuid>) {
+        if !tickets.is_empty() {
+            lock(&self.again).push_back((Instant::now() + RETRY_AFTER, tickets));
+        }
+    }
+
+    /// Those of them whose time has come.
+    pub fn requeued(&self, now: Instant) -> Vec<Uuid> {
+        let mut again = lock(&self.again);
+        let due = again.partition_point(|(at, _)| *at <= now);
+        again.drain(..due).flat_map(|(_, tickets)| tickets).collect()
+    }
+
+    pub fn let_go(&self, matches: impl IntoIterator<Item = Uuid>) {
+        let mut busy = lock(&self.busy);
+        for id in matches {
+            busy.remove(&id);
+        }
+    }
+}
+
+/// No holder of these locks can leave them half-changed.
+pub fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

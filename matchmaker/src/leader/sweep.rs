@@ -1,0 +1,357 @@
+//! What nobody announces: tickets that expire or belong to ghosts, matches whose host is gone, work an earlier leader left, rows nobody needs
+//! any more. One pass a second; each part is one statement over a partial index, and one fenced transaction where there is
+//! something to do.
+
+use std::{
+    collections::{HashMap, HashSet},
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use asobi_proto::{
+    bus::InboxEvent,
+    match_v1::{ProbeRequest, match_host_service_client::MatchHostServiceClient},
+};
+use asobi_service_kit::grpc::with_deadline;
+use asobi_store::{
+    allocation::{self, Open, Orphan},
+    tickets::COUNTED,
+};
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+use uuid::Uuid;
+
+use crate::{
+    allocate::give_up_all,
+    deps::{Error, Reign, Result, lock},
+    frames,
+    hosts::{HostId, NoHost},
+};
+
+const PERIOD: Duration = Duration::from_secs(1);
+/// Rows of one statement.
+const ROWS: i64 = 1_000;
+/// Tickets whose players are looked up in one pass; a long queue takes several.
+const GHOST_SLICE: usize = 5_000;
+/// How long a mode may be without a host before its tickets fail: long enough for a host's restart.
+const UNSERVED: Duration = Duration::from_secs(10);
+const PROBE: Duration = Duration::from_secs(1);
+/// Passes between two purges.
+const PURGE_EVERY: u64 = 10;
+
+pub struct Sweep {
+    reign: Arc<Reign>,
+    creates: mpsc::Sender<Open>,
+    tells: mpsc::Sender<Uuid>,
+    /// Where the next slice of ghost-hunting begins.
+    cursor: Uuid,
+    /// Tickets whose player has no session, and since when that was seen. A subset of the index.
+    absent: HashMap<Uuid, Instant>,
+    unserved: HashMap<String, Instant>,
+    noted: HashSet<String>,
+    passes: u64,
+}
+
+impl Sweep {
+    pub fn new(reign: Arc<Reign>, creates: mpsc::Sender<Open>, tells: mpsc::Sender<Uuid>) -> Self {
+        Self {
+            reign,
+            creates,
+            tells,
+            cursor: Uuid::nil(),
+            absent: HashMap::new(),
+            unserved: HashMap::new(),
+            noted: HashSet::new(),
+            passes: 0,
+        }
+    }
+
+    pub async fn run(mut self, quiet: CancellationToken) {
+        let mut tick = tokio::time::interval(PERIOD);
+        tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        loop {
+            tokio::select! {
+                () = quiet.cancelled() => return,
+                _ = tick.tick() => {}
+            }
+            let passed = tokio::select! {
+                () = quiet.cancelled() => return,
+                passed = self.pass() => passed,
+            };
+            match passed {
+                Ok(()) => {}
+                Err(Error::Over) => return,
+                Err(error) => tracing::warn!(%error, "A sweep could not be finished; the next one goes on."),
+            }
+        }
+    }
+
+    async fn pass(&mut self) -> Result<()> {
+        self.passes += 1;
+        self.resume().await?;
+        self.expire().await?;
+        self.fail_unserved().await?;
+        // Sessions and hosts are judged only by who was itself in contact for long enough.
+        if self.reign.deps.membership.may_judge() {
+            self.withdraw_ghosts().await?;
+            self.bury_orphans().await?;
+        } else {
+            self.absent.clear();
+        }
+        self.note_depths().await?;
+        if self.passes.is_multiple_of(PURGE_EVERY) {
+            self.purge().await?;
+        }
+        Ok(())
+    }
+
+    /// Goes on with matches that nobody in this process has in hand: an earlier leader's, or those of a call whose outcome is unknown.
+    async fn resume(&self) -> Result<()> {
+        let reign = &self.reign;
+        let rows = reign.bounded(async { Ok(allocation::untold(&reign.deps.pool, ROWS).await?) }).await?;
+        let mine = reign.take_in_hand(rows.iter().map(|row| row.id));
+        if !mine.is_empty() {
+            tracing::info!(matches = mine.len(), "Matches whose players were not told yet are taken up again.");
+        }
+        for row in rows.into_iter().filter(|row| mine.contains(&row.id)) {
+            let handed = if row.state == "allocating" {
+                self.creates.send(row).await.is_ok()
+            } else {
+                self.tells.send(row.id).await.is_ok()
+            };
+            if !handed {
+                return Err(Error::Over);
+            }
+        }
+        Ok(())
+    }
+
+    async fn expire(&self) -> Result<()> {
+        loop {
+            let ended =
+                self.end_tickets(async |conn| Ok(allocation::expire(conn, ROWS).await?), frames::expired).await?;
+            metrics::counter!("asobi_matchmaker_tickets_ended_total", "reason" => "expired").increment(ended as u64);
+            if ended < rows() {
+                return Ok(());
+            }
+        }
+    }
+
+    /// Ends tickets in one fenced transaction with what their players hear of it.
+    async fn end_tickets(
+        &self,
+        end: impl AsyncFnOnce(&mut sqlx::PgConnection) -> Result<Vec<(Uuid, Uuid)>>,
+        tell: impl Fn(Uuid) -> InboxEvent,
+    ) -> Result<usize> {
+        let reign = &self.reign;
+        let (ended, events, seqs) = reign
+            .bounded(async {
+                let mut tx = reign.begin().await?;
+                let ended = end(&mut tx).await?;
+                let events: Vec<_> = ended.iter().map(|(ticket, player)| (*player, tell(*ticket))).collect();
+                let seqs = asobi_store::inbox::append(&mut tx, &events).await?;
+                tx.commit().await?;
+                Ok((ended, events, seqs))
+            })
+            .await?;
+        reign.publish(&seqs, &events);
+        let mut index = lock(&reign.index);
+        for (ticket, _) in &ended {
+            index.remove(*ticket);
+        }
+        Ok(ended.len())
+    }
+
+    async fn fail_unserved(&mut self) -> Result<()> {
+        let now = Instant::now();
+        let unserved: HashSet<String> = {
+            let waiting = lock(&self.reign.index).waiting_modes();
+            let hosts = lock(&self.reign.hosts);
+            waiting.into_iter().filter(|mode| hosts.check(mode) == Err(NoHost::Unserved)).collect()
+        };
+        self.unserved.retain(|mode, _| unserved.contains(mode));
+        for mode in unserved {
+            let since = *self.unserved.entry(mode.clone()).or_insert(now);
+            if now.duration_since(since) < UNSERVED {
+                continue;
+            }
+            tracing::warn!(mode, "No host serves a mode that players wait for; their tickets fail.");
+            while self
+                .end_tickets(
+                    async |conn| Ok(allocation::fail_unserved(conn, &mode, ROWS).await?),
+                    |_| frames::failed("no_game_module"),
+                )
+                .await?
+                >= rows()
+            {}
+        }
+        Ok(())
+    }
+
+    async fn withdraw_ghosts(&mut self) -> Result<()> {
+        let reign = &self.reign;
+        let (now, grace) = (Instant::now(), reign.deps.limits.ghost_grace);
+        let slice = {
+            let index = lock(&reign.index);
+            self.absent.retain(|ticket, _| index.contains(*ticket));
+            index.slice(self.cursor, GHOST_SLICE)
+        };
+        self.cursor =
+            if slice.len() < GHOST_SLICE { Uuid::nil() } else { slice.last().map_or(Uuid::nil(), |(id, _)| *id) };
+        if slice.is_empty() {
+            return Ok(());
+        }
+        let players: Vec<Uuid> = slice.iter().map(|(_, player)| *player).collect();
+        let reading = async { Ok(allocation::without_session(&reign.deps.pool, &players).await?) };
+        let gone: HashSet<Uuid> = reign.bounded(reading).await?.into_iter().collect();
+        let mut ghosts = Vec::new();
+        for (ticket, player) in slice {
+            if !gone.contains(&player) {
+                self.absent.remove(&ticket);
+            } else if now.duration_since(*self.absent.entry(ticket).or_insert(now)) >= grace {
+                ghosts.push(ticket);
+            }
+        }
+        if ghosts.is_empty() {
+            return Ok(());
+        }
+        let withdrawn = reign
+            .bounded(async {
+                let mut tx = reign.begin().await?;
+                let withdrawn = allocation::withdraw_ghosts(&mut tx, &ghosts).await?;
+                tx.commit().await?;
+                Ok(withdrawn)
+            })
+            .await?;
+        metrics::counter!("asobi_matchmaker_tickets_ended_total", "reason" => "ghost")
+            .increment(withdrawn.len() as u64);
+        let mut index = lock(&reign.index);
+        for ticket in withdrawn {
+            index.remove(ticket);
+        }
+        Ok(())
+    }
+
+    async fn bury_orphans(&self) -> Result<()> {
+        let reign = &self.reign;
+        let orphans = reign.bounded(async { Ok(allocation::orphans(&reign.deps.pool, ROWS).await?) }).await?;
+        if orphans.is_empty() {
+            return Ok(());
+        }
+        let dead = self.dead_hosts(&orphans).await;
+        let (mut unheard, mut lost) = (Vec::new(), Vec::new());
+        for orphan in orphans.iter().filter(|o| dead.contains(&host_of(o))) {
+            match (orphan.state.as_str(), orphan.told) {
+                ("running", false) => unheard.push((orphan.id, orphan.epoch)),
+                // Ours to place elsewhere: the creates do, or the next resume hands it to them.
+                ("allocating", _) if orphan.term > 0 => {}
+                _ => lost.push((orphan.id, orphan.epoch)),
+            }
+        }
+        if !unheard.is_empty() {
+            give_up_all(reign, &unheard, true).await?;
+        }
+        if lost.is_empty() {
+            return Ok(());
+        }
+        let (events, seqs) = reign
+            .bounded(async {
+                let mut tx = reign.begin().await?;
+                let seats = allocation::fail_orphans(&mut tx, &lost).await?;
+                let events: Vec<_> = seats
+                    .into_iter()
+                    .map(|(match_id, player)| (player, frames::finished(match_id, &frames::host_lost())))
+                    .collect();
+                let seqs = asobi_store::inbox::append(&mut tx, &events).await?;
+                tx.commit().await?;
+                Ok((events, seqs))
+            })
+            .await?;
+        reign.publish(&seqs, &events);
+        metrics::counter!("asobi_matchmaker_orphans_total").increment(lost.len() as u64);
+        tracing::error!(matches = lost.len(), players = events.len(), "Matches were lost with their host.");
+        Ok(())
+    }
+
+    /// Hosts that were replaced or have stopped, and those whose lease ran out and who do not answer a probe either.
+    async fn dead_hosts(&self, orphans: &[Orphan]) -> HashSet<HostId> {
+        let mut asked: HashMap<HostId, &Orphan> = HashMap::new();
+        for orphan in orphans {
+            asked.entry(host_of(orphan)).or_insert(orphan);
+        }
+        let probes = asked.into_iter().map(|(host, orphan)| async move {
+            let answers = match &orphan.grpc_addr {
+                Some(address) => self.answers(address, orphan).await,
+                None => false,
+            };
+            (host, answers)
+        });
+        let answers = futures_util::future::join_all(probes).await;
+        answers.into_iter().filter(|(_, answers)| !answers).map(|(host, _)| host).collect()
+    }
+
+    async fn answers(&self, address: &str, orphan: &Orphan) -> bool {
+        let mut client = MatchHostServiceClient::new(self.reign.deps.channels.get(address));
+        let request = ProbeRequest { match_id: orphan.id.to_string(), host_incarnation: orphan.host_incarnation };
+        let answer = tokio::time::timeout(PROBE, client.probe(with_deadline(request, PROBE))).await;
+        matches!(answer, Ok(Ok(_)))
+    }
+
+    async fn note_depths(&mut self) -> Result<()> {
+        let reign = &self.reign;
+        let depths = lock(&reign.index).depths();
+        for (mode, depth) in &depths {
+            metrics::gauge!("asobi_matchmaker_queue_depth", "mode" => mode.clone()).set(*depth as f64);
+        }
+        // Short queues are counted by who adds to them.
+        let long = usize::try_from(COUNTED / 2).unwrap_or(usize::MAX);
+        let noted: Vec<(String, i32)> = depths
+            .into_iter()
+            .filter(|(mode, depth)| *depth >= long || self.noted.contains(mode))
+            .map(|(mode, depth)| (mode, i32::try_from(depth).unwrap_or(i32::MAX)))
+            .collect();
+        if noted.is_empty() {
+            return Ok(());
+        }
+        reign
+            .bounded(async {
+                let mut tx = reign.begin().await?;
+                allocation::note_depths(&mut tx, &noted).await?;
+                Ok(tx.commit().await?)
+            })
+            .await?;
+        // Once more after it has become short, so that nobody believes the old number.
+        self.noted =
+            noted.into_iter().filter(|(_, n)| usize::try_from(*n).unwrap_or(0) >= long).map(|(mode, _)| mode).collect();
+        Ok(())
+    }
+
+    async fn purge(&self) -> Result<()> {
+        let reign = &self.reign;
+        loop {
+            let purged = reign
+                .bounded(async {
+                    let mut tx = reign.begin().await?;
+                    let abandoned = allocation::fail_abandoned(&mut tx).await?;
+                    if abandoned > 0 {
+                        tracing::info!(matches = abandoned, "Quick-play matches that no host claimed were given up.");
+                    }
+                    let purged = allocation::purge(&mut tx, ROWS).await?;
+                    tx.commit().await?;
+                    Ok(purged)
+                })
+                .await?;
+            if purged < ROWS.unsigned_abs() {
+                return Ok(());
+            }
+        }
+    }
+}
+
+fn host_of(orphan: &Orphan) -> HostId {
+    HostId { node: orphan.host_node.clone(), incarnation: orphan.host_incarnation }
+}
+
+fn rows() -> usize {
+    usize::try_from(ROWS).unwrap_or(usize::MAX)
+}
