@@ -1,0 +1,119 @@
+//! A gateway: players' WebSockets and the REST API, on any number of nodes that know nothing of each other but what is in
+//! the database. [`run`] is the whole process; the binary is `main.rs`.
+
+use std::{net::SocketAddr, sync::Arc, time::Duration};
+
+use anyhow::Context as _;
+use asobi_cluster::{Node, NodeAddresses, NodeState, Role, ops};
+use asobi_rest::RestDeps;
+use asobi_service_kit::{Config, Shutdown, health::Readiness, server};
+use asobi_session::{
+    auth::{Issuer, Verifier},
+    hub::{self, Hub, HubDeps},
+};
+use tokio::net::TcpListener;
+use tonic::service::Routes;
+
+/// Runs a gateway until its drain is over.
+///
+/// # Errors
+/// An address is taken, or the cluster cannot be joined; each as a sentence that says what to do.
+pub async fn run(config: Arc<Config>, shutdown: Shutdown) -> anyhow::Result<()> {
+    let listeners = Listeners::bind(&config).await?;
+    let topics = hub::topics();
+    let node = Node::join(&config, Role::Gateway, listeners.addresses(), topics, &shutdown).await?;
+    let readiness = Readiness::new();
+    match serve(&config, &node, listeners, &readiness, &shutdown).await {
+        Ok(hub) => {
+            readiness.set_ready(true);
+            node.membership.set_state(NodeState::Ready);
+            shutdown.draining().cancelled().await;
+            drain(&node, &hub, &readiness, &shutdown).await;
+            Ok(())
+        }
+        Err(error) => {
+            node.leave().await;
+            Err(error)
+        }
+    }
+}
+
+/// Bound before anything is built, so that a taken port is the first thing that is said.
+struct Listeners {
+    http: (TcpListener, SocketAddr),
+    grpc: (TcpListener, SocketAddr),
+    metrics: (TcpListener, SocketAddr),
+}
+
+impl Listeners {
+    async fn bind(config: &Config) -> anyhow::Result<Self> {
+        Ok(Self {
+            http: server::bind("http.listen", &config.http.listen).await?,
+            grpc: server::bind("grpc.listen", &config.grpc.listen).await?,
+            metrics: server::bind("metrics.listen", &config.metrics.listen).await?,
+        })
+    }
+
+    fn addresses(&self) -> NodeAddresses {
+        NodeAddresses { http: Some(self.http.1), grpc: self.grpc.1, metrics: self.metrics.1 }
+    }
+}
+
+/// Builds what players talk to and starts the servers.
+async fn serve(
+    config: &Arc<Config>,
+    node: &Node,
+    listeners: Listeners,
+    readiness: &Readiness,
+    shutdown: &Shutdown,
+) -> anyhow::Result<Arc<Hub>> {
+    let verifier = Verifier::start(node.pool.clone(), &node.bus, &config.auth, shutdown)
+        .await
+        .context("signing keys and revocations could not be read")?;
+    let publisher = node.bus.publisher().clone();
+    let issuer = Issuer::start(node.pool.clone(), publisher.clone(), Arc::clone(&verifier), &config.auth).await?;
+    let hub = Hub::start(HubDeps {
+        config: Arc::clone(config),
+        pool: node.pool.clone(),
+        bus: node.bus.clone(),
+        membership: Arc::clone(&node.membership),
+        directory: Arc::clone(&node.directory),
+        channels: node.channels.clone(),
+        verifier: Arc::clone(&verifier),
+        near: None,
+        shutdown: shutdown.clone(),
+    });
+    let rest = asobi_rest::router(RestDeps {
+        config: Arc::clone(config),
+        node_id: node.membership.identity().node_id.clone(),
+        pool: node.pool.clone(),
+        publisher,
+        directory: Arc::clone(&node.directory),
+        channels: node.channels.clone(),
+        verifier,
+        issuer,
+        readiness: readiness.clone(),
+    });
+    let ops = Routes::new(ops::service(node.pool.clone()));
+    server::serve_metrics(listeners.metrics.0, readiness.clone(), shutdown);
+    server::serve_grpc(listeners.grpc.0, ops, readiness, node.cluster_key.as_str(), shutdown);
+    server::serve_http(listeners.http.0, rest.merge(hub.router()), shutdown);
+    tracing::info!(
+        http.address = %listeners.http.1,
+        grpc.address = %listeners.grpc.1,
+        metrics.address = %listeners.metrics.1,
+        "The gateway serves."
+    );
+    Ok(hub)
+}
+
+/// The servers have stopped accepting by themselves; what is in flight ends, then the node leaves.
+async fn drain(node: &Node, hub: &Arc<Hub>, readiness: &Readiness, shutdown: &Shutdown) {
+    readiness.set_ready(false);
+    node.membership.set_state(NodeState::Draining);
+    let grace = shutdown.grace();
+    hub.close_all((grace / 4).min(Duration::from_secs(2)), grace.saturating_sub(Duration::from_secs(1))).await;
+    // Requests use the pool until they are answered: only then is it closed.
+    shutdown.finished().await;
+    node.leave().await;
+}
