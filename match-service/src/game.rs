@@ -1,0 +1,200 @@
+//! What a game is to its host: rules that take joins, inputs and ticks, and say what shall happen outside. Lua scripts implement it, and so can
+//! Rust. A game runs on one thread and is called one callback at a time; nothing in here knows of sockets, services or databases.
+
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
+
+use asobi_proto::mode::ModeSettings;
+use uuid::Uuid;
+
+/// What a new match knows about itself.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Setup {
+    pub match_id: Uuid,
+    pub mode: String,
+    /// Of the match's own random numbers; below 2^53, so that every language can hold it.
+    pub seed: u64,
+}
+
+impl Setup {
+    /// The seed is made from the random part of the match's id: whoever starts the match again draws the same numbers.
+    #[must_use]
+    pub fn new(match_id: Uuid, mode: impl Into<String>) -> Self {
+        let bytes = match_id.as_bytes();
+        let seed = bytes[10..]
+            .iter()
+            .fold(0_u64, |seed, byte| (seed << 8) | u64::from(*byte));
+        Self {
+            match_id,
+            mode: mode.into(),
+            seed,
+        }
+    }
+}
+
+/// The rules of one running match.
+///
+/// A callback that fails leaves the game as it was before the call, and nothing it asked for in that call happens.
+pub trait Game {
+    /// Called once, before anything else.
+    ///
+    /// # Errors
+    /// The match cannot start.
+    fn init(&mut self, outcome: &mut Outcome) -> Result<(), GameError>;
+
+    /// A player takes a seat. `ctx` is the JSON object the client sent along.
+    ///
+    /// # Errors
+    /// The callback failed; the player is refused.
+    fn join(
+        &mut self,
+        player: Uuid,
+        ctx: Option<&str>,
+        outcome: &mut Outcome,
+    ) -> Result<Joined, GameError>;
+
+    /// A seat was given up.
+    ///
+    /// # Errors
+    /// The callback failed; the seat is gone nevertheless.
+    fn leave(&mut self, player: Uuid, outcome: &mut Outcome) -> Result<(), GameError>;
+
+    /// One input, the text of a JSON object.
+    ///
+    /// # Errors
+    /// The callback failed; the input counts as consumed.
+    fn input(&mut self, player: Uuid, input: &str, outcome: &mut Outcome) -> Result<(), GameError>;
+
+    /// Time passes: called at the mode's tick rate.
+    ///
+    /// # Errors
+    /// The callback failed; the next tick comes all the same.
+    fn tick(&mut self, outcome: &mut Outcome) -> Result<(), GameError>;
+
+    /// Appends the state as JSON text: that of one player, or where the mode shares one state, everybody's (none).
+    ///
+    /// # Errors
+    /// The callback failed or returned what JSON cannot say; what was appended is to be thrown away.
+    fn state(
+        &mut self,
+        player: Option<Uuid>,
+        json: &mut String,
+        outcome: &mut Outcome,
+    ) -> Result<(), GameError>;
+
+    /// The player's last connection is gone; the seat waits.
+    ///
+    /// # Errors
+    /// The callback failed.
+    fn on_disconnect(&mut self, player: Uuid, outcome: &mut Outcome) -> Result<(), GameError>;
+
+    /// The player is back within time.
+    ///
+    /// # Errors
+    /// The callback failed.
+    fn on_reconnect(&mut self, player: Uuid, outcome: &mut Outcome) -> Result<(), GameError>;
+
+    /// A timer that an earlier callback asked for is due.
+    ///
+    /// # Errors
+    /// The callback failed; the timer counts as spent.
+    fn timer(&mut self, timer: &Timer, outcome: &mut Outcome) -> Result<(), GameError>;
+}
+
+/// What became of a wish to join.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Joined {
+    Seated,
+    /// With the game's own reason, at most 64 printable ASCII characters.
+    Refused(Option<String>),
+}
+
+/// Something for players to see, in the order the game said it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Push {
+    /// `match.<event>` to everybody; the payload is JSON text.
+    Broadcast { event: String, payload: String },
+    /// `module.message` to one player; JSON text.
+    Message { player: Uuid, message: String },
+}
+
+/// A score for a board.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Score {
+    pub board: String,
+    pub player: Uuid,
+    pub score: f64,
+    pub sub_score: f64,
+}
+
+/// A wish to be called later.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Timer {
+    pub after: Duration,
+    pub name: String,
+    /// JSON text, handed back as it is.
+    pub data: Option<String>,
+}
+
+/// What a callback asked for.
+#[derive(Debug, Default, Clone, PartialEq)]
+pub struct Outcome {
+    pub pushes: Vec<Push>,
+    pub joinable: Option<bool>,
+    pub scores: Vec<Score>,
+    pub timers: Vec<Timer>,
+    /// The match is over; its result as JSON text.
+    pub finished: Option<String>,
+}
+
+/// Pushes, scores and timers one callback may ask for, each.
+pub const MAX_PER_CALLBACK: usize = 256;
+
+/// A callback that failed.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{script}:{}: {callback}: {message}", line.unwrap_or(0))]
+pub struct GameError {
+    pub script: String,
+    pub line: Option<u32>,
+    pub callback: &'static str,
+    pub message: String,
+    /// The game cannot go on: it used up its memory.
+    pub fatal: bool,
+}
+
+/// Makes the games of one mode. Shared by all threads; what it makes stays on the thread that asked.
+pub trait GameFactory: Send + Sync {
+    fn settings(&self) -> &ModeSettings;
+
+    /// A game that was not started yet.
+    ///
+    /// # Errors
+    /// The game's code does not load.
+    fn create(&self, setup: &Setup) -> Result<Box<dyn Game>, GameError>;
+}
+
+/// The modes a host serves.
+#[derive(Default, Clone)]
+pub struct Registry {
+    modes: BTreeMap<String, Arc<dyn GameFactory>>,
+}
+
+impl Registry {
+    /// Adds a mode or replaces it.
+    pub fn register(&mut self, mode: impl Into<String>, factory: Arc<dyn GameFactory>) {
+        self.modes.insert(mode.into(), factory);
+    }
+
+    #[must_use]
+    pub fn get(&self, mode: &str) -> Option<&Arc<dyn GameFactory>> {
+        self.modes.get(mode)
+    }
+
+    /// Every mode with its settings, by name.
+    #[must_use]
+    pub fn modes(&self) -> Vec<(String, ModeSettings)> {
+        self.modes
+            .iter()
+            .map(|(mode, factory)| (mode.clone(), factory.settings().clone()))
+            .collect()
+    }
+}

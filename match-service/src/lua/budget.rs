@@ -1,0 +1,116 @@
+//! How long a callback may run. Once it ran too long, everything it still tries fails too, so that no `pcall` can swallow the verdict.
+
+use std::{
+    cell::Cell,
+    time::{Duration, Instant},
+};
+
+use nix::time::{ClockId, clock_gettime};
+
+/// Why a VM stopped a script.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Trip {
+    /// The callback ran too long. The next callback starts afresh.
+    Time,
+    /// The VM ran into its memory limit; it must not be used again.
+    Memory,
+}
+
+/// The verdict as scripts see it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum Exhausted {
+    #[error("ran longer than {} ms", .0.as_millis())]
+    Time(Duration),
+    #[error("used more than the match's memory")]
+    Memory,
+}
+
+/// The running callback's budget.
+///
+/// The first half of it is wall time, which is cheap to read; the second half is the thread's CPU time, so that a callback is not blamed for a
+/// thread that had to wait for its core. A callback that is not back after [`WALL_FACTOR`] times the budget is stopped whatever its CPU time.
+pub struct Budget {
+    limit: Cell<Duration>,
+    started: Cell<Option<Instant>>,
+    /// CPU time at half of the budget.
+    half_way: Cell<Option<Duration>>,
+    tripped: Cell<Option<Trip>>,
+    interrupts: Cell<u32>,
+}
+
+const WALL_FACTOR: u32 = 10;
+/// Interrupts come with every call and loop; the clock is read at every so many of them.
+const CLOCK_EVERY: u32 = 32;
+
+impl Budget {
+    #[must_use]
+    pub fn new() -> Self {
+        Self {
+            limit: Cell::new(Duration::ZERO),
+            started: Cell::new(None),
+            half_way: Cell::new(None),
+            tripped: Cell::new(None),
+            interrupts: Cell::new(0),
+        }
+    }
+
+    /// A callback begins.
+    pub fn start(&self, limit: Duration) {
+        self.limit.set(limit);
+        self.started.set(Some(Instant::now()));
+        self.half_way.set(None);
+        self.interrupts.set(0);
+        if self.tripped.get() == Some(Trip::Time) {
+            self.tripped.set(None);
+        }
+    }
+
+    /// The callback is back: what it ran into, if anything.
+    pub fn stop(&self) -> Option<Trip> {
+        self.started.set(None);
+        self.tripped.get()
+    }
+
+    /// From now on the VM is unusable.
+    pub fn memory_hit(&self) {
+        self.tripped.set(Some(Trip::Memory));
+    }
+
+    /// Called by the VM at every interrupt.
+    ///
+    /// # Errors
+    /// The callback must end.
+    pub fn check(&self) -> Result<(), Exhausted> {
+        match self.tripped.get() {
+            Some(Trip::Time) => return Err(Exhausted::Time(self.limit.get())),
+            Some(Trip::Memory) => return Err(Exhausted::Memory),
+            None => {}
+        }
+        let interrupts = self.interrupts.get().wrapping_add(1);
+        self.interrupts.set(interrupts);
+        if interrupts % CLOCK_EVERY != 0 {
+            return Ok(());
+        }
+        let (Some(started), limit) = (self.started.get(), self.limit.get()) else {
+            return Ok(());
+        };
+        let wall = started.elapsed();
+        if wall < limit / 2 {
+            return Ok(());
+        }
+        let cpu = thread_cpu_time().unwrap_or(wall);
+        let half_way = self.half_way.get().unwrap_or(cpu);
+        self.half_way.set(Some(half_way));
+        if cpu.saturating_sub(half_way) >= limit / 2 || wall > limit * WALL_FACTOR {
+            self.tripped.set(Some(Trip::Time));
+            return Err(Exhausted::Time(limit));
+        }
+        Ok(())
+    }
+}
+
+fn thread_cpu_time() -> Option<Duration> {
+    clock_gettime(ClockId::CLOCK_THREAD_CPUTIME_ID)
+        .ok()
+        .map(Duration::from)
+}

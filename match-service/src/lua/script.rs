@@ -1,0 +1,400 @@
+//! A match script as a [`Game`].
+
+use std::{collections::HashMap, sync::Arc};
+
+use mlua::{Function, IntoLuaMulti, LuaString, MultiValue, Table, Value};
+use uuid::Uuid;
+
+use super::{
+    decode::decode,
+    encode::Encoder,
+    source::{Folder, Source},
+    vm::{Limits, Vm},
+};
+use crate::game::{Game, GameError, Joined, Outcome, Setup, Timer};
+
+/// Largest state or result, bytes of JSON.
+pub const MAX_STATE: usize = 1 << 20;
+
+/// Every callback a script may define.
+pub const CALLBACKS: [&str; 9] = [
+    "init",
+    "join",
+    "leave",
+    "handle_input",
+    "tick",
+    "get_state",
+    "on_disconnect",
+    "on_reconnect",
+    "on_timer",
+];
+
+/// One match's script in its VM. A callback that is not defined does nothing and keeps the state.
+pub struct LuaGame {
+    vm: Vm,
+    callbacks: HashMap<&'static str, Function>,
+    state: Table,
+    setup: Setup,
+    shared_state: bool,
+    ids: HashMap<Uuid, LuaString>,
+}
+
+/// What a callback left behind.
+enum Returned {
+    State(Table),
+    /// Nothing but values that are not a state.
+    Other(MultiValue),
+}
+
+impl LuaGame {
+    /// # Errors
+    /// The script does not load.
+    pub fn load(
+        folder: &Arc<Folder>,
+        script: &Arc<Source>,
+        setup: &Setup,
+        shared_state: bool,
+        limits: Limits,
+    ) -> Result<Self, GameError> {
+        let vm = Vm::load(folder, script, setup, limits)?;
+        let callbacks = CALLBACKS
+            .into_iter()
+            .filter_map(|name| match vm.global(name) {
+                Value::Function(function) => Some((name, function)),
+                _ => None,
+            })
+            .collect();
+        let state = vm
+            .lua
+            .create_table()
+            .map_err(|error| vm.complaint("load", error.to_string()))?;
+        Ok(Self {
+            vm,
+            callbacks,
+            state,
+            setup: setup.clone(),
+            shared_state,
+            ids: HashMap::new(),
+        })
+    }
+
+    fn id(&mut self, player: Uuid) -> Result<LuaString, GameError> {
+        if let Some(id) = self.ids.get(&player) {
+            return Ok(id.clone());
+        }
+        let id = self.vm.string(&player.hyphenated().to_string())?;
+        self.ids.insert(player, id.clone());
+        Ok(id)
+    }
+
+    fn args(
+        &self,
+        callback: &'static str,
+        args: impl IntoLuaMulti,
+    ) -> Result<MultiValue, GameError> {
+        args.into_lua_multi(&self.vm.lua)
+            .map_err(|error| self.vm.complaint(callback, error.to_string()))
+    }
+
+    /// Calls a callback that returns the state. When it fails or does not, the state and the random numbers are what they were before, and
+    /// nothing it asked for is left in the outcome.
+    fn change(
+        &mut self,
+        callback: &'static str,
+        args: MultiValue,
+        outcome: &mut Outcome,
+        accept: impl FnOnce(&Self, MultiValue) -> Result<Returned, GameError>,
+    ) -> Result<Option<MultiValue>, GameError> {
+        let Some(function) = self.callbacks.get(callback).cloned() else {
+            return Ok(None);
+        };
+        let before = self.vm.copy_state(&self.state);
+        let random = self.vm.world.random.position();
+        self.vm.world.outcome.take();
+        let result = self
+            .vm
+            .call(callback, &function, args)
+            .and_then(|returned| accept(self, returned));
+        let asked = self.vm.world.outcome.take();
+        let undo = |game: &mut Self| {
+            if let Some(before) = before {
+                game.state = before;
+            }
+            game.vm.world.random.seed(random);
+        };
+        match result {
+            Ok(Returned::State(state)) => {
+                self.state = state;
+                merge(outcome, asked);
+                self.look_for_end(callback, outcome)?;
+                Ok(None)
+            }
+            Ok(Returned::Other(values)) => {
+                undo(self);
+                Ok(Some(values))
+            }
+            Err(error) => {
+                undo(self);
+                Err(error)
+            }
+        }
+    }
+
+    fn look_for_end(
+        &self,
+        callback: &'static str,
+        outcome: &mut Outcome,
+    ) -> Result<(), GameError> {
+        match self.state.raw_get::<Value>("_finished") {
+            Ok(Value::Boolean(true)) => {}
+            _ => return Ok(()),
+        }
+        let result: Value = self.state.raw_get("_result").unwrap_or_default();
+        let mut json = String::new();
+        if result.is_nil() {
+            json.push_str("{}");
+        } else {
+            if let Err(error) = self.encode(callback, &result, &mut json) {
+                outcome.finished = Some(r#"{"error":"the result has no JSON"}"#.to_owned());
+                return Err(error);
+            }
+        }
+        outcome.finished = Some(json);
+        Ok(())
+    }
+
+    fn encode(
+        &self,
+        callback: &'static str,
+        value: &Value,
+        json: &mut String,
+    ) -> Result<(), GameError> {
+        Encoder::new(json, MAX_STATE, &self.vm.world.array_marker)
+            .value(value)
+            .map_err(|error| self.vm.complaint(callback, error.to_string()))
+    }
+
+    /// A callback of one player that returns the state and nothing else.
+    fn about(
+        &mut self,
+        callback: &'static str,
+        player: Uuid,
+        outcome: &mut Outcome,
+    ) -> Result<(), GameError> {
+        if !self.callbacks.contains_key(callback) {
+            return Ok(());
+        }
+        let id = self.id(player)?;
+        let args = self.args(callback, (id, &self.state))?;
+        self.change(callback, args, outcome, |game, returned| {
+            game.must_be_state(callback, returned)
+        })
+        .map(drop)
+    }
+
+    fn must_be_state(
+        &self,
+        callback: &'static str,
+        returned: MultiValue,
+    ) -> Result<Returned, GameError> {
+        match returned.into_iter().next() {
+            Some(Value::Table(state)) => Ok(Returned::State(state)),
+            other => Err(self.vm.complaint(
+                callback,
+                format!(
+                    "must return the state, but returned {}",
+                    other.map_or("nothing", |value| value.type_name())
+                ),
+            )),
+        }
+    }
+
+    fn read(&self, callback: &'static str, json: &str) -> Result<Value, GameError> {
+        // The budget does not matter here, the memory limit does.
+        self.vm.within(std::time::Duration::from_secs(1), callback, || {
+            decode(&self.vm.lua, &self.vm.world.array_marker, json)
+        })
+    }
+}
+
+impl Game for LuaGame {
+    fn init(&mut self, outcome: &mut Outcome) -> Result<(), GameError> {
+        let config = self
+            .vm
+            .lua
+            .create_table()
+            .and_then(|config| {
+                config.raw_set("mode", self.setup.mode.as_str())?;
+                config.raw_set(
+                    "match_id",
+                    self.setup.match_id.hyphenated().to_string(),
+                )?;
+                config.raw_set("seed", self.setup.seed)?;
+                Ok(config)
+            })
+            .map_err(|error| self.vm.complaint("init", error.to_string()))?;
+        let args = self.args("init", config)?;
+        self.change("init", args, outcome, |game, returned| {
+            game.must_be_state("init", returned)
+        })
+        .map(drop)
+    }
+
+    fn join(
+        &mut self,
+        player: Uuid,
+        ctx: Option<&str>,
+        outcome: &mut Outcome,
+    ) -> Result<Joined, GameError> {
+        self.vm.world.players.borrow_mut().insert(player);
+        let joined = self.try_join(player, ctx, outcome);
+        if !matches!(joined, Ok(Joined::Seated)) {
+            self.vm.world.players.borrow_mut().remove(&player);
+            self.ids.remove(&player);
+        }
+        joined
+    }
+
+    fn leave(&mut self, player: Uuid, outcome: &mut Outcome) -> Result<(), GameError> {
+        self.vm.world.players.borrow_mut().remove(&player);
+        let left = self.about("leave", player, outcome);
+        self.ids.remove(&player);
+        left
+    }
+
+    fn input(&mut self, player: Uuid, input: &str, outcome: &mut Outcome) -> Result<(), GameError> {
+        if !self.callbacks.contains_key("handle_input") {
+            return Ok(());
+        }
+        let input = self.read("handle_input", input)?;
+        let id = self.id(player)?;
+        let args = self.args("handle_input", (id, input, &self.state))?;
+        self.change("handle_input", args, outcome, |game, returned| {
+            game.must_be_state("handle_input", returned)
+        })
+        .map(drop)
+    }
+
+    fn tick(&mut self, outcome: &mut Outcome) -> Result<(), GameError> {
+        let args = self.args("tick", &self.state)?;
+        self.change("tick", args, outcome, |game, returned| {
+            game.must_be_state("tick", returned)
+        })
+        .map(drop)
+    }
+
+    fn state(
+        &mut self,
+        player: Option<Uuid>,
+        json: &mut String,
+        outcome: &mut Outcome,
+    ) -> Result<(), GameError> {
+        let Some(function) = self.callbacks.get("get_state").cloned() else {
+            json.push_str("{}");
+            return Ok(());
+        };
+        let args = match player.filter(|_| !self.shared_state) {
+            Some(player) => {
+                let id = self.id(player)?;
+                self.args("get_state", (id, &self.state))?
+            }
+            None => self.args("get_state", &self.state)?,
+        };
+        self.vm.world.outcome.take();
+        let returned = self.vm.call("get_state", &function, args)?;
+        merge(outcome, self.vm.world.outcome.take());
+        match returned.into_iter().next() {
+            Some(value @ Value::Table(_)) => self.encode("get_state", &value, json),
+            other => Err(self.vm.complaint(
+                "get_state",
+                format!(
+                    "must return a table, but returned {}",
+                    other.map_or("nothing", |value| value.type_name())
+                ),
+            )),
+        }
+    }
+
+    fn on_disconnect(&mut self, player: Uuid, outcome: &mut Outcome) -> Result<(), GameError> {
+        self.about("on_disconnect", player, outcome)
+    }
+
+    fn on_reconnect(&mut self, player: Uuid, outcome: &mut Outcome) -> Result<(), GameError> {
+        self.about("on_reconnect", player, outcome)
+    }
+
+    fn timer(&mut self, timer: &Timer, outcome: &mut Outcome) -> Result<(), GameError> {
+        if !self.callbacks.contains_key("on_timer") {
+            return Ok(());
+        }
+        let data = match &timer.data {
+            Some(json) => self.read("on_timer", json)?,
+            None => Value::Nil,
+        };
+        let args = self.args("on_timer", (timer.name.as_str(), data, &self.state))?;
+        self.change("on_timer", args, outcome, |game, returned| {
+            game.must_be_state("on_timer", returned)
+        })
+        .map(drop)
+    }
+}
+
+impl LuaGame {
+    fn try_join(
+        &mut self,
+        player: Uuid,
+        ctx: Option<&str>,
+        outcome: &mut Outcome,
+    ) -> Result<Joined, GameError> {
+        if !self.callbacks.contains_key("join") {
+            return Ok(Joined::Seated);
+        }
+        let id = self.id(player)?;
+        let ctx = match ctx {
+            Some(json) => self.read("join", json)?,
+            None => Value::Nil,
+        };
+        let args = self.args("join", (id, &self.state, ctx))?;
+        let refused = self.change("join", args, outcome, |_, mut returned| {
+            Ok(match returned.pop_front() {
+                Some(Value::Table(state)) => Returned::State(state),
+                Some(first) => {
+                    returned.push_front(first);
+                    Returned::Other(returned)
+                }
+                None => Returned::Other(returned),
+            })
+        })?;
+        let Some(values) = refused else {
+            return Ok(Joined::Seated);
+        };
+        let reason = match values.get(1) {
+            Some(Value::String(reason)) => Some(reason.to_string_lossy()),
+            _ => None,
+        };
+        if reason.is_none() {
+            tracing::warn!(
+                game.mode = self.setup.mode, game.match_id = %self.setup.match_id, player.id = %player,
+                "a script's join returned neither the state nor a reason; the player is refused"
+            );
+        }
+        Ok(Joined::Refused(reason.filter(|reason| presentable(reason))))
+    }
+}
+
+/// Text of a script that may reach a player as a reason.
+fn presentable(reason: &str) -> bool {
+    (1..=64).contains(&reason.len()) && reason.bytes().all(|b| (0x20..0x7f).contains(&b))
+}
+
+fn merge(into: &mut Outcome, from: Outcome) {
+    into.pushes.extend(from.pushes);
+    into.scores.extend(from.scores);
+    into.timers.extend(from.timers);
+    if from.joinable.is_some() {
+        into.joinable = from.joinable;
+    }
+    if from.finished.is_some() {
+        into.finished = from.finished;
+    }
+}

@@ -1,0 +1,136 @@
+//! The games folder: which files scripts may come from, and their text.
+
+use std::{
+    collections::HashMap,
+    path::{Component, Path, PathBuf},
+    sync::Arc,
+};
+
+use parking_lot::Mutex;
+
+/// A script's text and its name: its path inside the games folder, with `/`.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Source {
+    pub name: String,
+    pub text: String,
+}
+
+/// Why a file of the folder cannot be had.
+#[derive(Debug, thiserror::Error)]
+pub enum SourceError {
+    #[error("`{0}` leads out of the games folder")]
+    Outside(String),
+    #[error("there is no file `{0}`")]
+    Missing(String),
+    #[error("`{0}` is larger than {MAX_BYTES} bytes")]
+    TooLarge(String),
+    #[error("`{name}` cannot be read")]
+    Unreadable {
+        name: String,
+        source: std::io::Error,
+    },
+    #[error("`{0}` is no module name: use letters, digits, `_` and `-`, with dots between folders")]
+    ModuleName(String),
+}
+
+const MAX_BYTES: u64 = 1 << 20;
+
+/// The games folder. Files are read once: all matches of a process run the same text.
+#[derive(Debug)]
+pub struct Folder {
+    root: PathBuf,
+    read: Mutex<HashMap<String, Arc<Source>>>,
+}
+
+impl Folder {
+    /// # Errors
+    /// There is no such folder.
+    pub fn open(path: &Path) -> Result<Self, SourceError> {
+        let name = path.display().to_string();
+        let root = path.canonicalize().map_err(|source| {
+            if source.kind() == std::io::ErrorKind::NotFound {
+                SourceError::Missing(name.clone())
+            } else {
+                SourceError::Unreadable { name, source }
+            }
+        })?;
+        Ok(Self {
+            root,
+            read: Mutex::default(),
+        })
+    }
+
+    /// Whether the folder has such a file.
+    #[must_use]
+    pub fn has(&self, name: &str) -> bool {
+        self.root.join(name).is_file()
+    }
+
+    /// A file by its path inside the folder.
+    ///
+    /// # Errors
+    /// See [`SourceError`].
+    pub fn file(&self, name: &str) -> Result<Arc<Source>, SourceError> {
+        if let Some(source) = self.read.lock().get(name) {
+            return Ok(Arc::clone(source));
+        }
+        let source = Arc::new(Source {
+            name: name.to_owned(),
+            text: self.text_of(name)?,
+        });
+        self.read
+            .lock()
+            .insert(name.to_owned(), Arc::clone(&source));
+        Ok(source)
+    }
+
+    fn text_of(&self, name: &str) -> Result<String, SourceError> {
+        let path = Path::new(name);
+        let plain = path
+            .components()
+            .all(|part| matches!(part, Component::Normal(_)));
+        if name.is_empty() || name.contains(['\\', '\0']) || !plain {
+            return Err(SourceError::Outside(name.to_owned()));
+        }
+        let unreadable = |source: std::io::Error| match source.kind() {
+            std::io::ErrorKind::NotFound | std::io::ErrorKind::NotADirectory => {
+                SourceError::Missing(name.to_owned())
+            }
+            _ => SourceError::Unreadable {
+                name: name.to_owned(),
+                source,
+            },
+        };
+        let real = self.root.join(path).canonicalize().map_err(unreadable)?;
+        if !real.starts_with(&self.root) {
+            return Err(SourceError::Outside(name.to_owned()));
+        }
+        let about = real.metadata().map_err(unreadable)?;
+        if !about.is_file() {
+            return Err(SourceError::Missing(name.to_owned()));
+        }
+        if about.len() > MAX_BYTES {
+            return Err(SourceError::TooLarge(name.to_owned()));
+        }
+        std::fs::read_to_string(real).map_err(unreadable)
+    }
+
+    /// The module `a.b` as seen from the folder `base`: `base/a/b.lua`.
+    ///
+    /// # Errors
+    /// See [`SourceError`].
+    pub fn module(&self, base: &Path, module: &str) -> Result<Arc<Source>, SourceError> {
+        let well_formed = module.split('.').all(|part| {
+            !part.is_empty()
+                && part
+                    .chars()
+                    .all(|c| c.is_ascii_alphanumeric() || c == '_' || c == '-')
+        });
+        if !well_formed {
+            return Err(SourceError::ModuleName(module.to_owned()));
+        }
+        let mut path = base.to_owned();
+        path.extend(module.split('.'));
+        self.file(&format!("{}.lua", path.display()))
+    }
+}
