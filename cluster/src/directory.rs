@@ -30,6 +30,8 @@ pub struct NodeRow {
     pub ws_url: Option<String>,
     pub grpc_addr: Option<String>,
     pub metrics_addr: Option<String>,
+    /// Of the node's process, on its own machine.
+    pub pid: i32,
     pub load: i32,
     pub capacity: i32,
     pub started_at: time::OffsetDateTime,
@@ -124,8 +126,8 @@ impl Directory {
 pub async fn read(pool: &PgPool) -> Result<Vec<Arc<NodeRow>>> {
     let reading = sqlx::query_as!(
         NodeRow,
-        r#"SELECT node_id, incarnation, role, state, version, region, http_url, ws_url, grpc_addr, metrics_addr, load,
-                  capacity, started_at, lease_until > now() AS "alive!"
+        r#"SELECT node_id, incarnation, role, state, version, region, http_url, ws_url, grpc_addr, metrics_addr, pid,
+                  load, capacity, started_at, lease_until > now() AS "alive!"
            FROM nodes ORDER BY node_id"#
     )
     .fetch_all(pool);

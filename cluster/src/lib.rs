@@ -9,12 +9,13 @@
 
 pub mod directory;
 pub mod leader;
-pub mod lock_keys;
 pub mod membership;
 mod node;
 pub mod ops;
 
 use std::fmt;
+
+pub use asobi_store::lock_keys;
 
 pub use directory::{Directory, NodeRow};
 pub use membership::{Membership, NodeSpec, NodeState};

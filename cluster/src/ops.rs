@@ -68,7 +68,11 @@ pub async fn nodes(pool: &PgPool) -> Result<Vec<Node>> {
         .collect())
 }
 
-async fn leaders(pool: &PgPool) -> Result<HashMap<(String, i64), i64>> {
+/// The nodes that lead something, by node id and incarnation, with their terms.
+///
+/// # Errors
+/// When the database does not answer.
+pub async fn leaders(pool: &PgPool) -> Result<HashMap<(String, i64), i64>> {
     let reading =
         sqlx::query!("SELECT node_id, incarnation, term FROM leader WHERE node_id IS NOT NULL").fetch_all(pool);
     let rows = within(DEADLINE, async { Ok(reading.await?) }).await?;

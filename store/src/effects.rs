@@ -36,11 +36,7 @@ pub async fn append(pool: &PgPool, fence: &Fence, effects: &[Effect]) -> Result<
 }
 
 /// The rows, inside a transaction that already holds the match's fence.
-pub(crate) async fn insert(
-    conn: &mut PgConnection,
-    fence: &Fence,
-    effects: &[Effect],
-) -> Result<(), Error> {
+pub(crate) async fn insert(conn: &mut PgConnection, fence: &Fence, effects: &[Effect]) -> Result<(), Error> {
     for effect in effects {
         let EffectBody::Score(score) = &effect.body;
         sqlx::query!(

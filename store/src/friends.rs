@@ -105,12 +105,7 @@ pub async fn blocked_between(pool: &PgPool, a: Uuid, b: Uuid) -> Result<bool> {
 ///
 /// # Errors
 /// When the database fails.
-pub async fn list(
-    pool: &PgPool,
-    player: Uuid,
-    status: Option<FriendStatus>,
-    limit: i64,
-) -> Result<Vec<Friendship>> {
+pub async fn list(pool: &PgPool, player: Uuid, status: Option<FriendStatus>, limit: i64) -> Result<Vec<Friendship>> {
     let rows = sqlx::query_as!(
         Row,
         r#"SELECT id, player_id, friend_id, status, blocked_by, inserted_at, updated_at FROM friendships
@@ -130,12 +125,9 @@ pub async fn list(
 /// # Errors
 /// When the database fails.
 pub async fn player_exists(conn: &mut PgConnection, player: Uuid) -> Result<bool> {
-    Ok(sqlx::query_scalar!(
-        r#"SELECT EXISTS (SELECT 1 FROM players WHERE id = $1) AS "there!""#,
-        player
-    )
-    .fetch_one(conn)
-    .await?)
+    Ok(sqlx::query_scalar!(r#"SELECT EXISTS (SELECT 1 FROM players WHERE id = $1) AS "there!""#, player)
+        .fetch_one(conn)
+        .await?)
 }
 
 /// The pair's one row, whoever asked, locked for the caller's transaction.
@@ -160,11 +152,7 @@ pub async fn lock_pair(conn: &mut PgConnection, a: Uuid, b: Uuid) -> Result<Opti
 ///
 /// # Errors
 /// When the database fails, also when one of the players is gone.
-pub async fn insert(
-    conn: &mut PgConnection,
-    player: Uuid,
-    friend: Uuid,
-) -> Result<Option<Friendship>> {
+pub async fn insert(conn: &mut PgConnection, player: Uuid, friend: Uuid) -> Result<Option<Friendship>> {
     let row = sqlx::query_as!(
         Row,
         r#"INSERT INTO friendships (id, player_id, friend_id, status) VALUES ($1, $2, $3, 'pending') ON CONFLICT DO NOTHING
@@ -202,8 +190,6 @@ pub async fn set_status(
 /// # Errors
 /// When the database fails.
 pub async fn delete(conn: &mut PgConnection, id: Uuid) -> Result<()> {
-    sqlx::query!("DELETE FROM friendships WHERE id = $1", id)
-        .execute(conn)
-        .await?;
+    sqlx::query!("DELETE FROM friendships WHERE id = $1", id).execute(conn).await?;
     Ok(())
 }

@@ -45,10 +45,8 @@ pub async fn append(conn: &mut PgConnection, events: &[(Uuid, InboxEvent)]) -> R
     )
     .fetch_all(&mut *conn)
     .await?;
-    let mut next: BTreeMap<Uuid, i64> = rows
-        .iter()
-        .map(|row| (row.player_id, row.seq - counts.get(&row.player_id).copied().unwrap_or(0)))
-        .collect();
+    let mut next: BTreeMap<Uuid, i64> =
+        rows.iter().map(|row| (row.player_id, row.seq - counts.get(&row.player_id).copied().unwrap_or(0))).collect();
     let mut seqs = Vec::with_capacity(events.len());
     let mut bodies = Vec::with_capacity(events.len());
     let mut owners = Vec::with_capacity(events.len());
@@ -57,9 +55,7 @@ pub async fn append(conn: &mut PgConnection, events: &[(Uuid, InboxEvent)]) -> R
         *seq += 1;
         seqs.push(*seq);
         owners.push(*player);
-        bodies.push(
-            serde_json::to_value(event).map_err(|source| Error::Corrupt { what: "inbox event", source })?,
-        );
+        bodies.push(serde_json::to_value(event).map_err(|source| Error::Corrupt { what: "inbox event", source })?);
     }
     sqlx::query!(
         "INSERT INTO inbox_events (player_id, seq, event, expires_at)
@@ -80,9 +76,8 @@ pub async fn append(conn: &mut PgConnection, events: &[(Uuid, InboxEvent)]) -> R
 /// # Errors
 /// When the database does not answer.
 pub async fn positions(pool: &PgPool, players: &[Uuid]) -> Result<Vec<(Uuid, i64)>> {
-    let rows = sqlx::query!("SELECT player_id, seq FROM inboxes WHERE player_id = ANY($1)", players)
-        .fetch_all(pool)
-        .await?;
+    let rows =
+        sqlx::query!("SELECT player_id, seq FROM inboxes WHERE player_id = ANY($1)", players).fetch_all(pool).await?;
     Ok(rows.into_iter().map(|row| (row.player_id, row.seq)).collect())
 }
 

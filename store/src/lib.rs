@@ -15,6 +15,7 @@ pub mod effects;
 pub mod effects_apply;
 pub mod friends;
 pub mod inbox;
+pub mod lock_keys;
 pub mod matches;
 pub mod modes;
 pub mod players;

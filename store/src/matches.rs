@@ -4,7 +4,7 @@ use asobi_proto::mode::ModeSettings;
 use sqlx::{PgConnection, PgPool, types::time::OffsetDateTime};
 use uuid::Uuid;
 
-use crate::{Error, effects::Effect};
+use crate::{Error, effects::Effect, lock_keys::QUICK_PLAY};
 
 /// Who may write for a match: its row must say exactly this.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -204,13 +204,7 @@ pub enum QuickPlay {
 /// The database did not answer.
 pub async fn quick_play(pool: &PgPool, mode: &str, host: (&str, i64)) -> Result<QuickPlay, Error> {
     let mut tx = pool.begin().await?;
-    sqlx::query!(
-        "SELECT pg_advisory_xact_lock($1, hashtext($2))",
-        QUICK_PLAY_LOCK,
-        mode
-    )
-    .execute(&mut *tx)
-    .await?;
+    sqlx::query!("SELECT pg_advisory_xact_lock($1, hashtext($2))", QUICK_PLAY, mode).execute(&mut *tx).await?;
     let found = sqlx::query_as!(
         LiveSeat,
         "SELECT m.id AS match_id, m.mode, m.host_node, m.host_incarnation, m.epoch
@@ -258,9 +252,6 @@ pub async fn quick_play(pool: &PgPool, mode: &str, host: (&str, i64)) -> Result<
     tx.commit().await?;
     Ok(QuickPlay::Formed(seat))
 }
-
-/// First key of the two-integer advisory locks that [`quick_play`] takes per mode, for its transaction only.
-const QUICK_PLAY_LOCK: i32 = 0x0a50_b101;
 
 /// Gives up a match that [`quick_play`] formed and no host took.
 ///
@@ -317,11 +308,7 @@ pub async fn finish(pool: &PgPool, fence: &Fence, ending: &Ending<'_>) -> Result
     if !lock_fenced(&mut tx, fence).await? {
         return Ok(false);
     }
-    let state = if ending.finished {
-        "finished"
-    } else {
-        "failed"
-    };
+    let state = if ending.finished { "finished" } else { "failed" };
     sqlx::query!(
         "UPDATE matches SET state = $2, result = $3::text::jsonb, finished_at = now() WHERE id = $1",
         fence.match_id,
@@ -330,18 +317,8 @@ pub async fn finish(pool: &PgPool, fence: &Fence, ending: &Ending<'_>) -> Result
     )
     .execute(&mut *tx)
     .await?;
-    sqlx::query!(
-        "DELETE FROM match_players WHERE match_id = $1",
-        fence.match_id
-    )
-    .execute(&mut *tx)
-    .await?;
-    sqlx::query!(
-        "DELETE FROM match_listings WHERE match_id = $1",
-        fence.match_id
-    )
-    .execute(&mut *tx)
-    .await?;
+    sqlx::query!("DELETE FROM match_players WHERE match_id = $1", fence.match_id).execute(&mut *tx).await?;
+    sqlx::query!("DELETE FROM match_listings WHERE match_id = $1", fence.match_id).execute(&mut *tx).await?;
     crate::effects::insert(&mut tx, fence, ending.effects).await?;
     tx.commit().await?;
     Ok(true)
@@ -393,17 +370,10 @@ pub async fn take_seat(pool: &PgPool, fence: &Fence, player: Uuid) -> Result<Sea
     .execute(&mut *tx)
     .await?;
     if taken.rows_affected() == 0 {
-        let held = sqlx::query_scalar!(
-            "SELECT match_id FROM match_players WHERE player_id = $1",
-            player
-        )
-        .fetch_optional(&mut *tx)
-        .await?;
-        return Ok(if held == Some(fence.match_id) {
-            SeatTaken::Held
-        } else {
-            SeatTaken::Elsewhere
-        });
+        let held = sqlx::query_scalar!("SELECT match_id FROM match_players WHERE player_id = $1", player)
+            .fetch_optional(&mut *tx)
+            .await?;
+        return Ok(if held == Some(fence.match_id) { SeatTaken::Held } else { SeatTaken::Elsewhere });
     }
     sqlx::query!(
         "UPDATE tickets SET state = 'cancelled', ended_at = now() WHERE player_id = $1 AND state = 'pending'",

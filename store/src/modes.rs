@@ -10,9 +10,7 @@ use crate::Error;
 /// # Errors
 /// The database did not answer.
 pub async fn all(pool: &PgPool) -> Result<Vec<(String, ModeSettings)>, Error> {
-    let rows = sqlx::query!("SELECT mode, settings FROM modes ORDER BY mode")
-        .fetch_all(pool)
-        .await?;
+    let rows = sqlx::query!("SELECT mode, settings FROM modes ORDER BY mode").fetch_all(pool).await?;
     Ok(rows
         .into_iter()
         .filter_map(|row| match serde_json::from_value(row.settings) {
@@ -65,11 +63,7 @@ pub async fn publish(
     Ok(())
 }
 
-async fn put_mode(
-    conn: &mut PgConnection,
-    mode: &str,
-    settings: &ModeSettings,
-) -> Result<(), Error> {
+async fn put_mode(conn: &mut PgConnection, mode: &str, settings: &ModeSettings) -> Result<(), Error> {
     sqlx::query!(
         "INSERT INTO modes (mode, settings) VALUES ($1, $2)
          ON CONFLICT (mode) DO UPDATE SET settings = excluded.settings, updated_at = now()
@@ -96,8 +90,5 @@ pub async fn hosts(pool: &PgPool, mode: &str) -> Result<Vec<(String, i64)>, Erro
     )
     .fetch_all(pool)
     .await?;
-    Ok(rows
-        .into_iter()
-        .map(|row| (row.node_id, row.incarnation))
-        .collect())
+    Ok(rows.into_iter().map(|row| (row.node_id, row.incarnation)).collect())
 }

@@ -13,9 +13,6 @@ pub struct TestDatabase {
     name: String,
 }
 
-// Key of the advisory lock under which the template is made, once per server.
-const TEMPLATE_LOCK: i64 = 0x61_73_6f_62_69_74;
-
 /// The server tests run on.
 ///
 /// # Panics
@@ -79,7 +76,7 @@ async fn template(admin_url: &str) -> anyhow::Result<String> {
         .fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3));
     let name = format!("asobi_template_{checksum:016x}");
     let mut admin = PgConnection::connect(admin_url).await?;
-    sqlx::query("SELECT pg_advisory_lock($1)").bind(TEMPLATE_LOCK).execute(&mut admin).await?;
+    sqlx::query("SELECT pg_advisory_lock($1)").bind(crate::lock_keys::TEST_TEMPLATE).execute(&mut admin).await?;
     let exists: bool = sqlx::query_scalar("SELECT EXISTS (SELECT 1 FROM pg_database WHERE datname = $1)")
         .bind(&name)
         .fetch_one(&mut admin)

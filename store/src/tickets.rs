@@ -194,11 +194,7 @@ async fn insert(
         }),
         _ => None,
     };
-    Ok(Seen {
-        seated: row.seated,
-        room: row.room,
-        created,
-    })
+    Ok(Seen { seated: row.seated, room: row.room, created })
 }
 
 /// Withdraws a player's own ticket. The caller publishes a `TicketItem` that says gone.

@@ -7,10 +7,10 @@ pub const MATCHMAKER_LEADER: i64 = 0x6173_6f62_0001;
 pub const SIGNING_KEYS: i64 = 0x6173_6f62_0002;
 /// Transaction lock: whoever sweeps the sessions of dead nodes.
 pub const SESSION_SWEEP: i64 = 0x6173_6f62_0003;
+/// Session lock: whoever makes the template database of the tests.
+pub const TEST_TEMPLATE: i64 = 0x6173_6f62_0004;
 
 /// First key of a two-key transaction lock; the second is a hash of what is locked.
 pub const PLAYER_PRESENCE: i32 = 1;
 /// Quick play of one mode: simultaneous callers land in one match.
 pub const QUICK_PLAY: i32 = 2;
-/// Submissions to one leaderboard that does not exist yet.
-pub const BOARD: i32 = 3;
