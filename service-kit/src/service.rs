@@ -31,7 +31,23 @@ where
         #[command(flatten)]
         config: ConfigArgs,
     }
-    main(role, &Arguments::parse().config, run)
+    match parse::<Arguments>() {
+        Ok(arguments) => main(role, &arguments.config, run),
+        Err(code) => code,
+    }
+}
+
+/// Parses the command line. `Err` is the exit code after help was printed (0) or a mistake (64, as for the rest of the
+/// configuration).
+///
+/// # Errors
+/// See above.
+pub fn parse<A: Parser>() -> Result<A, ExitCode> {
+    A::try_parse().map_err(|error| {
+        // If nobody reads, nobody needs it.
+        let _gone = error.print();
+        if error.use_stderr() { ExitCode::from(config::EXIT_CONFIG) } else { ExitCode::SUCCESS }
+    })
 }
 
 /// Runs one service to its end. `role` is "gateway", "match", "matchmaker" or "social".
@@ -87,7 +103,10 @@ where
     };
     let ended = tokio::select! {
         ended = run(config.clone(), shutdown.clone()) => ended,
-        () = too_late => Ok(tracing::warn!("the drain took too long and was cut")),
+        () = too_late => {
+            tracing::warn!("the drain took too long and was cut");
+            Ok(())
+        }
     };
     if let Err(error) = ended {
         tracing::error!(node.id = config.node.id, "asobi-{role} ends: {error:#}");
