@@ -1,0 +1,219 @@
+//! `FriendService`: the rules of who is whose friend. Each change is one transaction with an inbox event for both, so that every node that
+//! holds one of them reads its presence subscriptions again.
+//!
+//! | the row | asked again | the other side asks | answered `accepted` | answered `blocked` | removed |
+//! | --- | --- | --- | --- | --- | --- |
+//! | none | pending | pending, theirs | not found | not found | not found |
+//! | pending | the same | accepted | accepted, by the other side only | blocked | gone, by either |
+//! | accepted | the same | the same | the same | blocked | gone, by either |
+//! | blocked | the same | the same | accepted, by who blocked | the same | gone, by who blocked |
+
+use std::time::Duration;
+
+use asobi_bus::Publisher;
+use asobi_proto::{
+    bus::{InboxAction, InboxEvent},
+    error::ErrorCode,
+    social_v1::{
+        AddFriendRequest, AddFriendResponse, AnswerFriendRequest, AnswerFriendResponse, FriendStatus as WireStatus,
+        Friendship as WireFriendship, ListFriendsRequest, ListFriendsResponse, RemoveFriendRequest,
+        RemoveFriendResponse, friend_service_server::FriendService,
+    },
+};
+use asobi_service_kit::grpc::status;
+use asobi_store::{
+    friends::{self, FriendStatus, Friendship},
+    within,
+};
+use sqlx::{PgConnection, PgPool};
+use tonic::{Request, Response, Status};
+use uuid::Uuid;
+
+use crate::wire::{id, limit, timestamp, unavailable};
+
+pub struct Friends {
+    pub pool: PgPool,
+    pub publisher: Publisher,
+    /// Of one transaction.
+    pub bound: Duration,
+}
+
+/// What a player may not do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Refusal {
+    Myself,
+    NoSuchPlayer,
+    NoSuchFriendship,
+}
+
+impl From<Refusal> for Status {
+    fn from(refusal: Refusal) -> Self {
+        match refusal {
+            Refusal::Myself => status(ErrorCode::SOCIAL_CANNOT_FRIEND_SELF, "nobody is their own friend"),
+            Refusal::NoSuchPlayer => status(ErrorCode::SOCIAL_FRIEND_NOT_FOUND, "there is no such player"),
+            Refusal::NoSuchFriendship => status(ErrorCode::SOCIAL_FRIENDSHIP_NOT_FOUND, "there is no such friendship"),
+        }
+    }
+}
+
+/// What a deed came to: the row as it is now, and whether it changed.
+type Deed = Result<(Friendship, bool), Refusal>;
+
+async fn add(conn: &mut PgConnection, player: Uuid, friend: Uuid) -> asobi_store::Result<Deed> {
+    if player == friend {
+        return Ok(Err(Refusal::Myself));
+    }
+    if !friends::player_exists(conn, friend).await? {
+        return Ok(Err(Refusal::NoSuchPlayer));
+    }
+    if let Some(row) = friends::insert(conn, player, friend).await? {
+        return Ok(Ok((row, true)));
+    }
+    let Some(row) = friends::lock_pair(conn, player, friend).await? else {
+        // Removed between the two statements: the wish is as good as before it.
+        return Ok(Err(Refusal::NoSuchFriendship));
+    };
+    if row.status == FriendStatus::Pending && row.friend_id == player {
+        return Ok(Ok((friends::set_status(conn, row.id, FriendStatus::Accepted, None).await?, true)));
+    }
+    Ok(Ok((row, false)))
+}
+
+async fn answer(
+    conn: &mut PgConnection,
+    player: Uuid,
+    friend: Uuid,
+    status: FriendStatus,
+) -> asobi_store::Result<Deed> {
+    let Some(row) = friends::lock_pair(conn, player, friend).await? else {
+        return Ok(Err(Refusal::NoSuchFriendship));
+    };
+    if row.blocked_by.is_some_and(|by| by != player) {
+        // Who is blocked is not told by an answer of their own, and changes nothing.
+        return Ok(Err(Refusal::NoSuchFriendship));
+    }
+    if row.status == status {
+        return Ok(Ok((row, false)));
+    }
+    match status {
+        FriendStatus::Blocked => Ok(Ok((friends::set_status(conn, row.id, status, Some(player)).await?, true))),
+        // Nobody accepts their own request; who blocked may think again.
+        FriendStatus::Accepted if row.friend_id == player || row.blocked_by == Some(player) => {
+            Ok(Ok((friends::set_status(conn, row.id, status, None).await?, true)))
+        }
+        _ => Ok(Err(Refusal::NoSuchFriendship)),
+    }
+}
+
+async fn remove(conn: &mut PgConnection, player: Uuid, friend: Uuid) -> asobi_store::Result<Deed> {
+    match friends::lock_pair(conn, player, friend).await? {
+        Some(row) if row.blocked_by.is_none_or(|by| by == player) => {
+            friends::delete(conn, row.id).await?;
+            Ok(Ok((row, true)))
+        }
+        _ => Ok(Err(Refusal::NoSuchFriendship)),
+    }
+}
+
+impl Friends {
+    /// Runs one deed in a transaction, with the events of a change in it, and publishes them after the commit.
+    async fn deed(
+        &self,
+        player: Uuid,
+        friend: Uuid,
+        deed: impl AsyncFnOnce(&mut PgConnection) -> asobi_store::Result<Deed>,
+    ) -> Result<Friendship, Status> {
+        let changed = |friend_id| InboxEvent { frame: None, action: Some(InboxAction::Friends { friend_id }) };
+        let events = [(player, changed(friend)), (friend, changed(player))];
+        let done = within(self.bound, async {
+            let mut tx = self.pool.begin().await?;
+            let done = deed(&mut tx).await?;
+            let seqs = match &done {
+                Ok((_, true)) => asobi_store::inbox::append(&mut tx, &events).await?,
+                _ => Vec::new(),
+            };
+            tx.commit().await?;
+            Ok((done, seqs))
+        });
+        let (done, seqs) = done.await.map_err(|e| unavailable(&e))?;
+        for (seq, (player, event)) in seqs.iter().zip(&events) {
+            asobi_bus::inbox::publish(&self.publisher, *player, *seq, event);
+        }
+        Ok(done?.0)
+    }
+}
+
+fn wire(row: Friendship) -> WireFriendship {
+    WireFriendship {
+        id: row.id.to_string(),
+        player_id: row.player_id.to_string(),
+        friend_id: row.friend_id.to_string(),
+        status: wire_status(row.status).into(),
+        inserted_at: timestamp(row.inserted_at),
+        updated_at: timestamp(row.updated_at),
+    }
+}
+
+fn wire_status(status: FriendStatus) -> WireStatus {
+    match status {
+        FriendStatus::Pending => WireStatus::Pending,
+        FriendStatus::Accepted => WireStatus::Accepted,
+        FriendStatus::Blocked => WireStatus::Blocked,
+    }
+}
+
+fn known_status(status: WireStatus) -> Option<FriendStatus> {
+    match status {
+        WireStatus::Unspecified => None,
+        WireStatus::Pending => Some(FriendStatus::Pending),
+        WireStatus::Accepted => Some(FriendStatus::Accepted),
+        WireStatus::Blocked => Some(FriendStatus::Blocked),
+    }
+}
+
+#[tonic::async_trait]
+impl FriendService for Friends {
+    async fn list_friends(
+        &self,
+        request: Request<ListFriendsRequest>,
+    ) -> Result<Response<ListFriendsResponse>, Status> {
+        let request = request.into_inner();
+        let player = id(&request.player_id, "player_id")?;
+        let status = known_status(request.status());
+        let limit = limit(request.limit, 50, 200);
+        let rows = within(self.bound, friends::list(&self.pool, player, status, limit.into())).await;
+        let friends = rows.map_err(|e| unavailable(&e))?.into_iter().map(wire).collect();
+        Ok(Response::new(ListFriendsResponse { friends }))
+    }
+
+    async fn add_friend(&self, request: Request<AddFriendRequest>) -> Result<Response<AddFriendResponse>, Status> {
+        let request = request.into_inner();
+        let (player, friend) = (id(&request.player_id, "player_id")?, id(&request.friend_id, "friend_id")?);
+        let row = self.deed(player, friend, async |conn| add(conn, player, friend).await).await?;
+        Ok(Response::new(AddFriendResponse { friendship: Some(wire(row)) }))
+    }
+
+    async fn answer_friend(
+        &self,
+        request: Request<AnswerFriendRequest>,
+    ) -> Result<Response<AnswerFriendResponse>, Status> {
+        let request = request.into_inner();
+        let (player, friend) = (id(&request.player_id, "player_id")?, id(&request.friend_id, "friend_id")?);
+        let answered = match known_status(request.status()) {
+            Some(status @ (FriendStatus::Accepted | FriendStatus::Blocked)) => status,
+            _ => return Err(status(ErrorCode::VALIDATION_FAILED, "status must be accepted or blocked")),
+        };
+        let row = self.deed(player, friend, async |conn| answer(conn, player, friend, answered).await).await?;
+        Ok(Response::new(AnswerFriendResponse { friendship: Some(wire(row)) }))
+    }
+
+    async fn remove_friend(
+        &self,
+        request: Request<RemoveFriendRequest>,
+    ) -> Result<Response<RemoveFriendResponse>, Status> {
+        let request = request.into_inner();
+        let (player, friend) = (id(&request.player_id, "player_id")?, id(&request.friend_id, "friend_id")?);
+        self.deed(player, friend, async |conn| remove(conn, player, friend).await).await?;
+        Ok(Response::new(RemoveFriendResponse {}))
+    }
+}
