@@ -21,7 +21,10 @@ impl Proxies {
         let parsed = list.iter().filter_map(|entry| {
             let network = Network::parse(entry);
             if network.is_none() {
-                tracing::error!(entry, "http.trusted_proxies has an entry that is no address or network; it is not trusted.");
+                tracing::error!(
+                    entry,
+                    "http.trusted_proxies has an entry that is no address or network; it is not trusted."
+                );
             }
             network
         });
@@ -40,8 +43,12 @@ impl Proxies {
         if !self.trusts(peer) {
             return peer;
         }
-        let forwarded: Vec<&str> =
-            headers.get_all("x-forwarded-for").iter().filter_map(|v| v.to_str().ok()).flat_map(|v| v.split(',')).collect();
+        let forwarded: Vec<&str> = headers
+            .get_all("x-forwarded-for")
+            .iter()
+            .filter_map(|v| v.to_str().ok())
+            .flat_map(|v| v.split(','))
+            .collect();
         let mut client = peer;
         for entry in forwarded.iter().rev() {
             let Ok(address) = entry.trim().parse::<IpAddr>() else { break };

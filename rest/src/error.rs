@@ -143,7 +143,9 @@ fn is_away(error: &asobi_store::Error) -> bool {
     use sqlx::Error as Sql;
     match error {
         asobi_store::Error::Deadline(_) => true,
-        asobi_store::Error::Sql(Sql::Io(_) | Sql::PoolTimedOut | Sql::PoolClosed | Sql::Tls(_) | Sql::WorkerCrashed) => true,
+        asobi_store::Error::Sql(
+            Sql::Io(_) | Sql::PoolTimedOut | Sql::PoolClosed | Sql::Tls(_) | Sql::WorkerCrashed,
+        ) => true,
         // Cancelled by a time-out; admin shutdown and its kin; too many connections; read-only after a failover.
         asobi_store::Error::Sql(Sql::Database(error)) => error
             .code()

@@ -4,6 +4,7 @@ mod access;
 mod body;
 mod client;
 mod error;
+mod extract;
 mod limits;
 mod middleware;
 mod page;

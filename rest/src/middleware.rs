@@ -3,6 +3,7 @@
 
 use std::{sync::Arc, time::Duration};
 
+use asobi_proto::error::ErrorCode;
 use asobi_service_kit::telemetry;
 use asobi_session::auth::Claims;
 use axum::{
@@ -11,7 +12,6 @@ use axum::{
     middleware::Next,
     response::{IntoResponse, Response},
 };
-use asobi_proto::error::ErrorCode;
 use tracing::Instrument as _;
 use uuid::Uuid;
 

@@ -109,7 +109,9 @@ fn order(mut nodes: Vec<Arc<NodeRow>>, key: &str) -> Vec<Arc<NodeRow>> {
 
 // FNV-1a, so that all nodes agree.
 fn weight(node_id: &str, key: &str) -> u64 {
-    node_id.bytes().chain([0]).chain(key.bytes()).fold(0xcbf2_9ce4_8422_2325, |hash, byte| {
-        (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
-    })
+    node_id
+        .bytes()
+        .chain([0])
+        .chain(key.bytes())
+        .fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3))
 }

@@ -6,17 +6,14 @@ use asobi_proto::{
     error::ErrorCode,
     social_v1::{LeaderboardEntry, ListAroundRequest, ListTopRequest, SubmitScoreRequest},
 };
-use axum::{
-    Router,
-    extract::{Path, Query, State},
-    routing::get,
-};
+use axum::{Router, extract::State, routing::get};
 use serde_json::{Value, json};
 
 use super::{Json, Shared, bounded, id};
 use crate::{
     body::Fields,
     error::{ApiError, Result},
+    extract::{Path, Query},
     middleware::Caller,
     render::{number, proto_timestamp},
     social::Repeat,
@@ -40,8 +37,7 @@ async fn top(
         return Ok(entries(Vec::new()));
     }
     let limit = bounded(query.get("limit").map(String::as_str), 100, 1, 100);
-    let request =
-        ListTopRequest { leaderboard_id: board.clone(), limit: i32::try_from(limit).unwrap_or_default() };
+    let request = ListTopRequest { leaderboard_id: board.clone(), limit: i32::try_from(limit).unwrap_or_default() };
     let answered =
         rest.social.boards(&board, Repeat::Safe, request, |mut c, r| async move { c.list_top(r).await }).await?;
     Ok(entries(answered.entries))
@@ -57,11 +53,8 @@ async fn around(
         return Ok(entries(Vec::new()));
     }
     let range = bounded(query.get("range").map(String::as_str), 5, 1, 50);
-    let request = ListAroundRequest {
-        leaderboard_id: board.clone(),
-        player_id,
-        range: i32::try_from(range).unwrap_or_default(),
-    };
+    let request =
+        ListAroundRequest { leaderboard_id: board.clone(), player_id, range: i32::try_from(range).unwrap_or_default() };
     let answered =
         rest.social.boards(&board, Repeat::Safe, request, |mut c, r| async move { c.list_around(r).await }).await?;
     Ok(entries(answered.entries))
@@ -79,17 +72,14 @@ async fn submit(
             "This board takes scores from game servers only.",
         ));
     }
-    let score = fields.get("score").and_then(Value::as_f64).ok_or_else(|| ApiError::field("score", "is not a number"))?;
+    let score =
+        fields.get("score").and_then(Value::as_f64).ok_or_else(|| ApiError::field("score", "is not a number"))?;
     let sub_score = match fields.get("sub_score") {
         None => 0.0,
         Some(value) => value.as_f64().ok_or_else(|| ApiError::field("sub_score", "is not a number"))?,
     };
-    let request = SubmitScoreRequest {
-        leaderboard_id: board.clone(),
-        player_id: claims.player_id.to_string(),
-        score,
-        sub_score,
-    };
+    let request =
+        SubmitScoreRequest { leaderboard_id: board.clone(), player_id: claims.player_id.to_string(), score, sub_score };
     // A board may add scores up: what may have arrived is not sent again.
     let answered =
         rest.social.boards(&board, Repeat::Never, request, |mut c, r| async move { c.submit_score(r).await }).await?;

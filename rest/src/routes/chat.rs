@@ -3,15 +3,17 @@
 use std::collections::HashMap;
 
 use asobi_store::chat::{self, Message};
-use axum::{
-    Router,
-    extract::{Path, Query, State},
-    routing::get,
-};
+use axum::{Router, extract::State, routing::get};
 use serde_json::{Value, json};
 
 use super::{Json, Shared, bounded, parsed};
-use crate::{access, error::Result, middleware::Caller, render::timestamp};
+use crate::{
+    access,
+    error::Result,
+    extract::{Path, Query},
+    middleware::Caller,
+    render::timestamp,
+};
 
 pub(super) fn routes() -> Router<Shared> {
     Router::new().route("/chat/{channel_id}/history", get(history))

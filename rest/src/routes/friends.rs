@@ -10,7 +10,7 @@ use asobi_proto::{
 };
 use axum::{
     Router,
-    extract::{Path, Query, State},
+    extract::State,
     routing::{get, put},
 };
 use serde_json::{Value, json};
@@ -20,6 +20,7 @@ use super::{Json, Shared, bounded, id};
 use crate::{
     body::Fields,
     error::{ApiError, Result},
+    extract::{Path, Query},
     middleware::Caller,
     render::proto_timestamp,
 };
@@ -48,8 +49,7 @@ async fn list(
         status: status.into(),
         limit: i32::try_from(limit).unwrap_or_default(),
     };
-    let answered =
-        rest.social.friends(&player_id, request, |mut c, r| async move { c.list_friends(r).await }).await?;
+    let answered = rest.social.friends(&player_id, request, |mut c, r| async move { c.list_friends(r).await }).await?;
     let friends: Vec<Value> = answered.friends.into_iter().map(answer).collect();
     Ok(axum::Json(json!({"friends": friends})))
 }
@@ -80,8 +80,7 @@ async fn reply(
     let player_id = claims.player_id.to_string();
     let request =
         AnswerFriendRequest { player_id: player_id.clone(), friend_id: friend_id.to_string(), status: status.into() };
-    let answered =
-        rest.social.friends(&player_id, request, |mut c, r| async move { c.answer_friend(r).await }).await?;
+    let answered = rest.social.friends(&player_id, request, |mut c, r| async move { c.answer_friend(r).await }).await?;
     row(answered.friendship)
 }
 

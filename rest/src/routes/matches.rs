@@ -4,24 +4,18 @@ use std::collections::HashMap;
 
 use asobi_proto::error::ErrorCode;
 use asobi_store::matches::{self, ListFilter, Listing, MatchRow};
-use axum::{
-    Router,
-    extract::{Path, Query, State},
-    routing::get,
-};
+use axum::{Router, extract::State, routing::get};
 use serde_json::{Value, json};
 
 use super::{Json, Shared, bounded, clean, id, switch};
 use crate::{
     error::{ApiError, Result},
+    extract::{Path, Query},
     render::timestamp,
 };
 
 pub(super) fn routes() -> Router<Shared> {
-    Router::new()
-        .route("/matches", get(finished))
-        .route("/matches/live", get(live))
-        .route("/matches/{id}", get(show))
+    Router::new().route("/matches", get(finished)).route("/matches/live", get(live)).route("/matches/{id}", get(show))
 }
 
 async fn finished(State(rest): State<Shared>, Query(query): Query<HashMap<String, String>>) -> Result<Json> {

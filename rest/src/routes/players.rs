@@ -5,7 +5,7 @@ use asobi_session::auth::FieldErrors;
 use asobi_store::players::{self, Changes, Player};
 use axum::{
     Router,
-    extract::{Path, State},
+    extract::State,
     routing::{get, post},
 };
 use serde_json::{Value, json};
@@ -14,6 +14,7 @@ use super::{Json, Shared, id};
 use crate::{
     body::Fields,
     error::{ApiError, Result},
+    extract::Path,
     middleware::Caller,
     render::timestamp,
 };

@@ -10,7 +10,7 @@ use asobi_store::{
 };
 use axum::{
     Router,
-    extract::{Path, State},
+    extract::State,
     routing::{get, post},
 };
 use serde_json::{Value, json};
@@ -21,12 +21,13 @@ use crate::{
     Rest,
     body::Fields,
     error::{ApiError, Result},
+    extract::Path,
     middleware::Caller,
     render::unix_ms,
 };
 
 /// Of the properties' JSON text.
-const PROPERTIES_BYTES: usize = 8 * 1024;
+const PROPERTIES_BYTES: usize = 4 * 1024;
 
 pub(super) fn routes() -> Router<Shared> {
     Router::new().route("/matchmaker", post(add)).route("/matchmaker/{ticket_id}", get(show).delete(remove))

@@ -15,8 +15,6 @@ mod keys;
 pub mod migration;
 mod revocations;
 mod rules;
-#[cfg(test)]
-mod tests;
 mod token;
 mod verifier;
 
