@@ -1,0 +1,188 @@
+//! One edge as the host sees it: where frames leave, and which of its sessions is attached to which match.
+
+use std::{
+    collections::HashMap,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use asobi_session::link::{Edge, Entry, FrameKind, LinkError, MatchLink, SessionNo};
+use async_trait::async_trait;
+use bytes::Bytes;
+use parking_lot::Mutex;
+use tokio::sync::oneshot;
+use uuid::Uuid;
+
+use super::{
+    Host,
+    mailbox::{MatchHandle, Message},
+};
+
+static NEXT_PORT: AtomicU64 = AtomicU64::new(1);
+
+/// How long a match may take to answer: taking a seat asks the database.
+const ANSWER: Duration = Duration::from_secs(8);
+
+/// See the module.
+pub struct Port {
+    /// Unique in this process; sessions of different edges may have equal numbers.
+    pub number: u64,
+    /// The node the sessions are on, `node_id#incarnation`: a session that comes back over a new stream is recognised by it.
+    pub origin: Arc<str>,
+    edge: Arc<dyn Edge>,
+    attached: Mutex<HashMap<SessionNo, MatchHandle>>,
+}
+
+impl Port {
+    #[must_use]
+    pub fn new(origin: impl Into<Arc<str>>, edge: Arc<dyn Edge>) -> Arc<Self> {
+        Arc::new(Self {
+            number: NEXT_PORT.fetch_add(1, Ordering::Relaxed),
+            origin: origin.into(),
+            edge,
+            attached: Mutex::default(),
+        })
+    }
+
+    /// One frame for many of the edge's sessions.
+    pub fn deliver(&self, sessions: &[SessionNo], kind: FrameKind, frame: Bytes) {
+        self.edge.deliver(sessions, kind, frame);
+    }
+
+    /// These sessions are no longer attached to the match.
+    pub fn dropped(&self, sessions: &[SessionNo], match_id: Uuid) {
+        {
+            let mut attached = self.attached.lock();
+            for session in sessions {
+                if attached
+                    .get(session)
+                    .is_some_and(|handle| handle.match_id == match_id)
+                {
+                    attached.remove(session);
+                }
+            }
+        }
+        self.edge.dropped(sessions, match_id);
+    }
+
+    /// The edge is gone: all its sessions are detached.
+    pub fn close(&self) {
+        let attached = std::mem::take(&mut *self.attached.lock());
+        for (session, handle) in attached {
+            handle.post(Message::Detach {
+                session: (self.number, session),
+            });
+        }
+    }
+
+    fn forget(&self, session: SessionNo, match_id: Uuid) {
+        let mut attached = self.attached.lock();
+        if attached
+            .get(&session)
+            .is_some_and(|handle| handle.match_id == match_id)
+        {
+            attached.remove(&session);
+        }
+    }
+}
+
+/// The host's side of a link: what sessions of one edge ask of its matches.
+pub struct HostLink {
+    pub host: Arc<Host>,
+    pub port: Arc<Port>,
+}
+
+#[async_trait]
+impl MatchLink for HostLink {
+    async fn enter(&self, entry: Entry) -> Result<String, LinkError> {
+        let Some(handle) = self.host.find(entry.match_id) else {
+            return Err(refused("match_not_found"));
+        };
+        // Before the match knows: a detach that comes meanwhile must find it.
+        let before = self
+            .port
+            .attached
+            .lock()
+            .insert(entry.session, handle.clone());
+        if let Some(before) = before.filter(|before| before.match_id != entry.match_id) {
+            before.post(Message::Detach {
+                session: (self.port.number, entry.session),
+            });
+        }
+        let (reply, answer) = oneshot::channel();
+        let message = Message::Enter {
+            port: Arc::clone(&self.port),
+            session: entry.session,
+            player: entry.player_id,
+            join: entry.join,
+            reply,
+        };
+        let asked = tokio::time::timeout(ANSWER, async {
+            handle.send(message).await?;
+            // A match that ends drops the question.
+            answer.await.unwrap_or_else(|_| Err(refused("match_not_found")))
+        })
+        .await;
+        let result = asked.unwrap_or(Err(LinkError::Unavailable));
+        match &result {
+            Ok(_) => {}
+            Err(LinkError::Unavailable) => {
+                // It may have been attached all the same.
+                self.port.forget(entry.session, entry.match_id);
+                handle.post(Message::Detach {
+                    session: (self.port.number, entry.session),
+                });
+            }
+            Err(_) => self.port.forget(entry.session, entry.match_id),
+        }
+        result
+    }
+
+    async fn leave(&self, session: SessionNo) -> Result<(), LinkError> {
+        let handle = self.port.attached.lock().remove(&session);
+        let Some(handle) = handle else {
+            return Ok(());
+        };
+        let (reply, answer) = oneshot::channel();
+        let message = Message::Leave {
+            session: (self.port.number, session),
+            reply,
+        };
+        let asked = tokio::time::timeout(ANSWER, async {
+            if handle.send(message).await.is_ok() {
+                // Dropped with the match, and the seat with it.
+                let _ = answer.await;
+            }
+        });
+        asked.await.map_err(|_| LinkError::Unavailable)
+    }
+
+    fn input(&self, session: SessionNo, number: u64, payload: Bytes) -> Result<(), LinkError> {
+        let handle = self.port.attached.lock().get(&session).cloned();
+        match handle {
+            Some(handle) => handle.input((self.port.number, session), number, payload),
+            None => Err(refused("not_in_match")),
+        }
+    }
+
+    fn detach(&self, session: SessionNo) {
+        let handle = self.port.attached.lock().remove(&session);
+        if let Some(handle) = handle {
+            handle.post(Message::Detach {
+                session: (self.port.number, session),
+            });
+        }
+    }
+}
+
+/// A refusal without a reason of the game's own.
+#[must_use]
+pub fn refused(reason: &str) -> LinkError {
+    LinkError::Refused {
+        reason: reason.to_owned(),
+        refused_reason: None,
+    }
+}

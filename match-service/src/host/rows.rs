@@ -1,0 +1,141 @@
+//! What a match asks of the database, so that the rules of a match can be tested without one.
+
+use std::{future::Future, time::Duration};
+
+use asobi_bus::Publisher;
+use asobi_proto::{
+    bus::{Topic, WakeItem},
+    mode::ModeSettings,
+};
+use asobi_store::{
+    Error,
+    effects::{self, Effect},
+    matches::{self, Ending, Fence, ListingState, SeatTaken},
+};
+use async_trait::async_trait;
+use sqlx::PgPool;
+use tokio::runtime::Handle;
+use uuid::Uuid;
+
+/// A match's rows. Every call is bounded in time; after an error the outcome is unknown and the call may be repeated.
+#[async_trait]
+pub trait Rows: Send + Sync {
+    /// See [`matches::claim`].
+    async fn claim(&self, fence: Fence) -> Result<Option<(String, Vec<Uuid>)>, Error>;
+    /// True once the match has ended under this fence, also when it had before.
+    async fn finish(
+        &self,
+        fence: Fence,
+        finished: bool,
+        result: String,
+        effects: Vec<Effect>,
+    ) -> Result<bool, Error>;
+    /// See [`matches::take_seat`].
+    async fn take_seat(&self, fence: Fence, player: Uuid) -> Result<SeatTaken, Error>;
+    /// See [`matches::give_up_seats`].
+    async fn give_up_seats(&self, fence: Fence, players: Vec<Uuid>) -> Result<(), Error>;
+    /// See [`matches::put_listing`].
+    async fn put_listing(
+        &self,
+        fence: Fence,
+        settings: ModeSettings,
+        state: ListingState,
+    ) -> Result<(), Error>;
+    /// See [`effects::append`].
+    async fn append_effects(&self, fence: Fence, effects: Vec<Effect>) -> Result<bool, Error>;
+}
+
+/// The rows in PostgreSQL. Connections belong to the runtime that opened them, so all work runs on the process's main one, whichever worker's
+/// match asks.
+pub struct PgRows {
+    pub pool: PgPool,
+    pub publisher: Publisher,
+    pub runtime: Handle,
+    /// Of one call, from our side.
+    pub timeout: Duration,
+}
+
+impl PgRows {
+    async fn run<T, F>(&self, work: F) -> Result<T, Error>
+    where
+        T: Send + 'static,
+        F: Future<Output = Result<T, Error>> + Send + 'static,
+    {
+        let bound = self.timeout;
+        let task = self.runtime.spawn(asobi_store::within(bound, work));
+        // It fails only when the runtime shuts down or the query code panicked.
+        task.await.unwrap_or(Err(Error::Deadline(bound)))
+    }
+
+    fn wake_effects(&self, written: bool) {
+        if written {
+            // A lost wake-up costs the time until the rows are polled.
+            let _ = self.publisher.publish(Topic::Effects, &WakeItem {});
+        }
+    }
+}
+
+#[async_trait]
+impl Rows for PgRows {
+    async fn claim(&self, fence: Fence) -> Result<Option<(String, Vec<Uuid>)>, Error> {
+        let pool = self.pool.clone();
+        self.run(async move { matches::claim(&pool, &fence).await })
+            .await
+    }
+
+    async fn finish(
+        &self,
+        fence: Fence,
+        finished: bool,
+        result: String,
+        effects: Vec<Effect>,
+    ) -> Result<bool, Error> {
+        let pool = self.pool.clone();
+        let any = !effects.is_empty();
+        let ended = self
+            .run(async move {
+                let ending = Ending {
+                    finished,
+                    result: &result,
+                    effects: &effects,
+                };
+                Ok(matches::finish(&pool, &fence, &ending).await?
+                    || matches::ended_by(&pool, &fence).await?)
+            })
+            .await?;
+        self.wake_effects(ended && any);
+        Ok(ended)
+    }
+
+    async fn take_seat(&self, fence: Fence, player: Uuid) -> Result<SeatTaken, Error> {
+        let pool = self.pool.clone();
+        self.run(async move { matches::take_seat(&pool, &fence, player).await })
+            .await
+    }
+
+    async fn give_up_seats(&self, fence: Fence, players: Vec<Uuid>) -> Result<(), Error> {
+        let pool = self.pool.clone();
+        self.run(async move { matches::give_up_seats(&pool, &fence, &players).await })
+            .await
+    }
+
+    async fn put_listing(
+        &self,
+        fence: Fence,
+        settings: ModeSettings,
+        state: ListingState,
+    ) -> Result<(), Error> {
+        let pool = self.pool.clone();
+        self.run(async move { matches::put_listing(&pool, &fence, &settings, state).await })
+            .await
+    }
+
+    async fn append_effects(&self, fence: Fence, effects: Vec<Effect>) -> Result<bool, Error> {
+        let pool = self.pool.clone();
+        let written = self
+            .run(async move { effects::append(&pool, &fence, &effects).await })
+            .await?;
+        self.wake_effects(written);
+        Ok(written)
+    }
+}

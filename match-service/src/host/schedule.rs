@@ -1,0 +1,84 @@
+//! When the next tick is due.
+
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+/// A fixed rate without drift. A host that was held up runs one tick at once and lets go of the others it missed.
+#[derive(Debug)]
+pub struct TickClock {
+    period: Duration,
+    next: Instant,
+}
+
+impl TickClock {
+    /// The first tick is one period away. None for a rate of 0: turn-based.
+    #[must_use]
+    pub fn new(ticks_per_second: u32, now: Instant) -> Option<Self> {
+        if ticks_per_second == 0 {
+            return None;
+        }
+        let period = Duration::from_secs(1) / ticks_per_second;
+        Some(Self {
+            period,
+            next: now + period,
+        })
+    }
+
+    #[must_use]
+    pub fn next(&self) -> Instant {
+        self.next
+    }
+
+    /// Whether a tick is due now; then the one after it is scheduled, and the number of ticks that were let go is returned.
+    pub fn due(&mut self, now: Instant) -> Option<u32> {
+        if now < self.next {
+            return None;
+        }
+        self.next += self.period;
+        let mut missed = 0;
+        // One tick that is already due again may be caught up with; more are not.
+        if now >= self.next + self.period {
+            let late = now.duration_since(self.next).as_nanos() / self.period.as_nanos().max(1);
+            missed = u32::try_from(late).unwrap_or(u32::MAX);
+            self.next += self.period * missed;
+        }
+        Some(missed)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn ticks_do_not_drift() {
+        let start = Instant::now();
+        let mut clock = TickClock::new(10, start).expect("ticks");
+        let mut ticks = 0;
+        while start.elapsed() < Duration::from_secs(10) {
+            tokio::time::sleep_until(clock.next() + Duration::from_millis(7)).await;
+            assert_eq!(clock.due(Instant::now()), Some(0));
+            ticks += 1;
+        }
+        assert_eq!(ticks, 100);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn at_most_one_missed_tick_is_caught_up() {
+        let start = Instant::now();
+        let mut clock = TickClock::new(10, start).expect("ticks");
+        assert_eq!(clock.due(start), None);
+        tokio::time::advance(Duration::from_millis(1050)).await;
+        let now = Instant::now();
+        assert_eq!(clock.due(now), Some(8));
+        assert_eq!(clock.due(now), Some(0), "the one caught up with");
+        assert_eq!(clock.due(now), None);
+        assert_eq!(clock.next(), start + Duration::from_millis(1100), "still on the beat");
+    }
+
+    #[test]
+    fn turn_based_games_do_not_tick() {
+        assert!(TickClock::new(0, Instant::now()).is_none());
+    }
+}
