@@ -85,7 +85,7 @@ impl Strategy for Fill {
 mod tests {
     use proptest::prelude::*;
 
-    use super::*;
+    use super::{Strategy as _, *};
 
     fn ticket(submitted_us: i64, id: u128) -> Waiting {
         Waiting { submitted_us, ticket_id: Uuid::from_u128(id), player_id: Uuid::from_u128(id + 1_000_000) }

@@ -1,0 +1,267 @@
+//! A cluster with real matchmakers, a real database and hosts that do as they are told.
+
+use std::{
+    future::Future,
+    sync::{Arc, Mutex},
+    time::Duration,
+};
+
+use asobi_bus::{Bus, BusOptions, Subscription};
+use asobi_cluster::{Node, NodeAddresses, NodeState, Role};
+use asobi_proto::{
+    bus::{TicketItem, Topic},
+    match_v1::{
+        CreateMatchRequest, CreateMatchResponse, ProbeRequest, ProbeResponse, RelayRequest, RelayResponse,
+        match_host_service_server::{MatchHostService, MatchHostServiceServer},
+    },
+    mode::ModeSettings,
+};
+use asobi_service_kit::{Config, ConfigArgs, Readiness, Shutdown, config::load, server};
+use asobi_store::{
+    matches::{self, Fence},
+    testing::TestDatabase,
+    tickets::{self, Created},
+};
+use sqlx::Row as _;
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use tonic::{Request, Response, Status, service::Routes};
+use uuid::Uuid;
+
+/// Long enough for a loaded machine; nothing waits for it to pass.
+const PATIENCE: Duration = Duration::from_secs(30);
+const GRACE: Duration = Duration::from_secs(8);
+
+pub struct Stage {
+    pub database: TestDatabase,
+    pub bus: Bus,
+    events: Subscription,
+    stop: CancellationToken,
+}
+
+impl Stage {
+    pub async fn new() -> anyhow::Result<Self> {
+        let database = TestDatabase::create().await?;
+        let stop = CancellationToken::new();
+        let direct = asobi_store::connect_options(&database.url, "asobi/stage", Duration::from_secs(10))?;
+        let topics: Vec<Topic> =
+            Topic::all_inbox().chain([Topic::Queue, Topic::Nodes, Topic::Leader, Topic::Modes]).collect();
+        let options =
+            BusOptions { pool: database.pool.clone(), direct, origin: "stage".into(), topics: topics.clone() };
+        let bus = Bus::start(options, &stop, &TaskTracker::new());
+        let events = bus.subscribe(&topics, 4_096);
+        Ok(Self { database, bus, events, stop })
+    }
+
+    pub fn config(&self, set: &[&str]) -> Arc<Config> {
+        let mut set: Vec<String> = set.iter().map(|s| (*s).to_owned()).collect();
+        set.extend(["grpc.listen=127.0.0.1:0", "metrics.listen=127.0.0.1:0", "node.lease_ms=600"].map(str::to_owned));
+        let args = ConfigArgs { set, database_url: Some(self.database.url.clone()), ..ConfigArgs::default() };
+        let mut config = load(&args).expect("the configuration is right");
+        config.name_node("test");
+        Arc::new(config)
+    }
+
+    /// Starts a matchmaker in this process.
+    pub fn matchmaker(&self, set: &[&str]) -> Actor {
+        let (config, shutdown) = (self.config(set), Shutdown::manual(GRACE));
+        let running = tokio::spawn(asobi_matchmaker::run(config, shutdown.clone()));
+        Actor { shutdown, running }
+    }
+
+    pub async fn host(&self, acts: Acts, modes: &[(&str, ModeSettings)]) -> anyhow::Result<Host> {
+        Host::start(self, acts, modes).await
+    }
+
+    /// A player who is there, with a session on that host's node.
+    pub async fn player(&self, host: &Host) -> anyhow::Result<Uuid> {
+        let player = Uuid::now_v7();
+        sqlx::query("INSERT INTO sessions (session_id, player_id, node_id, incarnation) VALUES ($1, $2, $3, $4)")
+            .bind(Uuid::now_v7())
+            .bind(player)
+            .bind(&host.id().0)
+            .bind(host.id().1)
+            .execute(&self.database.pool)
+            .await?;
+        Ok(player)
+    }
+
+    pub async fn queue(&self, player: Uuid, mode: &str, settings: &ModeSettings) -> anyhow::Result<Created> {
+        let created =
+            tickets::create(&self.database.pool, player, mode, &serde_json::json!({}), settings, 100_000).await?;
+        self.bus.publisher().publish(Topic::Queue, &TicketItem { ticket_id: created.ticket.id, gone: false })?;
+        Ok(created)
+    }
+
+    /// The frames in a player's inbox, in order.
+    pub async fn frames(&self, player: Uuid) -> anyhow::Result<Vec<serde_json::Value>> {
+        let rows = sqlx::query("SELECT event->'f' AS frame FROM inbox_events WHERE player_id = $1 ORDER BY seq")
+            .bind(player)
+            .fetch_all(&self.database.pool)
+            .await?;
+        Ok(rows.iter().map(|row| row.get("frame")).collect())
+    }
+
+    /// Waits until a player has been sent a frame of that type; answers its payload.
+    pub async fn told(&mut self, player: Uuid, kind: &str) -> anyhow::Result<serde_json::Value> {
+        self.until(&format!("{player} is sent {kind}"), async |stage: &Self| {
+            let frames = stage.frames(player).await?;
+            Ok(frames.into_iter().find(|f| f["type"] == kind).map(|mut f| f["payload"].take()))
+        })
+        .await
+    }
+
+    /// Looks whenever the bus stirs, and now and then for what is not announced.
+    pub async fn until<T>(
+        &mut self,
+        what: &str,
+        look: impl AsyncFn(&Self) -> anyhow::Result<Option<T>>,
+    ) -> anyhow::Result<T> {
+        let looking = async {
+            loop {
+                if let Some(seen) = look(self).await? {
+                    return Ok(seen);
+                }
+                let _ = tokio::time::timeout(Duration::from_millis(100), self.events.next()).await;
+            }
+        };
+        tokio::time::timeout(PATIENCE, looking).await.unwrap_or_else(|_| anyhow::bail!("in vain: {what}"))
+    }
+
+    pub async fn one<T>(&self, sql: &'static str, id: Uuid) -> anyhow::Result<T>
+    where
+        T: for<'r> sqlx::Decode<'r, sqlx::Postgres> + sqlx::Type<sqlx::Postgres> + Send + Unpin,
+    {
+        Ok(sqlx::query_scalar(sql).bind(id).fetch_one(&self.database.pool).await?)
+    }
+
+    pub async fn leader(&self) -> anyhow::Result<(Option<String>, i64)> {
+        let row = sqlx::query("SELECT node_id, term FROM leader").fetch_one(&self.database.pool).await?;
+        Ok((row.get("node_id"), row.get("term")))
+    }
+
+    pub async fn close(self) -> anyhow::Result<()> {
+        self.stop.cancel();
+        self.database.drop_now().await
+    }
+}
+
+/// A service in this process.
+pub struct Actor {
+    shutdown: Shutdown,
+    running: tokio::task::JoinHandle<anyhow::Result<()>>,
+}
+
+impl Actor {
+    /// Drains it and waits for its end, which must be a clean one.
+    pub async fn drain(self) -> anyhow::Result<()> {
+        self.shutdown.begin();
+        self.running.await??;
+        self.shutdown.finished().await;
+        anyhow::ensure!(!self.shutdown.failed() && !self.shutdown.cut().is_cancelled(), "it did not end well");
+        Ok(())
+    }
+}
+
+/// How a host answers `CreateMatch`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Acts {
+    Well,
+    /// It has no room.
+    Refuses,
+    /// It claims the match and never answers.
+    Claims,
+}
+
+pub struct Host {
+    node: Arc<Node>,
+    shutdown: Shutdown,
+    calls: Arc<Mutex<Vec<CreateMatchRequest>>>,
+}
+
+impl Host {
+    async fn start(stage: &Stage, acts: Acts, modes: &[(&str, ModeSettings)]) -> anyhow::Result<Self> {
+        let (config, shutdown) = (stage.config(&[]), Shutdown::manual(GRACE));
+        let (grpc, grpc_addr) = server::bind("grpc.listen", "127.0.0.1:0").await?;
+        let addresses = NodeAddresses { http: None, grpc: grpc_addr, metrics: grpc_addr };
+        let node = Arc::new(Node::join(&config, Role::Match, addresses, [], &shutdown).await?);
+        let calls = Arc::<Mutex<Vec<_>>>::default();
+        let service = Service { node: Arc::clone(&node), acts, calls: Arc::clone(&calls) };
+        let readiness = Readiness::new();
+        let routes = Routes::new(MatchHostServiceServer::new(service));
+        server::serve_grpc(grpc, routes, &readiness, node.cluster_key.as_str(), &shutdown);
+        let modes: Vec<_> = modes.iter().map(|(mode, settings)| ((*mode).to_owned(), settings.clone())).collect();
+        let me = node.membership.identity();
+        asobi_store::modes::publish(&node.pool, &me.node_id, me.incarnation, &modes).await?;
+        readiness.set_ready(true);
+        node.membership.set_state(NodeState::Ready);
+        node.bus.publisher().publish(Topic::Modes, &asobi_proto::bus::WakeItem {})?;
+        Ok(Self { node, shutdown, calls })
+    }
+
+    pub fn id(&self) -> (String, i64) {
+        let me = self.node.membership.identity();
+        (me.node_id.clone(), me.incarnation)
+    }
+
+    pub fn calls(&self) -> Vec<CreateMatchRequest> {
+        self.calls.lock().expect("no panic").clone()
+    }
+
+    /// Its matches die with it.
+    pub async fn die(self) {
+        self.shutdown.begin();
+        self.node.leave().await;
+    }
+}
+
+struct Service {
+    node: Arc<Node>,
+    acts: Acts,
+    calls: Arc<Mutex<Vec<CreateMatchRequest>>>,
+}
+
+#[tonic::async_trait]
+impl MatchHostService for Service {
+    async fn create_match(
+        &self,
+        request: Request<CreateMatchRequest>,
+    ) -> Result<Response<CreateMatchResponse>, Status> {
+        let request = request.into_inner();
+        self.calls.lock().expect("no panic").push(request.clone());
+        if self.acts == Acts::Refuses {
+            return Err(Status::resource_exhausted("full"));
+        }
+        let me = self.node.membership.identity();
+        let fence = Fence {
+            match_id: Uuid::parse_str(&request.match_id).expect("an id"),
+            host_node: me.node_id.clone(),
+            host_incarnation: me.incarnation,
+            epoch: request.epoch,
+        };
+        match matches::claim(&self.node.pool, &fence).await.expect("the database answers") {
+            None => Err(Status::failed_precondition("not mine")),
+            Some(_) if self.acts == Acts::Claims => std::future::pending().await,
+            Some(_) => Ok(Response::new(CreateMatchResponse {})),
+        }
+    }
+
+    async fn probe(&self, _: Request<ProbeRequest>) -> Result<Response<ProbeResponse>, Status> {
+        Ok(Response::new(ProbeResponse { running: true, epoch: 1 }))
+    }
+
+    type RelayStream = futures_util::stream::Empty<Result<RelayResponse, Status>>;
+
+    async fn relay(&self, _: Request<tonic::Streaming<RelayRequest>>) -> Result<Response<Self::RelayStream>, Status> {
+        Ok(Response::new(futures_util::stream::empty()))
+    }
+}
+
+/// Settings of a mode for two.
+pub fn duel() -> ModeSettings {
+    ModeSettings::default()
+}
+
+/// Runs a play on a stage of its own.
+pub async fn play<F: Future<Output = anyhow::Result<Stage>>>(play: impl FnOnce(Stage) -> F) -> anyhow::Result<()> {
+    play(Stage::new().await?).await?.close().await
+}
