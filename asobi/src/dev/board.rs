@@ -71,8 +71,10 @@ impl Board {
         }
     }
 
-    /// What is to be published, if every node has been ready once, a matchmaker leads, and something has changed.
+    /// What is to be published, if something has changed: at first, when every node is ready and a matchmaker leads;
+    /// later a node that died keeps its place until it is back.
     fn look(&mut self, rows: &[Arc<NodeRow>], leading: &HashSet<(String, i64)>) -> Option<Ready> {
+        let mut all_ready = true;
         for watched in &self.nodes {
             let own = |row: &&Arc<NodeRow>| {
                 let pid = watched.pid.load(Ordering::Acquire);
@@ -84,9 +86,15 @@ impl Board {
                     entry.leading = Some(leading.contains(&(row.node_id.clone(), row.incarnation)));
                 }
                 self.known.insert(row.node_id.clone(), entry);
-            } else if let Some(entry) = self.known.get_mut(&watched.node.node_id) {
-                entry.leading = entry.leading.map(|_| false);
+            } else {
+                all_ready = false;
+                if let Some(entry) = self.known.get_mut(&watched.node.node_id) {
+                    entry.leading = entry.leading.map(|_| false);
+                }
             }
+        }
+        if self.shown.is_none() && !all_ready {
+            return None;
         }
         let of = |kind: Kind| -> Option<Vec<Entry>> {
             let nodes = self.nodes.iter().filter(|watched| watched.node.kind == kind);
@@ -122,7 +130,7 @@ impl Board {
         let mut table = String::from("\nAsobi is ready.\n\n");
         let mut row = |cells: [&str; 6]| {
             let [node, what, players, grpc, metrics, pid] = cells;
-            let line = format!("  {node:14} {what:15} {players:28} {grpc:18} {metrics:18} {pid}");
+            let line = format!("  {node:14} {what:20} {players:24} {grpc:18} {metrics:18} {pid}");
             let _infallible = writeln!(table, "{}", line.trim_end());
         };
         row(["node", "", "players", "gRPC", "metrics", "process"]);

@@ -26,6 +26,7 @@ use std::{
 use anyhow::Context as _;
 use asobi_service_kit::{config::EXIT_CONFIG, shutdown::Shutdown};
 use asobi_store::DatabaseOptions;
+use sqlx::Connection as _;
 use tokio::{
     sync::mpsc,
     task::JoinSet,
@@ -115,13 +116,19 @@ async fn start(args: &DevArgs, plan: &Plan, own: &mut Option<OwnPostgres>) -> an
         let postgres = own.insert(OwnPostgres::start(&args.data_dir, args.fresh).await?);
         postgres.url()
     };
-    let pool =
-        connect(plan.external.as_deref().map_or(url.as_str(), |_| plan.config.database.direct()), MIGRATION_TIMEOUT)
-            .await
-            .context("the database cannot be reached")?;
+    let direct = if plan.external.is_some() { plan.config.database.direct() } else { &url };
+    probe(direct).await.context("the database cannot be reached")?;
+    let pool = connect(direct, MIGRATION_TIMEOUT).await.context("the database cannot be reached")?;
     asobi_store::migrate(&pool).await.context("the database's schema cannot be brought up to date")?;
     pool.close().await;
     Ok(url)
+}
+
+/// Connects once, for the reason if it fails: a pool tries again and again, and then says only that time is over.
+async fn probe(url: &str) -> anyhow::Result<()> {
+    let connecting = Box::pin(sqlx::PgConnection::connect(url));
+    let connection = timeout(DATABASE_TIMEOUT, connecting).await.context("no answer within 10 s")??;
+    Ok(connection.close().await?)
 }
 
 async fn connect(url: &str, statement_timeout: Duration) -> anyhow::Result<sqlx::PgPool> {

@@ -12,7 +12,7 @@ use std::{
 
 use asobi_service_kit::config::EXIT_CONFIG;
 use tokio::{
-    process::{Child, Command},
+    process::{Child, ChildStdin, Command},
     sync::mpsc,
     time::{Instant, sleep, timeout},
 };
@@ -63,7 +63,7 @@ impl Supervised {
         loop {
             let started = Instant::now();
             let died = match self.start() {
-                Ok(mut child) => {
+                Ok((mut child, _lifeline)) => {
                     self.pid.store(child.id().unwrap_or(0), Ordering::Release);
                     tokio::select! {
                         status = child.wait() => status.map_or_else(|error| error.to_string(), |status| self.judge(status)),
@@ -89,7 +89,8 @@ impl Supervised {
         }
     }
 
-    fn start(&self) -> std::io::Result<Child> {
+    /// The second value must live as long as the child shall.
+    fn start(&self) -> std::io::Result<(Child, Option<ChildStdin>)> {
         let mut command = Command::new(&self.shared.executable);
         command
             .args(&self.arguments)
@@ -110,7 +111,9 @@ impl Supervised {
         if let Some(stream) = child.stderr.take() {
             self.shared.lines.spawn(self.shared.output.clone().follow(self.node_id.clone(), self.colour, stream));
         }
-        Ok(child)
+        // Waiting for a child closes its standard input, if the child still holds the other end.
+        let lifeline = child.stdin.take();
+        Ok((child, lifeline))
     }
 
     /// A sentence about the death. A configuration that the child refuses will not get better by trying again.

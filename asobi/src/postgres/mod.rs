@@ -26,7 +26,7 @@ use std::{
 use anyhow::{Context as _, bail, ensure};
 use sqlx::{Connection as _, Executor as _, PgConnection};
 use tokio::{
-    process::{Child, Command},
+    process::{Child, ChildStdin, Command},
     time::{Instant, sleep, timeout},
 };
 
@@ -65,6 +65,8 @@ pub struct OwnPostgres {
     binaries: Binaries,
     port: u16,
     guard: Child,
+    /// Its end is how the guard learns that this process was killed. Kept apart: waiting for a child closes it.
+    lifeline: Option<ChildStdin>,
 }
 
 impl OwnPostgres {
@@ -87,8 +89,9 @@ impl OwnPostgres {
             initdb(&binaries, &account, &place).await?;
         }
         let port = free_port()?;
-        let guard = spawn(&binaries, &place, port)?;
-        let mut server = Self { place, binaries, port, guard };
+        let mut guard = spawn(&binaries, &place, port)?;
+        let lifeline = guard.stdin.take();
+        let mut server = Self { place, binaries, port, guard, lifeline };
         server.wait_until_up().await?;
         server.create_database().await?;
         Ok(server)
@@ -120,6 +123,7 @@ impl OwnPostgres {
         // If it was the guard that was killed, the server is still there.
         leftover::stop(&self.place.pgdata).await?;
         self.guard = spawn(&self.binaries, &self.place, self.port)?;
+        self.lifeline = self.guard.stdin.take();
         self.wait_until_up().await
     }
 
