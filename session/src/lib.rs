@@ -1,5 +1,20 @@
 //! A player's connection wherever it ends: frame routing, fan-out, chat, presence, inbox, limits, and the [`link`] behind
-//! which a match is near or far.
+//! which a match is near or far. [`hub::Hub`] is all of it for one node.
 
 pub mod auth;
+pub mod chat;
+pub mod close;
+mod conn;
+pub mod frame;
+mod frames;
+pub mod hub;
+mod inbox;
 pub mod link;
+pub mod modes;
+mod order;
+mod presence;
+mod quick_play;
+mod relay;
+mod seat;
+
+pub use conn::{Bounds, Push};

@@ -168,3 +168,18 @@ async fn without_sessions(conn: &mut PgConnection, players: &[Uuid]) -> Result<V
     .fetch_all(conn)
     .await?)
 }
+
+/// The sessions an incarnation has rows of: (session, player).
+///
+/// # Errors
+/// When the database does not answer.
+pub async fn owned(pool: &PgPool, owner: Owner<'_>) -> Result<Vec<(Uuid, Uuid)>> {
+    let rows = sqlx::query!(
+        "SELECT session_id, player_id FROM sessions WHERE node_id = $1 AND incarnation = $2",
+        owner.node_id,
+        owner.incarnation
+    )
+    .fetch_all(pool)
+    .await?;
+    Ok(rows.into_iter().map(|row| (row.session_id, row.player_id)).collect())
+}

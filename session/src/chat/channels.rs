@@ -1,0 +1,318 @@
+//! This node's members of each channel, and where each channel stands.
+//!
+//! ```text
+//!  member:  joining (what comes live is kept aside) ──► live
+//!  cell:    made by the first joiner ──► placed (where it stands was read) ──► dead, when the last member has left
+//! ```
+
+use std::sync::{Arc, OnceLock};
+
+use asobi_proto::bus::ChatItem;
+use foldhash::fast::RandomState;
+use parking_lot::Mutex;
+use tokio::sync::Notify;
+
+use super::repair::Repairs;
+use crate::{
+    conn::Conn,
+    frame::Frame,
+    link::SessionNo,
+    order::{Offer, Order},
+};
+
+/// Live messages kept aside for a member whose missed ones are being read. Past it the join fails and is to be repeated.
+const ASIDE: usize = 512;
+
+pub(crate) struct Channels {
+    cells: papaya::HashMap<Arc<str>, Arc<Cell>, RandomState>,
+    repairs: OnceLock<Repairs>,
+    sweep: Notify,
+}
+
+/// One channel with members here.
+pub(crate) struct Cell {
+    pub id: Arc<str>,
+    state: Mutex<State>,
+}
+
+#[derive(Default)]
+struct State {
+    order: Order<Frame>,
+    members: Vec<Member>,
+    /// The last member has left and the cell is out of the map: join another.
+    dead: bool,
+    /// Its gap is being looked after.
+    repairing: bool,
+}
+
+struct Member {
+    conn: Arc<Conn>,
+    /// While joining: after which number live messages are kept aside (none: the cell is not placed yet), and those.
+    joining: Option<Box<Joining>>,
+}
+
+#[derive(Default)]
+struct Joining {
+    from: Option<i64>,
+    aside: Vec<Frame>,
+    overflowed: bool,
+}
+
+impl Channels {
+    pub(super) fn new() -> Self {
+        Self {
+            cells: papaya::HashMap::with_hasher(RandomState::default()),
+            repairs: OnceLock::new(),
+            sweep: Notify::new(),
+        }
+    }
+
+    pub(super) fn set_repairs(&self, repairs: Repairs) {
+        let _ = self.repairs.set(repairs);
+    }
+
+    /// Makes the connection a joining member. It becomes a live one by [`Cell::admit`], or leaves.
+    pub(crate) fn join(&self, id: &str, conn: &Arc<Conn>) -> Arc<Cell> {
+        loop {
+            let cell = self.cell(id);
+            let mut state = cell.state.lock();
+            if state.dead {
+                drop(state);
+                // Whoever declared it dead is about to take it out.
+                std::hint::spin_loop();
+                continue;
+            }
+            let joining = Joining { from: state.order.last(), ..Joining::default() };
+            state.members.retain(|m| m.conn.no != conn.no);
+            state.members.push(Member { conn: Arc::clone(conn), joining: Some(Box::new(joining)) });
+            drop(state);
+            return cell;
+        }
+    }
+
+    /// The channel's cell, if it has members here.
+    pub(crate) fn find(&self, id: &str) -> Option<Arc<Cell>> {
+        self.cells.pin().get(id).cloned()
+    }
+
+    fn cell(&self, id: &str) -> Arc<Cell> {
+        let cells = self.cells.pin();
+        if let Some(cell) = cells.get(id) {
+            return Arc::clone(cell);
+        }
+        let id: Arc<str> = id.into();
+        let fresh = Arc::new(Cell { id: Arc::clone(&id), state: Mutex::default() });
+        Arc::clone(cells.get_or_insert(id, fresh))
+    }
+
+    pub(crate) fn leave(&self, id: &str, no: SessionNo) {
+        let cells = self.cells.pin();
+        let Some(cell) = cells.get(id) else { return };
+        let mut state = cell.state.lock();
+        state.members.retain(|m| m.conn.no != no);
+        if state.members.is_empty() {
+            state.dead = true;
+            cells.remove(id);
+        }
+    }
+
+    /// A hint from the bus.
+    pub(super) fn hear(&self, item: &ChatItem<'_>) {
+        // Most channels of a large cluster have no members here: their frames are not even copied.
+        let Some(cell) = self.cells.pin().get(item.channel_id.as_ref()).cloned() else { return };
+        self.offer(&cell, item.seq, item.frame.map(|raw| Frame::from(raw.get().to_owned())));
+    }
+
+    /// A message this node stored itself.
+    pub(super) fn stored(&self, channel: &str, seq: i64, frame: &Frame) {
+        let Some(cell) = self.cells.pin().get(channel).cloned() else { return };
+        self.offer(&cell, seq, Some(frame.clone()));
+    }
+
+    fn offer(&self, cell: &Arc<Cell>, seq: i64, frame: Option<Frame>) {
+        if cell.offer(seq, frame) {
+            self.repair(cell);
+        }
+    }
+
+    /// Has a cell's gap looked after; when too many are waiting, the sweep finds it.
+    pub(super) fn repair(&self, cell: &Arc<Cell>) {
+        if self.repairs.get().is_some_and(|repairs| repairs.ask(cell)) {
+            return;
+        }
+        cell.repaired();
+    }
+
+    pub(super) fn all(&self) -> Vec<Arc<Cell>> {
+        self.cells.pin().values().cloned().collect()
+    }
+
+    pub(super) fn sweep_now(&self) {
+        self.sweep.notify_one();
+    }
+
+    pub(super) async fn swept(&self) {
+        self.sweep.notified().await;
+    }
+}
+
+/// Why a member cannot be admitted: too much came while its missed messages were read.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Overflowed;
+
+impl Cell {
+    /// After which number the joining member's live messages are kept aside; none while the cell is not placed.
+    pub(crate) fn from(&self, no: SessionNo) -> Option<i64> {
+        self.state.lock().members.iter().find(|m| m.conn.no == no)?.joining.as_ref()?.from
+    }
+
+    /// Says where the channel stands, unless somebody did before.
+    pub(crate) fn place(&self, last: i64) {
+        let mut state = self.state.lock();
+        if state.order.last().is_some() {
+            return;
+        }
+        let State { order, members, .. } = &mut *state;
+        for joining in members.iter_mut().filter_map(|m| m.joining.as_mut()) {
+            joining.from.get_or_insert(last);
+        }
+        order.place(last, |_, frame| hand_out(members, &frame));
+    }
+
+    /// Makes a joining member live: its reply, what it missed, what was kept aside, and from then on what comes.
+    pub(crate) fn admit(&self, no: SessionNo, reply: Frame, missed: Vec<Frame>) -> Result<(), Overflowed> {
+        let mut state = self.state.lock();
+        let Some(member) = state.members.iter_mut().find(|m| m.conn.no == no) else { return Ok(()) };
+        let joining = member.joining.take().unwrap_or_default();
+        if joining.overflowed {
+            return Err(Overflowed);
+        }
+        for frame in std::iter::once(reply).chain(missed).chain(joining.aside) {
+            member.conn.push(frame);
+        }
+        Ok(())
+    }
+
+    /// Where the channel stands here.
+    pub(crate) fn last(&self) -> Option<i64> {
+        self.state.lock().order.last()
+    }
+
+    /// True when something is missing and nobody looks after it yet.
+    fn offer(&self, seq: i64, frame: Option<Frame>) -> bool {
+        let mut state = self.state.lock();
+        let State { order, members, repairing, .. } = &mut *state;
+        match order.offer(seq, frame, |_, frame| hand_out(members, &frame)) {
+            Offer::Missing if order.gap().is_some() => !std::mem::replace(repairing, true),
+            Offer::Missing | Offer::Delivered | Offer::Behind => false,
+        }
+    }
+
+    /// The number after which something is missing, and the highest heard of.
+    pub(super) fn gap(&self) -> Option<(i64, i64)> {
+        self.state.lock().order.gap()
+    }
+
+    pub(super) fn repaired(&self) {
+        self.state.lock().repairing = false;
+    }
+
+    pub(super) fn fill(&self, rows: Vec<(i64, Frame)>, through: i64) {
+        let mut state = self.state.lock();
+        let State { order, members, .. } = &mut *state;
+        order.fill(rows, through, |_, frame| hand_out(members, &frame));
+    }
+
+    /// The counter's row says where the channel stands; `before` is what [`Self::last`] said before it was read. True when
+    /// something is missing and nobody looks after it yet.
+    pub(super) fn compare(&self, stands: i64, before: Option<i64>) -> bool {
+        let Some(before) = before else { return false };
+        if stands < before {
+            // A failover took acknowledged messages back.
+            tracing::warn!(channel.id = %self.id, stands, before, "A channel's counter went back; it is followed from there.");
+            self.state.lock().order.reset(stands);
+            return false;
+        }
+        self.offer(stands, None)
+    }
+}
+
+fn hand_out(members: &mut [Member], frame: &Frame) {
+    metrics::histogram!("asobi_chat_fan_out_recipients").record(members.len() as f64);
+    for member in members {
+        match &mut member.joining {
+            None => {
+                member.conn.push(frame.clone());
+            }
+            Some(joining) if joining.aside.len() < ASIDE => joining.aside.push(frame.clone()),
+            Some(joining) => joining.overflowed = true,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::conn::Bounds;
+
+    fn conn(no: u64) -> Arc<Conn> {
+        Arc::new(Conn::new(SessionNo(no), Bounds { frames: 100, bytes: 10_000 }))
+    }
+
+    fn frames(conn: &Conn) -> Vec<String> {
+        std::iter::from_fn(|| conn.outbox.pop()).map(|f| f.as_str().to_owned()).collect()
+    }
+
+    fn text(text: &str) -> Frame {
+        Frame::from(text.to_owned())
+    }
+
+    #[test]
+    fn a_joiner_gets_reply_missed_and_live_in_that_order() {
+        let (channels, ada) = (Channels::new(), conn(1));
+        let cell = channels.join("global:x", &ada);
+        assert_eq!(cell.from(ada.no), None);
+        channels.stored("global:x", 5, &text("m5"));
+        channels.stored("global:x", 6, &text("m6"));
+        cell.place(5);
+        assert_eq!(cell.from(ada.no), Some(5));
+        assert_eq!(cell.admit(ada.no, text("joined"), vec![text("m4"), text("m5")]), Ok(()));
+        channels.stored("global:x", 7, &text("m7"));
+        assert_eq!(frames(&ada), ["joined", "m4", "m5", "m6", "m7"]);
+    }
+
+    #[test]
+    fn a_second_joiner_begins_where_the_channel_stands() {
+        let (channels, ada, bo) = (Channels::new(), conn(1), conn(2));
+        channels.join("global:x", &ada).place(0);
+        channels.join("global:x", &ada).admit(ada.no, text("joined"), Vec::new()).unwrap();
+        channels.stored("global:x", 1, &text("m1"));
+        let cell = channels.join("global:x", &bo);
+        assert_eq!((cell.from(bo.no), cell.last()), (Some(1), Some(1)));
+        channels.stored("global:x", 2, &text("m2"));
+        cell.admit(bo.no, text("joined"), Vec::new()).unwrap();
+        assert_eq!(frames(&ada), ["joined", "m1", "m2"]);
+        assert_eq!(frames(&bo), ["joined", "m2"]);
+    }
+
+    #[test]
+    fn the_last_to_leave_takes_the_cell_along() {
+        let (channels, ada) = (Channels::new(), conn(1));
+        let cell = channels.join("global:x", &ada);
+        channels.leave("global:x", ada.no);
+        assert!(channels.all().is_empty() && cell.state.lock().dead);
+        assert!(!Arc::ptr_eq(&cell, &channels.join("global:x", &ada)));
+    }
+
+    #[test]
+    fn a_counter_ahead_is_a_gap_and_one_behind_a_new_beginning() {
+        let (channels, ada) = (Channels::new(), conn(1));
+        let cell = channels.join("global:x", &ada);
+        cell.place(5);
+        assert!(!cell.compare(5, Some(5)));
+        assert!(cell.compare(7, Some(5)) && !cell.compare(7, Some(5)));
+        assert_eq!(cell.gap(), Some((5, 7)));
+        cell.compare(2, Some(5));
+        assert_eq!((cell.last(), cell.gap()), (Some(2), None));
+    }
+}

@@ -1,0 +1,193 @@
+//! Chat. A message is stored, then acknowledged, then hinted to every node; every node delivers it in its channel's order.
+//!
+//! ```text
+//!  chat.send ─► writer (one per process, natural batches) ─commit─► sender: chat.sent
+//!                                                            ├────► bus ─► every node's channels
+//!                                                            └────► this node's channels
+//!  channel: next ─► members · ahead ─► held, then read from rows · behind ─► dropped
+//! ```
+//!
+//! Invariant: all members of a channel see its messages in the order of their sequence numbers, whatever came first.
+
+mod access;
+mod channels;
+mod direct;
+mod ids;
+mod repair;
+mod writer;
+
+use std::{
+    collections::HashSet,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+};
+
+use asobi_bus::{Bus, BusEvent, Subscription};
+use asobi_proto::{
+    bus::{ChatItem, Topic},
+    frame,
+};
+use asobi_service_kit::Config;
+use asobi_store::chat::Message;
+use serde_json::json;
+use time::OffsetDateTime;
+use tokio::sync::{Notify, mpsc};
+use uuid::Uuid;
+
+pub(crate) use self::channels::{Cell, Channels};
+use self::{access::Cache, writer::Write};
+pub use self::{access::Refusal, direct::DirectError, ids::ChannelId};
+use crate::{frame::Frame, hub::Hub};
+
+/// Notifications that may wait for us; past it the rows are read instead.
+const BUS_QUEUE: usize = 1_024;
+
+/// Unix milliseconds.
+#[expect(clippy::disallowed_methods, reason = "the wall clock is what the protocol speaks of")]
+pub(crate) fn now_ms() -> i64 {
+    asobi_store::chat::unix_ms(OffsetDateTime::now_utc())
+}
+
+/// What a stored message was given.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Sent {
+    pub message_id: Uuid,
+    pub seq: i64,
+    /// Unix milliseconds.
+    pub sent_at: i64,
+}
+
+/// Why a message was not stored.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum SendError {
+    /// The writer's queue is full: the sender is pushed back.
+    #[error("too many messages wait to be written")]
+    Busy,
+    /// It is not stored; nothing was written.
+    #[error("the message could not be stored")]
+    Failed,
+    /// Whether it is stored could not be learnt in time.
+    #[error("whether the message was stored is not known")]
+    Unconfirmed,
+}
+
+/// A message on its way to the writer.
+pub(crate) struct Outgoing {
+    pub channel_id: String,
+    pub sender: Uuid,
+    pub content: String,
+    pub key: Option<String>,
+    /// A direct message: `dm.message` goes to this player's inbox in the same transaction.
+    pub recipient: Option<Uuid>,
+}
+
+/// One node's part in all channels.
+pub struct Chat {
+    pub(crate) channels: Channels,
+    writes: mpsc::Sender<Write>,
+    /// Messages taken and not answered yet.
+    pending: AtomicUsize,
+    idle: Notify,
+    globals: HashSet<String>,
+    cache: Cache,
+}
+
+impl Chat {
+    pub(crate) fn new(config: &Config) -> (Self, mpsc::Receiver<Write>) {
+        // Full: the sender is answered `rate_limited`.
+        let (writes, queue) = mpsc::channel(config.chat.queue.max(1));
+        let chat = Self {
+            channels: Channels::new(),
+            writes,
+            pending: AtomicUsize::new(0),
+            idle: Notify::new(),
+            // Declared with or without the scheme.
+            globals: config
+                .chat
+                .global_channels
+                .iter()
+                .map(|name| name.strip_prefix("global:").unwrap_or(name).to_owned())
+                .collect(),
+            cache: Cache::default(),
+        };
+        (chat, queue)
+    }
+
+    /// Hands a message to the writer; `done` is called once, when it is known what became of it. Never blocks.
+    ///
+    /// # Errors
+    /// [`SendError::Busy`], and `done` is not called.
+    pub(crate) fn send(
+        &self,
+        message: Outgoing,
+        done: impl FnOnce(Result<Sent, SendError>) + Send + Sync + 'static,
+    ) -> Result<(), SendError> {
+        self.pending.fetch_add(1, Ordering::AcqRel);
+        self.writes.try_send(Write { message, done: Box::new(done) }).map_err(|_| {
+            self.answered(1);
+            metrics::counter!("asobi_chat_refused_total", "reason" => "queue_full").increment(1);
+            SendError::Busy
+        })
+    }
+
+    fn answered(&self, messages: usize) {
+        if self.pending.fetch_sub(messages, Ordering::AcqRel) == messages {
+            self.idle.notify_waiters();
+        }
+    }
+
+    /// Waits until every message taken was answered.
+    pub(crate) async fn flushed(&self) {
+        loop {
+            let idle = self.idle.notified();
+            if self.pending.load(Ordering::Acquire) == 0 {
+                return;
+            }
+            idle.await;
+        }
+    }
+}
+
+pub(crate) fn start(hub: &Arc<Hub>, bus: &Bus, writes: mpsc::Receiver<Write>) {
+    let topics: Vec<Topic> = Topic::all_chat().collect();
+    hub.spawn("chat writer", writer::run(Arc::clone(hub), writes));
+    let (repairs, queue) = repair::queue();
+    hub.chat.channels.set_repairs(repairs);
+    hub.spawn("chat repairs", repair::run(Arc::clone(hub), queue));
+    hub.spawn("chat sweep", repair::sweep(Arc::clone(hub)));
+    hub.spawn("chat hints", listen(Arc::clone(hub), bus.subscribe(&topics, BUS_QUEUE)));
+}
+
+async fn listen(hub: Arc<Hub>, mut events: Subscription) {
+    while let Some(event) = events.next().await {
+        match event {
+            BusEvent::Resync => {
+                metrics::counter!("asobi_session_resyncs_total", "what" => "chat").increment(1);
+                hub.chat.channels.sweep_now();
+            }
+            BusEvent::Batch(batch) => {
+                for raw in batch.items() {
+                    match serde_json::from_str::<ChatItem<'_>>(raw.get()) {
+                        Ok(item) => hub.chat.channels.hear(&item),
+                        Err(error) => tracing::warn!(%error, "A chat hint could not be read; its row will be."),
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// The `chat.message` frame of a stored message: written once per node that has to.
+pub(crate) fn message_frame(message: &Message) -> String {
+    frame::push(
+        "chat.message",
+        json!({"channel_id": message.channel_id, "sender_id": message.sender_id, "content": message.content,
+               "sent_at": message.sent_at_ms(), "message_id": message.message_id, "seq": message.seq}),
+    )
+}
+
+pub(crate) fn shared_frame(message: &Message) -> Frame {
+    Frame::from(message_frame(message))
+}

@@ -1,0 +1,169 @@
+//! One player's connection: what others hold of it ([`Conn`]), its queue ([`outbox`]), its task ([`socket`]) and the way in
+//! ([`upgrade`]).
+
+pub(crate) mod limits;
+pub(crate) mod outbox;
+pub(crate) mod socket;
+pub(crate) mod upgrade;
+
+use std::{
+    collections::HashMap,
+    sync::{
+        Arc, OnceLock,
+        atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering},
+    },
+};
+
+use parking_lot::{Mutex, MutexGuard};
+use uuid::Uuid;
+
+use self::{limits::OncePer, outbox::Outbox};
+use crate::{
+    auth::Claims,
+    close::Close,
+    frame::{Frame, FrameKind},
+    link::{MatchLink, SessionNo},
+};
+
+pub use self::outbox::{Bounds, Push};
+
+/// What a client said it can do, as far as we can too.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(crate) struct Capabilities {
+    pub migrate: bool,
+    pub presence: bool,
+}
+
+impl Capabilities {
+    /// Those of the list that are known; others are left out.
+    pub(crate) fn granted<'a>(asked: impl IntoIterator<Item = &'a str>) -> Self {
+        let mut granted = Self::default();
+        for name in asked {
+            match name {
+                "migrate" => granted.migrate = true,
+                "presence" => granted.presence = true,
+                _ => {}
+            }
+        }
+        granted
+    }
+
+    pub(crate) fn names(self) -> Vec<&'static str> {
+        [("migrate", self.migrate), ("presence", self.presence)].into_iter().filter(|c| c.1).map(|c| c.0).collect()
+    }
+}
+
+/// The match a session is attached to, and the way there.
+#[derive(Clone)]
+pub(crate) struct Seat {
+    pub match_id: Uuid,
+    pub link: Arc<dyn MatchLink>,
+}
+
+/// What others hold of a connection. A few hundred bytes while idle.
+pub(crate) struct Conn {
+    pub no: SessionNo,
+    pub session_id: Uuid,
+    pub outbox: Outbox,
+    player: OnceLock<Uuid>,
+    /// Inputs are numbered per session from 1.
+    inputs: AtomicU64,
+    /// Requests that will be answered by somebody else's task.
+    in_flight: AtomicU32,
+    /// No more frames are read; the socket closes when what is in flight was answered.
+    draining: AtomicBool,
+    local: Mutex<Local>,
+}
+
+/// The changing part, under one short lock that is never held across an await.
+#[derive(Default)]
+pub(crate) struct Local {
+    pub claims: Option<Claims>,
+    pub capabilities: Capabilities,
+    pub seat: Option<Seat>,
+    /// Chat channels joined.
+    pub channels: Vec<Arc<str>>,
+    /// With the capability `presence`: every friend, and what this client was last told of them.
+    pub told: Option<Box<HashMap<Uuid, Arc<str>, foldhash::fast::RandomState>>>,
+    pub not_in_match: OncePer,
+}
+
+impl Conn {
+    pub(crate) fn new(no: SessionNo, bounds: Bounds) -> Self {
+        Self {
+            no,
+            session_id: Uuid::now_v7(),
+            outbox: Outbox::new(bounds),
+            player: OnceLock::new(),
+            inputs: AtomicU64::new(0),
+            in_flight: AtomicU32::new(0),
+            draining: AtomicBool::new(false),
+            local: Mutex::default(),
+        }
+    }
+
+    /// Whose it is, once authenticated.
+    pub(crate) fn player(&self) -> Option<Uuid> {
+        self.player.get().copied()
+    }
+
+    /// False when it is another player's already.
+    pub(crate) fn set_player(&self, player: Uuid) -> bool {
+        *self.player.get_or_init(|| player) == player
+    }
+
+    pub(crate) fn local(&self) -> MutexGuard<'_, Local> {
+        self.local.lock()
+    }
+
+    /// Queues a frame that must not be lost. A connection whose queue is full is closed by that.
+    pub(crate) fn push(&self, frame: Frame) -> Push {
+        self.outbox.push(FrameKind::Event, frame)
+    }
+
+    pub(crate) fn close(&self, close: Close) {
+        self.outbox.end(close);
+    }
+
+    pub(crate) fn next_input(&self) -> u64 {
+        self.inputs.fetch_add(1, Ordering::Relaxed) + 1
+    }
+
+    /// Stops reading, answers what is in flight, then closes with 1012.
+    pub(crate) fn drain(&self) {
+        self.draining.store(true, Ordering::Release);
+        self.outbox.wake();
+    }
+
+    pub(crate) fn is_draining(&self) -> bool {
+        self.draining.load(Ordering::Acquire)
+    }
+
+    pub(crate) fn has_in_flight(&self) -> bool {
+        self.in_flight.load(Ordering::Acquire) > 0
+    }
+
+    /// Keeps a drain from closing the socket until it is dropped, after the answer was queued.
+    pub(crate) fn in_flight(self: &Arc<Self>) -> InFlight {
+        self.in_flight.fetch_add(1, Ordering::AcqRel);
+        InFlight(Arc::clone(self))
+    }
+
+    /// Takes the seat away if it is one of this match.
+    pub(crate) fn clear_seat(&self, match_id: Uuid) -> Option<Seat> {
+        let mut local = self.local();
+        if local.seat.as_ref().is_some_and(|seat| seat.match_id == match_id) { local.seat.take() } else { None }
+    }
+}
+
+/// See [`Conn::in_flight`].
+pub(crate) struct InFlight(Arc<Conn>);
+
+impl Drop for InFlight {
+    fn drop(&mut self) {
+        self.0.in_flight.fetch_sub(1, Ordering::AcqRel);
+        if self.0.is_draining() {
+            self.0.outbox.wake();
+        }
+    }
+}

@@ -1,0 +1,116 @@
+//! The way in: `GET /ws`. What is refused here is refused before a socket costs anything, where the protocol allows it;
+//! refusals that clients tell apart by close code need the socket first.
+
+use std::{
+    net::{IpAddr, SocketAddr},
+    sync::{Arc, atomic::Ordering},
+    time::Instant,
+};
+
+use axum::{
+    Router,
+    extract::{
+        ConnectInfo, FromRequestParts, Request, State,
+        ws::{Message, WebSocket, WebSocketUpgrade},
+    },
+    http::{HeaderMap, HeaderValue, StatusCode, header},
+    response::{IntoResponse, Response},
+    routing::get,
+};
+
+use super::socket;
+use crate::{close::Close, hub::Hub};
+
+/// The protocol layer's default of 128 KiB per socket is zeroed on every read.
+const READ_BUFFER: usize = 4 * 1024;
+const WRITE_BUFFER: usize = 4 * 1024;
+/// Messages up to here are read, so that one over `limits.frame_bytes` can be answered; longer ones close the socket.
+const MESSAGE_CAP: usize = 1024 * 1024;
+
+pub(crate) fn router(hub: Arc<Hub>) -> Router {
+    Router::new().route("/ws", get(upgrade)).with_state(hub)
+}
+
+async fn upgrade(State(hub): State<Arc<Hub>>, request: Request) -> Response {
+    let (mut parts, _) = request.into_parts();
+    let Ok(ws) = WebSocketUpgrade::from_request_parts(&mut parts, &()).await else {
+        return (StatusCode::UPGRADE_REQUIRED, [(header::UPGRADE, HeaderValue::from_static("websocket"))])
+            .into_response();
+    };
+    let peer = parts.extensions.get::<ConnectInfo<SocketAddr>>().map(|info| info.0.ip());
+    let ws = ws
+        .read_buffer_size(READ_BUFFER)
+        .write_buffer_size(WRITE_BUFFER)
+        .max_message_size(MESSAGE_CAP.max(2 * hub.config.limits.frame_bytes))
+        .max_frame_size(MESSAGE_CAP.max(2 * hub.config.limits.frame_bytes));
+    if let Some(close) = refusal(&hub, &parts.headers, peer) {
+        metrics::counter!("asobi_session_refused_total", "reason" => close.reason()).increment(1);
+        return ws.on_upgrade(move |socket| refuse(socket, close));
+    }
+    let Some(admission) = Admission::of(&hub) else {
+        metrics::counter!("asobi_session_refused_total", "reason" => "admission").increment(1);
+        return (StatusCode::SERVICE_UNAVAILABLE, [(header::RETRY_AFTER, HeaderValue::from_static("2"))])
+            .into_response();
+    };
+    let tracked = hub.sockets.token();
+    ws.on_upgrade(move |socket| async move {
+        let _held = (admission, tracked);
+        socket::serve(hub, socket).await;
+    })
+}
+
+fn refusal(hub: &Hub, headers: &HeaderMap, peer: Option<IpAddr>) -> Option<Close> {
+    let allowed = &hub.config.http.allowed_origins;
+    if let (false, Some(origin)) = (allowed.is_empty(), headers.get(header::ORIGIN)) {
+        let origin = origin.to_str().unwrap_or_default().trim_end_matches('/');
+        if !allowed.iter().any(|a| a == "*" || a.trim_end_matches('/').eq_ignore_ascii_case(origin)) {
+            return Some(Close::OriginRejected);
+        }
+    }
+    let client = client_address(hub, headers, peer)?;
+    (!hub.connects.allows(client, Instant::now())).then_some(Close::RateLimited)
+}
+
+/// The peer's address, or what a trusted proxy says of whom it stands for: the last address in the chain that is not a
+/// trusted proxy itself.
+fn client_address(hub: &Hub, headers: &HeaderMap, peer: Option<IpAddr>) -> Option<IpAddr> {
+    let peer = peer?;
+    let trusted = |ip: &IpAddr| hub.trusted_proxies.iter().any(|p| p == ip);
+    if !trusted(&peer) {
+        return Some(peer);
+    }
+    let forwarded =
+        headers.get_all("x-forwarded-for").iter().filter_map(|v| v.to_str().ok()).collect::<Vec<_>>().join(",");
+    forwarded.rsplit(',').filter_map(|ip| ip.trim().parse::<IpAddr>().ok()).find(|ip| !trusted(ip)).or(Some(peer))
+}
+
+async fn refuse(mut socket: WebSocket, close: Close) {
+    let farewell = async {
+        if socket.send(Message::Close(Some(close.frame()))).await.is_ok() {
+            while let Some(Ok(_)) = socket.recv().await {}
+        }
+    };
+    let _ = tokio::time::timeout(std::time::Duration::from_secs(1), farewell).await;
+}
+
+/// One of the sockets this node takes; given back when dropped.
+struct Admission(Arc<Hub>);
+
+impl Admission {
+    /// None while the node drains or holds as many sockets as it may.
+    fn of(hub: &Arc<Hub>) -> Option<Self> {
+        if hub.is_draining() {
+            return None;
+        }
+        let held = hub.admitted.fetch_add(1, Ordering::AcqRel);
+        let admission = Self(Arc::clone(hub));
+        let most = hub.config.session.max_sockets;
+        (most == 0 || held < most).then_some(admission)
+    }
+}
+
+impl Drop for Admission {
+    fn drop(&mut self) {
+        self.0.admitted.fetch_sub(1, Ordering::AcqRel);
+    }
+}

@@ -1,0 +1,256 @@
+//! `chat.*`.
+
+use std::{sync::Arc, time::Duration};
+
+use asobi_store::{chat as rows, within};
+use serde_json::{Map, Value, json};
+use uuid::Uuid;
+
+use super::{Asker, Call, Work, fields};
+use crate::{
+    chat::{Cell, ChannelId, Outgoing, Refusal, SendError, Sent, shared_frame},
+    frame::Frame,
+    hub::Hub,
+};
+
+const DEADLINE: Duration = Duration::from_secs(3);
+const KEY_BYTES: usize = 64;
+/// Missed messages that one join replays at most; the rest is in the history.
+const REPLAY: usize = 100;
+
+pub(super) fn join(call: &Call<'_>) -> Option<Work> {
+    let payload = fields::object(call.payload);
+    let Some(id) = fields::text(&payload, "channel_id") else {
+        call.missing("channel_id");
+        return None;
+    };
+    let Some(channel) = ChannelId::parse(id) else {
+        call.error("invalid_channel_id", "There is no such channel scheme, or the id is malformed.");
+        return None;
+    };
+    let Ok(since) = fields::optional::<i64>(&payload, "since_seq") else {
+        call.error("invalid_payload", "since_seq must be an integer.");
+        return None;
+    };
+    let (hub, asker, id) = (Arc::clone(call.hub), call.asker(), id.to_owned());
+    Some(Box::pin(async move { enter(&hub, &asker, &id, &channel, since).await }))
+}
+
+async fn enter(hub: &Arc<Hub>, asker: &Asker, id: &str, channel: &ChannelId, since: Option<i64>) {
+    let Some(player) = asker.conn.player() else { return };
+    if let Err(refusal) = hub.may_use(player, channel).await {
+        return refuse(asker, refusal);
+    }
+    let joined = {
+        let local = asker.conn.local();
+        (local.channels.iter().any(|c| &**c == id), local.channels.len())
+    };
+    if joined.0 {
+        return rejoined(hub, asker, id, since);
+    }
+    if joined.1 >= hub.config.limits.chat_channels as usize {
+        return asker.error("too_many_channels", "Leave a channel first.");
+    }
+    let cell = hub.chat.channels.join(id, &asker.conn);
+    // Known to the connection before anything is awaited: its end takes it out of the channel.
+    asker.conn.local().channels.push(Arc::clone(&cell.id));
+    let outcome = catch_up(hub, asker, &cell, since).await;
+    let failed = match outcome {
+        Ok((reply, missed)) => cell.admit(asker.conn.no, reply, missed).is_err(),
+        Err(error) => {
+            tracing::warn!(%error, channel.id = id, "A channel could not be joined.");
+            true
+        }
+    };
+    if failed {
+        forget(hub, asker, id);
+        asker.not_ready();
+    }
+}
+
+/// The reply and the missed messages of a joining member.
+async fn catch_up(
+    hub: &Hub,
+    asker: &Asker,
+    cell: &Cell,
+    since: Option<i64>,
+) -> asobi_store::Result<(Frame, Vec<Frame>)> {
+    let (id, no) = (&*cell.id, asker.conn.no);
+    let from = match cell.from(no) {
+        Some(from) => from,
+        None => {
+            let positions = within(DEADLINE, rows::positions(&hub.pool, &[id.to_owned()])).await?;
+            let stands = positions.first().map_or(0, |p| p.1);
+            cell.place(stands);
+            cell.from(no).unwrap_or(stands)
+        }
+    };
+    let Some(since) = since else {
+        return Ok((
+            Frame::from(asker.written("chat.joined", json!({"channel_id": id, "last_seq": from}))),
+            Vec::new(),
+        ));
+    };
+    let most = REPLAY.min(hub.config.session.queue_frames / 2);
+    let limit = i64::try_from(most + 1).unwrap_or(1);
+    let mut missed = within(DEADLINE, rows::newest_between(&hub.pool, id, since.max(0), from, limit)).await?;
+    let truncated = missed.len() > most;
+    if truncated {
+        missed.remove(0);
+    }
+    let reply = asker.written("chat.joined", json!({"channel_id": id, "last_seq": from, "truncated": truncated}));
+    Ok((Frame::from(reply), missed.iter().map(shared_frame).collect()))
+}
+
+/// Joining twice is joining once: what comes is delivered already.
+fn rejoined(hub: &Hub, asker: &Asker, id: &str, since: Option<i64>) {
+    let last = hub.chat.channels.find(id).and_then(|cell| cell.last()).unwrap_or(0);
+    match since {
+        Some(_) => asker.reply("chat.joined", json!({"channel_id": id, "last_seq": last, "truncated": false})),
+        None => asker.reply("chat.joined", json!({"channel_id": id, "last_seq": last})),
+    }
+}
+
+fn forget(hub: &Hub, asker: &Asker, id: &str) {
+    asker.conn.local().channels.retain(|c| &**c != id);
+    hub.chat.channels.leave(id, asker.conn.no);
+}
+
+fn refuse(asker: &Asker, refusal: Refusal) {
+    match refusal {
+        Refusal::NotAuthorized => asker.error("not_authorized", "You may not use this channel."),
+        Refusal::Blocked => asker.error("blocked", "One of you blocks the other."),
+        Refusal::Unavailable => asker.not_ready(),
+    }
+}
+
+pub(super) fn leave(call: &Call<'_>) -> Option<Work> {
+    let payload = fields::object(call.payload);
+    let Some(id) = fields::text(&payload, "channel_id") else {
+        call.missing("channel_id");
+        return None;
+    };
+    let joined = {
+        let mut local = call.conn.local();
+        let before = local.channels.len();
+        local.channels.retain(|c| &**c != id);
+        local.channels.len() < before
+    };
+    if joined {
+        call.hub.chat.channels.leave(id, call.conn.no);
+    }
+    call.reply("chat.left", json!({"channel_id": id}));
+    None
+}
+
+/// A checked `chat.send`.
+struct Message {
+    id: String,
+    channel: ChannelId,
+    content: String,
+    key: Option<String>,
+}
+
+pub(super) fn send(call: &Call<'_>) -> Option<Work> {
+    let payload = fields::object(call.payload);
+    let message = checked(call, payload)?;
+    let player = call.conn.player()?;
+    match call.hub.known_access(player, &message.channel) {
+        Some(Ok(())) => {
+            write(call.hub, call.asker(), player, message);
+            None
+        }
+        Some(Err(refusal)) => {
+            refuse(&call.asker(), refusal);
+            None
+        }
+        None => {
+            let (hub, asker) = (Arc::clone(call.hub), call.asker());
+            Some(Box::pin(async move {
+                match hub.may_use(player, &message.channel).await {
+                    Ok(()) => write(&hub, asker, player, message),
+                    Err(refusal) => refuse(&asker, refusal),
+                }
+            }))
+        }
+    }
+}
+
+/// Answers what is wrong, unless it is content without a `cid`, which is dropped as it always was.
+fn checked(call: &Call<'_>, mut payload: Map<String, Value>) -> Option<Message> {
+    let Some(id) = fields::text(&payload, "channel_id").map(ToOwned::to_owned) else {
+        call.missing("channel_id");
+        return None;
+    };
+    let refuse_content = |reason, message| {
+        if call.cid.is_some() {
+            call.error(reason, message);
+        }
+        None
+    };
+    let content = match payload.remove("content") {
+        Some(Value::String(content)) => content,
+        Some(_) => return refuse_content("invalid_payload", "The content must be a string."),
+        None => {
+            call.missing("content");
+            return None;
+        }
+    };
+    if content.is_empty() {
+        return refuse_content("content_empty", "The content is empty.");
+    }
+    if content.len() > call.hub.config.limits.chat_bytes {
+        return refuse_content("content_too_large", "The content is too large.");
+    }
+    if content.contains('\0') {
+        return refuse_content("invalid_payload", "The content must not contain NUL.");
+    }
+    let Ok(key) = key(&payload) else {
+        call.error("invalid_payload", "The idempotency_key is a string of at most 64 bytes.");
+        return None;
+    };
+    let Some(channel) = ChannelId::parse(&id) else {
+        call.error("not_authorized", "You may not use this channel.");
+        return None;
+    };
+    Some(Message { id, channel, content, key })
+}
+
+pub(super) fn key(payload: &Map<String, Value>) -> Result<Option<String>, ()> {
+    match fields::optional::<String>(payload, "idempotency_key")? {
+        Some(key) if key.is_empty() || key.len() > KEY_BYTES || key.contains('\0') => Err(()),
+        key => Ok(key),
+    }
+}
+
+fn write(hub: &Arc<Hub>, asker: Asker, sender: Uuid, message: Message) {
+    let Message { id, content, key, .. } = message;
+    let outgoing = Outgoing { channel_id: id.clone(), sender, content, key, recipient: None };
+    let asker = Arc::new(asker);
+    let later = Arc::clone(&asker);
+    let taken = hub.chat.send(outgoing, move |outcome| answer(&later, &id, outcome));
+    if let Err(error) = taken {
+        failed(&asker, error);
+    }
+}
+
+fn answer(asker: &Asker, id: &str, outcome: Result<Sent, SendError>) {
+    match outcome {
+        Ok(sent) if asker.has_cid() => asker.reply(
+            "chat.sent",
+            json!({"channel_id": id, "message_id": sent.message_id, "seq": sent.seq, "sent_at": sent.sent_at}),
+        ),
+        Ok(_) => {}
+        Err(error) => failed(asker, error),
+    }
+}
+
+pub(super) fn failed(asker: &Asker, error: SendError) {
+    match error {
+        SendError::Busy => asker.error("rate_limited", "Too many messages wait to be written."),
+        SendError::Failed => asker.not_ready(),
+        SendError::Unconfirmed => {
+            asker.error("unconfirmed", "Whether the message was stored is not known; send it again with the same key.");
+        }
+    }
+}

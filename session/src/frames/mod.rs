@@ -1,0 +1,205 @@
+//! What a client may say, as data: each frame type, who may send it, what it may overtake, and who answers.
+
+mod ask;
+mod chat;
+mod ctx;
+mod dm;
+mod fields;
+mod input;
+mod matches;
+mod presence;
+mod queue;
+mod rpc;
+mod session;
+
+use std::{future::Future, pin::Pin, sync::Arc, time::Duration};
+
+use asobi_proto::frame::{Incoming, Malformed};
+use serde_json::value::RawValue;
+
+pub(crate) use self::{ask::Asker, matches::report};
+use crate::{
+    conn::{Conn, socket::Socket},
+    hub::Hub,
+};
+
+/// A request that needs more than this moment.
+pub(crate) type Work = Pin<Box<dyn Future<Output = ()> + Send>>;
+
+/// A connection's requests are answered one after the other, except where waiting would be felt and order means nothing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Lane {
+    /// Overtakes everything.
+    Free,
+    /// An input overtakes whatever cannot change which match it is for.
+    Input,
+    /// Changes which match the session is in.
+    Match,
+    /// Changes who the session is.
+    Session,
+    /// Keeps its place.
+    Other,
+}
+
+impl Lane {
+    fn overtakes(self, busy: Self) -> bool {
+        match self {
+            Self::Free => true,
+            Self::Input => !matches!(busy, Self::Match | Self::Session),
+            Self::Match | Self::Session | Self::Other => false,
+        }
+    }
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Access {
+    Anyone,
+    /// Only after `session.connect`.
+    Player,
+}
+
+type Handler = fn(&Call<'_>) -> Option<Work>;
+
+struct Type {
+    name: &'static str,
+    access: Access,
+    lane: Lane,
+    handler: Handler,
+}
+
+const fn of(name: &'static str, access: Access, lane: Lane, handler: Handler) -> Type {
+    Type { name, access, lane, handler }
+}
+
+/// Every known type; any other is `unknown_type`.
+const TYPES: [Type; 15] = [
+    of("chat.join", Access::Player, Lane::Other, chat::join),
+    of("chat.leave", Access::Player, Lane::Other, chat::leave),
+    of("chat.send", Access::Player, Lane::Other, chat::send),
+    of("dm.send", Access::Player, Lane::Other, dm::send),
+    of("match.find_or_create", Access::Player, Lane::Match, matches::find_or_create),
+    of("match.input", Access::Player, Lane::Input, matches::input),
+    of("match.join", Access::Player, Lane::Match, matches::join),
+    of("match.leave", Access::Player, Lane::Match, matches::leave),
+    of("match.list", Access::Player, Lane::Other, matches::list),
+    of("matchmaker.add", Access::Player, Lane::Other, queue::add),
+    of("matchmaker.remove", Access::Player, Lane::Other, queue::remove),
+    of("presence.update", Access::Player, Lane::Other, presence::update),
+    of("rpc.call", Access::Anyone, Lane::Free, rpc::call),
+    of("session.connect", Access::Anyone, Lane::Session, session::connect),
+    of("session.heartbeat", Access::Anyone, Lane::Free, session::heartbeat),
+];
+
+/// One frame on its way to its handler. The parts borrow from its text.
+pub(crate) struct Call<'a> {
+    pub hub: &'a Arc<Hub>,
+    pub conn: &'a Arc<Conn>,
+    pub kind: &'a str,
+    pub cid: Option<&'a RawValue>,
+    /// The text of a JSON object.
+    pub payload: &'a str,
+}
+
+/// What became of a frame.
+pub(crate) enum Step {
+    Done,
+    Later(Lane, Work),
+    /// It has to wait for the request under way, and is to be routed again.
+    Wait,
+}
+
+const RATE_ERROR_EVERY: Duration = Duration::from_secs(1);
+
+/// Whether a frame may be looked at: measured and counted before it is parsed.
+pub(crate) fn admit(socket: &mut Socket, text: &str) -> bool {
+    socket.hub.count.frames_in.increment(1);
+    let limits = &socket.hub.config.limits;
+    let fits = text.len() <= limits.frame_bytes;
+    let now = std::time::Instant::now();
+    if !socket.rate.allows(limits.frames_per_second, now) {
+        metrics::counter!("asobi_session_frames_dropped_total", "reason" => "rate_limited").increment(1);
+        // Whoever waits for a cid is answered; the others hear of it once a second.
+        let cid = if fits { cid_of(text) } else { None };
+        if cid.is_some() || socket.rate_errors.allows(RATE_ERROR_EVERY, now) {
+            ask::error(&socket.conn, cid, None, "rate_limited", "Too many frames: slow down.");
+        }
+        return false;
+    }
+    if !fits {
+        metrics::counter!("asobi_session_frames_dropped_total", "reason" => "too_large").increment(1);
+        ask::error(&socket.conn, None, None, "payload_too_large", "The frame is too large.");
+    }
+    fits
+}
+
+/// Answers a binary frame.
+pub(crate) fn binary(socket: &mut Socket) {
+    if admit(socket, "") {
+        ask::error(&socket.conn, None, None, "binary_uplink_unsupported", "Frames are text.");
+    }
+}
+
+fn cid_of(text: &str) -> Option<&RawValue> {
+    match Incoming::parse(text) {
+        Ok(frame) => frame.cid,
+        Err(malformed) => malformed.cid,
+    }
+}
+
+/// Hands an admitted frame to its handler, unless it has to wait for the request under way.
+pub(crate) fn route(socket: &Socket, text: &str, busy: Option<Lane>) -> Step {
+    let frame = match Incoming::parse(text) {
+        Ok(frame) => frame,
+        Err(_) if busy.is_some() => return Step::Wait,
+        Err(Malformed { reason, cid, kind }) => {
+            ask::error(&socket.conn, cid, kind.as_deref(), reason, "The frame is malformed.");
+            return Step::Done;
+        }
+    };
+    let call = Call { hub: &socket.hub, conn: &socket.conn, kind: &frame.kind, cid: frame.cid, payload: frame.payload };
+    let known = TYPES.iter().find(|t| t.name == frame.kind);
+    let lane = known.map_or(Lane::Other, |t| t.lane);
+    if busy.is_some_and(|busy| !lane.overtakes(busy)) {
+        return Step::Wait;
+    }
+    let Some(known) = known else {
+        call.error("unknown_type", "There is no such frame type.");
+        return Step::Done;
+    };
+    let span = tracing::debug_span!("frame", frame.type_ = known.name, session.no = socket.conn.no.0);
+    let _entered = span.enter();
+    if known.access == Access::Player && socket.conn.player().is_none() {
+        call.error("not_authenticated", "Send session.connect first.");
+        return Step::Done;
+    }
+    match (known.handler)(&call) {
+        None => Step::Done,
+        Some(work) if busy.is_none() => Step::Later(lane, work),
+        Some(work) => {
+            // Handlers of lanes that overtake answer at once; this one would have to be spawned to keep that promise.
+            socket.hub.spawn("frame", work);
+            Step::Done
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn types_are_listed_once() {
+        for (n, known) in TYPES.iter().enumerate() {
+            assert!(TYPES.iter().skip(n + 1).all(|t| t.name != known.name), "{}", known.name);
+        }
+        let anyone: Vec<_> = TYPES.iter().filter(|t| t.access == Access::Anyone).map(|t| t.name).collect();
+        assert_eq!(anyone, ["rpc.call", "session.connect", "session.heartbeat"]);
+    }
+
+    #[test]
+    fn inputs_wait_only_for_what_decides_their_match() {
+        assert!(Lane::Input.overtakes(Lane::Other) && Lane::Free.overtakes(Lane::Session));
+        assert!(!Lane::Input.overtakes(Lane::Match) && !Lane::Input.overtakes(Lane::Session));
+        assert!(!Lane::Other.overtakes(Lane::Other) && !Lane::Match.overtakes(Lane::Other));
+    }
+}

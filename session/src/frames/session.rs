@@ -1,0 +1,157 @@
+//! `session.connect` and `session.heartbeat`.
+
+use std::{sync::Arc, time::Duration};
+
+use asobi_store::{matches, within};
+use serde_json::{Value, json};
+use uuid::Uuid;
+
+use super::{Asker, Call, Work, fields};
+use crate::{
+    auth::{AuthError, Claims, migration},
+    chat::now_ms,
+    close::Close,
+    conn::Capabilities,
+    hub::Hub,
+    link::LinkError,
+    seat,
+};
+
+const DEADLINE: Duration = Duration::from_secs(3);
+
+pub(super) fn heartbeat(call: &Call<'_>) -> Option<Work> {
+    call.reply("session.heartbeat", json!({"ts": now_ms()}));
+    None
+}
+
+enum Proof {
+    Token(String),
+    Migration(String),
+}
+
+pub(super) fn connect(call: &Call<'_>) -> Option<Work> {
+    let payload = fields::object(call.payload);
+    let proof = match (fields::text(&payload, "token"), fields::text(&payload, "migration_token")) {
+        (_, Some(token)) => Proof::Migration(token.to_owned()),
+        (Some(token), None) => Proof::Token(token.to_owned()),
+        (None, None) => {
+            call.error("invalid_token", "The token is missing.");
+            return None;
+        }
+    };
+    let asked: Option<Vec<String>> = match payload.get("capabilities") {
+        Some(Value::Array(names)) => Some(names.iter().filter_map(|n| n.as_str().map(ToOwned::to_owned)).collect()),
+        _ => None,
+    };
+    let (hub, asker) = (Arc::clone(call.hub), call.asker());
+    Some(Box::pin(async move { authenticate(&hub, &asker, proof, asked).await }))
+}
+
+async fn authenticate(hub: &Arc<Hub>, asker: &Asker, proof: Proof, asked: Option<Vec<String>>) {
+    let verified = match proof {
+        Proof::Token(token) => hub.verifier.verify(&token).await.map(|claims| (claims, None)),
+        Proof::Migration(token) => {
+            migration::verify(&hub.verifier, &token, &hub.audience()).await.map(|m| (m.session, Some(m.capabilities)))
+        }
+    };
+    let (claims, carried) = match verified {
+        Ok(verified) => verified,
+        Err(AuthError::Unavailable(error)) => {
+            tracing::warn!(%error, "A token could not be checked.");
+            return asker.not_ready();
+        }
+        Err(AuthError::Invalid | AuthError::Revoked) => {
+            return asker.error("invalid_token", "The token is not valid.");
+        }
+    };
+    let names = asked.or(carried);
+    let conn = &asker.conn;
+    if conn.player().is_some_and(|player| player != claims.player_id) {
+        return asker.error("invalid_token", "The token is another player's.");
+    }
+    if conn.player().is_some() {
+        again(hub, asker, claims, names).await;
+    } else {
+        first(hub, asker, claims, &names.unwrap_or_default()).await;
+    }
+}
+
+/// A token refresh on a socket that is authenticated.
+async fn again(hub: &Arc<Hub>, asker: &Asker, claims: Claims, names: Option<Vec<String>>) {
+    let (had, has, match_id) = {
+        let mut local = asker.conn.local();
+        let had = local.capabilities;
+        local.claims = Some(claims);
+        if let Some(names) = &names {
+            local.capabilities = Capabilities::granted(names.iter().map(String::as_str));
+        }
+        (had, local.capabilities, local.seat.as_ref().map(|seat| seat.match_id))
+    };
+    connected(hub, asker, claims.player_id, has, match_id);
+    hub.close_if_revoked(&asker.conn);
+    if has.presence && !had.presence {
+        hub.presence.snapshot(hub, &asker.conn, claims.player_id).await;
+    }
+}
+
+async fn first(hub: &Arc<Hub>, asker: &Asker, claims: Claims, names: &[String]) {
+    let (conn, player) = (&asker.conn, claims.player_id);
+    // In this order: events from the cursor on are told, and what came before it shows in the rows read after it.
+    // An event that slips in between cursor and registration is found by the second look.
+    let position = within(DEADLINE, asobi_store::inbox::positions(&hub.pool, &[player])).await;
+    let Ok(cursor) = position.map(|at| at.first().map_or(0, |p| p.1)) else { return asker.not_ready() };
+    let capabilities = Capabilities::granted(names.iter().map(String::as_str));
+    if !conn.set_player(player) {
+        return asker.error("invalid_token", "The token is another player's.");
+    }
+    {
+        let mut local = conn.local();
+        local.claims = Some(claims);
+        local.capabilities = capabilities;
+    }
+    // Whatever comes for the player now waits until the client knows that it is connected.
+    conn.outbox.hold();
+    let joined = hub.registry.join(player, conn, hub.config.session.max_per_player);
+    if let Some(oldest) = joined.replaced {
+        oldest.close(Close::Replaced);
+    }
+    joined.player.mailbox.place(hub, &joined.player, cursor);
+    hub.presence.arrive(conn.session_id, player);
+    let me = [player];
+    let (again, live) = tokio::join!(
+        within(DEADLINE, asobi_store::inbox::positions(&hub.pool, &me)),
+        within(DEADLINE, matches::live_of(&hub.pool, player))
+    );
+    if let Some((_, now)) = again.ok().and_then(|at| at.first().copied()).filter(|(_, now)| *now > cursor) {
+        joined.player.mailbox.offer(hub, &joined.player, now, None);
+    }
+    let live = match live {
+        Ok(live) => live,
+        Err(error) => {
+            tracing::warn!(%error, player.id = %player, "A player's match could not be looked up; the session begins without.");
+            None
+        }
+    };
+    let mut match_id = None;
+    if let Some(live) = live {
+        let attached = seat::attach(hub, conn, &live).await;
+        // A host that does not answer is tried on; one that refuses says that the seat is no more.
+        if !matches!(attached, Err(LinkError::Refused { .. })) {
+            match_id = Some(live.match_id);
+        }
+    }
+    connected(hub, asker, player, capabilities, match_id);
+    conn.outbox.release();
+    hub.close_if_revoked(conn);
+    if capabilities.presence {
+        hub.presence.snapshot(hub, conn, player).await;
+    }
+}
+
+fn connected(hub: &Hub, asker: &Asker, player: Uuid, capabilities: Capabilities, match_id: Option<Uuid>) {
+    asker.reply(
+        "session.connected",
+        json!({"player_id": player, "wire": "json", "node_id": hub.node_id(), "match_id": match_id,
+               "capabilities": capabilities.names(), "unread": 0}),
+    );
+}

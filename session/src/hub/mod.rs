@@ -1,0 +1,229 @@
+//! Everything one node needs to hold players, on a gateway and on a match host alike.
+//!
+//! Invariant: no lock is held across an await, and nothing is serialised per recipient.
+
+mod drain;
+mod edge;
+mod registry;
+mod revoked;
+
+use std::{
+    net::IpAddr,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
+
+use asobi_bus::{Bus, Publisher};
+use asobi_cluster::{Directory, Membership};
+use asobi_proto::bus::Topic;
+use asobi_service_kit::{Config, Shutdown, grpc::Channels};
+use axum::Router;
+use sqlx::PgPool;
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use uuid::Uuid;
+
+pub(crate) use self::registry::{Player, Registry};
+use crate::{
+    auth::Verifier,
+    chat::Chat,
+    conn::{Bounds, Conn, limits::PerKey, upgrade},
+    inbox,
+    link::NearHost,
+    modes::Modes,
+    presence::Presence,
+    relay::Relays,
+};
+
+/// Addresses and players whose rates are remembered at once.
+const RATE_KEYS: usize = 100_000;
+
+/// What a hub is made of.
+pub struct HubDeps {
+    pub config: Arc<Config>,
+    pub pool: PgPool,
+    /// Started with at least [`topics`].
+    pub bus: Bus,
+    pub membership: Arc<Membership>,
+    pub directory: Arc<Directory>,
+    pub channels: Channels,
+    pub verifier: Arc<Verifier>,
+    /// Where this process runs matches itself.
+    pub near: Option<NearHost>,
+    pub shutdown: Shutdown,
+}
+
+/// The topics a hub listens to; those of [`Verifier`] included.
+#[must_use]
+pub fn topics() -> Vec<Topic> {
+    let single = [Topic::Presence, Topic::Revoked, Topic::Modes, Topic::Nodes];
+    single.into_iter().chain(Topic::all_chat()).chain(Topic::all_inbox()).collect()
+}
+
+/// See the module.
+pub struct Hub {
+    pub(crate) config: Arc<Config>,
+    pub(crate) pool: PgPool,
+    pub(crate) publisher: Publisher,
+    pub(crate) membership: Arc<Membership>,
+    pub(crate) directory: Arc<Directory>,
+    pub(crate) channels: Channels,
+    pub(crate) verifier: Arc<Verifier>,
+    pub(crate) near: Option<NearHost>,
+    pub(crate) registry: Registry,
+    pub(crate) modes: Modes,
+    pub(crate) chat: Chat,
+    pub(crate) presence: Presence,
+    pub(crate) relays: Relays,
+    pub(crate) inbox: inbox::Repairs,
+    pub(crate) connects: PerKey<IpAddr>,
+    pub(crate) joins: PerKey<Uuid>,
+    pub(crate) trusted_proxies: Vec<IpAddr>,
+    pub(crate) admitted: AtomicUsize,
+    pub(crate) count: Counts,
+    /// Every socket's task, from its upgrade to its end.
+    pub(crate) sockets: TaskTracker,
+    /// Ends the hub's own tasks: after the sockets, or with the process.
+    pub(crate) stop: CancellationToken,
+    pub(crate) shutdown: Shutdown,
+    draining: AtomicBool,
+}
+
+/// Handles of the counters that every frame moves.
+pub(crate) struct Counts {
+    pub frames_in: metrics::Counter,
+    pub frames_out: metrics::Counter,
+    pub fan_out: metrics::Histogram,
+    pub sessions: metrics::Gauge,
+}
+
+impl Hub {
+    /// Makes the hub and starts its tasks. Sockets come through [`Self::router`].
+    #[must_use]
+    pub fn start(deps: HubDeps) -> Arc<Self> {
+        let HubDeps { config, pool, bus, membership, directory, channels, verifier, near, shutdown } = deps;
+        let second = Duration::from_secs(1);
+        let (chat, chat_writes) = Chat::new(&config);
+        let (presence, presence_writes) = Presence::new();
+        let (inbox, inbox_gaps) = inbox::new();
+        let hub = Arc::new(Self {
+            registry: Registry::new(),
+            modes: Modes::new(pool.clone()),
+            chat,
+            presence,
+            relays: Relays::default(),
+            inbox,
+            connects: PerKey::new(config.limits.connects_per_second, second, RATE_KEYS),
+            joins: PerKey::new(config.limits.joins_per_minute, 60 * second, RATE_KEYS),
+            trusted_proxies: config.http.trusted_proxies.iter().filter_map(|ip| ip.parse().ok()).collect(),
+            admitted: AtomicUsize::new(0),
+            count: Counts {
+                frames_in: metrics::counter!("asobi_session_frames_in_total"),
+                frames_out: metrics::counter!("asobi_session_frames_out_total"),
+                fan_out: metrics::histogram!("asobi_session_fan_out_recipients"),
+                sessions: metrics::gauge!("asobi_session_sockets"),
+            },
+            sockets: TaskTracker::new(),
+            stop: shutdown.cut().child_token(),
+            draining: AtomicBool::new(false),
+            publisher: bus.publisher().clone(),
+            config,
+            pool,
+            membership,
+            directory,
+            channels,
+            verifier,
+            near,
+            shutdown,
+        });
+        hub.spawn("modes", Modes::follow(Arc::clone(&hub), bus.subscribe(&[Topic::Modes], 64)));
+        hub.spawn("revocations", revoked::follow(Arc::clone(&hub)));
+        crate::chat::start(&hub, &bus, chat_writes);
+        crate::presence::start(&hub, &bus, presence_writes);
+        inbox::start(&hub, &bus, inbox_gaps);
+        hub
+    }
+
+    /// `/ws` and nothing else.
+    pub fn router(self: &Arc<Self>) -> Router {
+        upgrade::router(Arc::clone(self))
+    }
+
+    /// Open sockets, authenticated or not.
+    #[must_use]
+    pub fn session_count(&self) -> usize {
+        self.registry.count()
+    }
+
+    /// The modes that match hosts announced.
+    #[must_use]
+    pub fn modes(&self) -> &Modes {
+        &self.modes
+    }
+
+    /// Chat as REST needs it: direct messages and who may read a channel.
+    #[must_use]
+    pub fn chat(&self) -> &Chat {
+        &self.chat
+    }
+
+    #[must_use]
+    pub fn is_draining(&self) -> bool {
+        self.draining.load(Ordering::Acquire)
+    }
+
+    /// This node's own `node_id#incarnation`, which migration tokens name.
+    pub(crate) fn audience(&self) -> String {
+        let identity = self.membership.identity();
+        crate::auth::migration::audience(&identity.node_id, identity.incarnation)
+    }
+
+    pub(crate) fn node_id(&self) -> &str {
+        &self.membership.identity().node_id
+    }
+
+    /// Runs a task of the hub until it ends or the hub stops.
+    pub(crate) fn spawn(&self, name: &'static str, task: impl Future<Output = ()> + Send + 'static) {
+        let stop = self.stop.clone();
+        self.shutdown.spawn(name, async move {
+            tokio::select! {
+                () = task => {}
+                () = stop.cancelled() => {}
+            }
+        });
+    }
+
+    /// A new socket.
+    pub(crate) fn open(&self) -> Arc<Conn> {
+        let bounds = Bounds { frames: self.config.session.queue_frames, bytes: self.config.session.queue_bytes };
+        let conn = Arc::new(Conn::new(self.registry.next_no(), bounds));
+        self.registry.open(&conn);
+        self.count.sessions.increment(1);
+        // A drain that has taken its list already would miss this one.
+        if self.is_draining() {
+            conn.drain();
+        }
+        conn
+    }
+
+    /// A socket's end: nothing of it stays but its row, for the grace.
+    pub(crate) fn leave(self: &Arc<Self>, conn: &Arc<Conn>) {
+        self.registry.close(conn.no);
+        self.count.sessions.decrement(1);
+        let Some(player) = conn.player() else { return };
+        self.registry.part(player, conn.no);
+        let (seat, channels) = {
+            let mut local = conn.local();
+            (local.seat.take(), std::mem::take(&mut local.channels))
+        };
+        if let Some(seat) = seat {
+            seat.link.detach(conn.no);
+        }
+        for channel in channels {
+            self.chat.channels.leave(&channel, conn.no);
+        }
+        self.presence.leave(self, conn, player);
+    }
+}

@@ -1,0 +1,174 @@
+//! Writing this node's session rows, in natural batches.
+
+use std::{
+    collections::{HashMap, HashSet, VecDeque},
+    sync::{Arc, atomic::Ordering},
+    time::Duration,
+};
+
+use asobi_cluster::lock_keys::PLAYER_PRESENCE;
+use asobi_proto::bus::{PresenceItem, Topic};
+use asobi_store::{
+    sessions::{self, NewSession, Owner},
+    within,
+};
+use tokio::{sync::mpsc, time::Instant};
+use uuid::Uuid;
+
+use super::DEADLINE;
+use crate::hub::Hub;
+
+const BATCH: usize = 512;
+const RETRY: Duration = Duration::from_millis(250);
+
+pub(crate) enum Write {
+    Arrive { session_id: Uuid, player: Uuid },
+    Status { player: Uuid, status: String },
+    Depart { session_id: Uuid, player: Uuid, due: Instant },
+}
+
+/// What is to be written, kept until it was.
+#[derive(Default)]
+struct Rows {
+    arrivals: Vec<NewSession>,
+    statuses: HashMap<Uuid, String>,
+    /// In order of their grace's end, which is the same for all.
+    departures: VecDeque<(Uuid, Uuid, Instant)>,
+    /// What players here said of themselves, for a database that has forgotten.
+    said: HashMap<Uuid, String>,
+}
+
+pub(super) async fn run(hub: Arc<Hub>, mut writes: mpsc::Receiver<Write>) {
+    let (mut rows, mut batch) = (Rows::default(), Vec::new());
+    let mut database = hub.membership.database_incarnation();
+    loop {
+        let due = rows.departures.front().map(|d| d.2);
+        tokio::select! {
+            taken = writes.recv_many(&mut batch, BATCH) => if taken == 0 { return },
+            () = tokio::time::sleep_until(due.unwrap_or_else(Instant::now)), if due.is_some() => {}
+            changed = database.changed() => {
+                if changed.is_err() {
+                    return;
+                }
+                hub.presence.compare.store(true, Ordering::Release);
+            }
+        }
+        for write in batch.drain(..) {
+            rows.take(write);
+        }
+        while !rows.write(&hub).await {
+            tokio::time::sleep(RETRY.mul_f64(rand::random_range(0.5..1.5))).await;
+        }
+    }
+}
+
+impl Rows {
+    fn take(&mut self, write: Write) {
+        match write {
+            Write::Arrive { session_id, player } => {
+                self.arrivals.push(NewSession { session_id, player_id: player, status: None });
+            }
+            Write::Status { player, status } => {
+                self.said.insert(player, status.clone());
+                self.statuses.insert(player, status);
+            }
+            Write::Depart { session_id, player, due } => self.departures.push_back((session_id, player, due)),
+        }
+    }
+
+    /// Writes what is due. False when the database did not answer; what is not written stays.
+    async fn write(&mut self, hub: &Hub) -> bool {
+        if hub.presence.compare.swap(false, Ordering::AcqRel) && !self.compare(hub).await {
+            hub.presence.compare.store(true, Ordering::Release);
+            return false;
+        }
+        self.arrive(hub).await && self.say(hub).await && self.depart(hub).await
+    }
+
+    async fn arrive(&mut self, hub: &Hub) -> bool {
+        if self.arrivals.is_empty() {
+            return true;
+        }
+        let Ok(written) = within(DEADLINE, sessions::insert(&hub.pool, owner(hub), &self.arrivals)).await else {
+            return false;
+        };
+        let written: HashMap<Uuid, String> = written.into_iter().collect();
+        let players = self.arrivals.drain(..).filter_map(|s| Some((s.player_id, written.get(&s.session_id)?.clone())));
+        announce(hub, players, Some(hub.node_id()));
+        true
+    }
+
+    async fn say(&mut self, hub: &Hub) -> bool {
+        if self.statuses.is_empty() {
+            return true;
+        }
+        let mut said: Vec<(Uuid, String)> = self.statuses.iter().map(|(p, s)| (*p, s.clone())).collect();
+        // One order of row locks for all nodes.
+        said.sort_unstable();
+        if within(DEADLINE, sessions::set_statuses(&hub.pool, &said)).await.is_err() {
+            return false;
+        }
+        self.statuses.clear();
+        announce(hub, said, Some(hub.node_id()));
+        true
+    }
+
+    async fn depart(&mut self, hub: &Hub) -> bool {
+        let now = Instant::now();
+        let due = self.departures.iter().take_while(|d| d.2 <= now).count();
+        if due == 0 {
+            return true;
+        }
+        let going: Vec<(Uuid, Uuid)> = self.departures.iter().take(due).map(|d| (d.0, d.1)).collect();
+        let Ok(gone) = within(DEADLINE, sessions::remove(&hub.pool, PLAYER_PRESENCE, &going)).await else {
+            return false;
+        };
+        self.departures.drain(..due);
+        for (_, player) in &going {
+            if hub.registry.player(*player).is_none() {
+                self.said.remove(player);
+            }
+        }
+        announce(hub, gone.into_iter().map(|player| (player, "offline".to_owned())), None);
+        hub.presence.left(due);
+        true
+    }
+
+    /// Makes the rows what the sessions here are: after the database forgot them, or we forgot to write.
+    async fn compare(&mut self, hub: &Hub) -> bool {
+        let here: Vec<NewSession> = hub
+            .registry
+            .all()
+            .iter()
+            .filter_map(|conn| {
+                let player_id = conn.player()?;
+                Some(NewSession { session_id: conn.session_id, player_id, status: self.said.get(&player_id).cloned() })
+            })
+            .collect();
+        let Ok(rows) = within(DEADLINE, sessions::owned(&hub.pool, owner(hub))).await else { return false };
+        let known: HashSet<Uuid> = rows.iter().map(|row| row.0).collect();
+        let alive: HashSet<Uuid> =
+            here.iter().map(|s| s.session_id).chain(self.departures.iter().map(|d| d.0)).collect();
+        let missing = here.into_iter().filter(|s| !known.contains(&s.session_id));
+        self.arrivals.extend(missing);
+        let due = Instant::now();
+        for (session, player) in rows.into_iter().filter(|row| !alive.contains(&row.0)) {
+            hub.presence.leaving.fetch_add(1, Ordering::AcqRel);
+            self.departures.push_front((session, player, due));
+        }
+        true
+    }
+}
+
+fn owner(hub: &Hub) -> Owner<'_> {
+    let identity = hub.membership.identity();
+    Owner { node_id: &identity.node_id, incarnation: identity.incarnation }
+}
+
+/// Hints to every node that these players' rows have changed. A lost hint is found by the next resync or sweep.
+pub(super) fn announce(hub: &Hub, players: impl IntoIterator<Item = (Uuid, String)>, node_id: Option<&str>) {
+    for (player_id, status) in players {
+        let item = PresenceItem { player_id, status, node_id: node_id.map(ToOwned::to_owned) };
+        let _ = hub.publisher.publish(Topic::Presence, &item);
+    }
+}

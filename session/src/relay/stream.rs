@@ -1,0 +1,226 @@
+//! The task of one relay: keeps the stream up while there are sessions, and looks for their matches when it is down.
+
+use std::{collections::HashMap, sync::Arc, time::Duration};
+
+use asobi_proto::match_v1::{
+    RelayEntered, RelayHello, RelayRequest, RelayResponse, match_host_service_client::MatchHostServiceClient,
+    relay_request, relay_response::Kind,
+};
+use tokio::{
+    sync::mpsc,
+    time::{Instant, timeout},
+};
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::Streaming;
+use uuid::Uuid;
+
+use super::{QUEUE, Relay, Waiting, enter_request, offer};
+use crate::{
+    frame::FrameKind,
+    hub::Hub,
+    link::{Edge, LinkError, SessionNo},
+    seat::{self, Whereabouts},
+};
+
+/// How long a link without sessions is kept.
+pub(super) const IDLE: Duration = Duration::from_secs(30);
+const CONNECT: Duration = Duration::from_secs(2);
+const BACK_OFF_FIRST: Duration = Duration::from_millis(50);
+const BACK_OFF_MOST: Duration = Duration::from_secs(1);
+
+pub(super) async fn run(hub: Arc<Hub>, relay: Arc<Relay>) {
+    let mut back_off = BACK_OFF_FIRST;
+    loop {
+        if relay.is_idle() && hub.relays.retire(&relay) {
+            return;
+        }
+        match connect(&hub, &relay).await {
+            Ok((outgoing, incoming)) => {
+                back_off = BACK_OFF_FIRST;
+                serve(&hub, &relay, outgoing, incoming).await;
+                down(&relay);
+                if relay.is_idle() && hub.relays.retire(&relay) {
+                    return;
+                }
+                tracing::info!(host.id = relay.node_id, "The relay to a host has ended; it is opened again.");
+            }
+            Err(error) => tracing::warn!(
+                host.id = relay.node_id,
+                error,
+                retry_ms = back_off.as_millis() as u64,
+                "No relay to a host."
+            ),
+        }
+        metrics::counter!("asobi_relay_losses_total").increment(1);
+        follow(&hub, &relay).await;
+        tokio::time::sleep(back_off.mul_f64(rand::random_range(0.5..1.0))).await;
+        back_off = (back_off * 2).min(BACK_OFF_MOST);
+    }
+}
+
+type Opened = (mpsc::Sender<RelayRequest>, Streaming<RelayResponse>);
+
+async fn connect(hub: &Hub, relay: &Relay) -> Result<Opened, String> {
+    let host = hub
+        .directory
+        .incarnation(&relay.node_id, relay.incarnation)
+        .ok_or("this incarnation of the host is not in the registry")?;
+    let addr = host.grpc_addr.clone().ok_or("the host has no gRPC address")?;
+    let (outgoing, queue) = mpsc::channel(QUEUE);
+    let identity = hub.membership.identity();
+    let hello = RelayHello { node_id: identity.node_id.clone(), incarnation: identity.incarnation };
+    offer(&outgoing, relay_request::Kind::Hello(hello)).map_err(|error| error.to_string())?;
+    let mut client = MatchHostServiceClient::new(hub.channels.get(&addr));
+    let opening = client.relay(ReceiverStream::new(queue));
+    match timeout(CONNECT, opening).await {
+        Ok(Ok(response)) => Ok((outgoing, response.into_inner())),
+        Ok(Err(status)) => Err(status.to_string()),
+        Err(_) => Err(format!("no answer within {CONNECT:?}")),
+    }
+}
+
+/// Attaches everybody, then hands on what comes until the stream ends or is idle.
+async fn serve(
+    hub: &Arc<Hub>,
+    relay: &Relay,
+    outgoing: mpsc::Sender<RelayRequest>,
+    mut incoming: Streaming<RelayResponse>,
+) {
+    if !attach_all(relay, &outgoing) {
+        return;
+    }
+    loop {
+        let message = tokio::select! {
+            message = incoming.message() => message,
+            () = tokio::time::sleep(IDLE) => {
+                if relay.is_idle() {
+                    return;
+                }
+                continue;
+            }
+            // The stream was given up from this side.
+            () = relay.wake.notified() => {
+                if relay.state.lock().outgoing.is_none() {
+                    return;
+                }
+                continue;
+            }
+        };
+        match message {
+            Ok(Some(RelayResponse { kind: Some(kind) })) => handle(hub, relay, kind),
+            Ok(Some(RelayResponse { kind: None })) => {}
+            Ok(None) => return,
+            Err(status) => {
+                tracing::debug!(host.id = relay.node_id, %status, "A relay broke.");
+                return;
+            }
+        }
+    }
+}
+
+fn attach_all(relay: &Relay, outgoing: &mpsc::Sender<RelayRequest>) -> bool {
+    let mut state = relay.state.lock();
+    let sessions: Vec<_> = state.sessions.iter().map(|(no, attached)| (*no, *attached)).collect();
+    for (session, attached) in sessions {
+        let request = relay.next_request();
+        if offer(outgoing, enter_request(session, request, attached, None)).is_err() {
+            return false;
+        }
+        state.waiting.insert(request, Waiting::Again(session, attached.match_id));
+    }
+    state.outgoing = Some(outgoing.clone());
+    drop(state);
+    relay.wake.notify_waiters();
+    true
+}
+
+/// Nobody is answered any more by the stream that has ended.
+fn down(relay: &Relay) {
+    let waiting = {
+        let mut state = relay.state.lock();
+        state.outgoing = None;
+        std::mem::take(&mut state.waiting)
+    };
+    for (_, waiting) in waiting {
+        match waiting {
+            Waiting::Enter(answer) => drop(answer.send(Err(LinkError::Unavailable))),
+            Waiting::Leave(answer) => drop(answer.send(Err(LinkError::Unavailable))),
+            Waiting::Again(..) => {}
+        }
+    }
+}
+
+fn handle(hub: &Arc<Hub>, relay: &Relay, kind: Kind) {
+    match kind {
+        Kind::Entered(entered) => answered(hub, relay, entered),
+        Kind::Left(left) => {
+            let waiting = relay.state.lock().waiting.remove(&left.request);
+            if let Some(Waiting::Leave(answer)) = waiting {
+                drop(answer.send(Ok(())));
+            }
+        }
+        Kind::Deliver(deliver) => {
+            let kind = FrameKind::try_from(deliver.kind).unwrap_or(FrameKind::Event);
+            let sessions: Vec<SessionNo> = deliver.sessions.into_iter().map(SessionNo).collect();
+            Edge::deliver(&**hub, &sessions, kind, deliver.frame);
+        }
+        Kind::Dropped(dropped) => {
+            let Ok(match_id) = Uuid::try_parse(&dropped.match_id) else { return };
+            let sessions: Vec<SessionNo> = dropped.sessions.into_iter().map(SessionNo).collect();
+            forget(relay, &sessions, match_id);
+            hub.dropped(&sessions, match_id);
+        }
+    }
+}
+
+fn answered(hub: &Arc<Hub>, relay: &Relay, entered: RelayEntered) {
+    let waiting = relay.state.lock().waiting.remove(&entered.request);
+    let result = if entered.refusal.is_empty() {
+        String::from_utf8(entered.view.to_vec()).map_err(|_| LinkError::Unavailable)
+    } else {
+        let refused_reason = (!entered.refused_reason.is_empty()).then_some(entered.refused_reason);
+        Err(LinkError::Refused { reason: entered.refusal, refused_reason })
+    };
+    match waiting {
+        Some(Waiting::Enter(answer)) => drop(answer.send(result)),
+        // The seat was lost while the stream was down.
+        Some(Waiting::Again(session, match_id)) if result.is_err() => {
+            forget(relay, &[session], match_id);
+            hub.dropped(&[session], match_id);
+        }
+        _ => {}
+    }
+}
+
+fn forget(relay: &Relay, sessions: &[SessionNo], match_id: Uuid) {
+    let mut state = relay.state.lock();
+    for no in sessions {
+        if state.sessions.get(no).is_some_and(|attached| attached.match_id == match_id) {
+            state.sessions.remove(no);
+        }
+    }
+    state.used = Some(Instant::now());
+}
+
+/// While the host cannot be reached: where are the matches now?
+async fn follow(hub: &Arc<Hub>, relay: &Relay) {
+    let mut by_match: HashMap<Uuid, Vec<SessionNo>> = HashMap::new();
+    for (no, attached) in &relay.state.lock().sessions {
+        by_match.entry(attached.match_id).or_default().push(*no);
+    }
+    for (match_id, sessions) in by_match {
+        match seat::whereabouts(hub, match_id, &relay.node_id, relay.incarnation).await {
+            Whereabouts::Same | Whereabouts::Unknown => {}
+            Whereabouts::Gone => {
+                forget(relay, &sessions, match_id);
+                hub.dropped(&sessions, match_id);
+            }
+            Whereabouts::Moved(live) => {
+                forget(relay, &sessions, match_id);
+                for conn in sessions.iter().filter_map(|no| hub.registry.conn(*no)) {
+                    hub.spawn("follow match", seat::follow(Arc::clone(hub), conn, live.clone()));
+                }
+            }
+        }
+    }
+}
