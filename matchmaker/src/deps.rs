@@ -120,7 +120,8 @@ impl Reign {
         if !self.leadership.is_valid() {
             return Err(Error::Over);
         }
-        let mut tx = self.deps.pool.begin().await?;
+        // Boxed: acquiring a connection is a future of many kilobytes.
+        let mut tx = Box::pin(self.deps.pool.begin()).await?;
         match self.leadership.fence(&mut tx).await {
             Ok(()) => Ok(tx),
             Err(asobi_cluster::Error::Store(error)) => Err(error.into()),

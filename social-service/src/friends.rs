@@ -66,17 +66,20 @@ async fn add(conn: &mut PgConnection, player: Uuid, friend: Uuid) -> asobi_store
     if !friends::player_exists(conn, friend).await? {
         return Ok(Err(Refusal::NoSuchPlayer));
     }
-    if let Some(row) = friends::insert(conn, player, friend).await? {
-        return Ok(Ok((row, true)));
+    // The pair's row may be removed between the two statements.
+    for _ in 0..3 {
+        if let Some(row) = friends::insert(conn, player, friend).await? {
+            return Ok(Ok((row, true)));
+        }
+        match friends::lock_pair(conn, player, friend).await? {
+            Some(row) if row.status == FriendStatus::Pending && row.friend_id == player => {
+                return Ok(Ok((friends::set_status(conn, row.id, FriendStatus::Accepted, None).await?, true)));
+            }
+            Some(row) => return Ok(Ok((row, false))),
+            None => {}
+        }
     }
-    let Some(row) = friends::lock_pair(conn, player, friend).await? else {
-        // Removed between the two statements: the wish is as good as before it.
-        return Ok(Err(Refusal::NoSuchFriendship));
-    };
-    if row.status == FriendStatus::Pending && row.friend_id == player {
-        return Ok(Ok((friends::set_status(conn, row.id, FriendStatus::Accepted, None).await?, true)));
-    }
-    Ok(Ok((row, false)))
+    Ok(Err(Refusal::NoSuchFriendship))
 }
 
 async fn answer(
@@ -199,9 +202,8 @@ impl FriendService for Friends {
     ) -> Result<Response<AnswerFriendResponse>, Status> {
         let request = request.into_inner();
         let (player, friend) = (id(&request.player_id, "player_id")?, id(&request.friend_id, "friend_id")?);
-        let answered = match known_status(request.status()) {
-            Some(status @ (FriendStatus::Accepted | FriendStatus::Blocked)) => status,
-            _ => return Err(status(ErrorCode::VALIDATION_FAILED, "status must be accepted or blocked")),
+        let Some(answered @ (FriendStatus::Accepted | FriendStatus::Blocked)) = known_status(request.status()) else {
+            return Err(status(ErrorCode::VALIDATION_FAILED, "status must be accepted or blocked"));
         };
         let row = self.deed(player, friend, async |conn| answer(conn, player, friend, answered).await).await?;
         Ok(Response::new(AnswerFriendResponse { friendship: Some(wire(row)) }))

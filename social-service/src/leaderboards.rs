@@ -85,7 +85,7 @@ impl LeaderboardService for Leaderboards {
         let board = request.leaderboard_id;
         board_id(&board)?;
         let limit = size(limit(request.limit, 100, 100));
-        let top = self.boards.look(&board, |b| b.from_rank(1, limit)).await.map_err(|e| unavailable(&e))?;
+        let top = self.boards.look(&board, |b| b.at_rank(1, limit)).await.map_err(|e| unavailable(&e))?;
         let entries = top.unwrap_or_default().iter().map(|(rank, entry)| wire(&board, *rank, entry)).collect();
         Ok(Response::new(ListTopResponse { entries }))
     }

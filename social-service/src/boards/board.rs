@@ -78,7 +78,7 @@ impl Board {
     }
 
     /// Entries from a rank on, with their ranks.
-    pub fn from_rank(&self, rank: usize, len: usize) -> Vec<(usize, Entry)> {
+    pub fn at_rank(&self, rank: usize, len: usize) -> Vec<(usize, Entry)> {
         let from = rank.saturating_sub(1);
         let keys = self.ranked.range(from, len);
         keys.iter().enumerate().filter_map(|(i, key)| Some((from + i + 1, *self.entries.get(&key.3)?))).collect()
@@ -89,7 +89,7 @@ impl Board {
         let Some(entry) = self.entry(player) else { return Vec::new() };
         let rank = self.rank(&entry);
         let first = rank.saturating_sub(range).max(1);
-        self.from_rank(first, rank - first + 1 + range)
+        self.at_rank(first, rank - first + 1 + range)
     }
 
     fn put(&mut self, entry: Entry) {
@@ -141,7 +141,7 @@ mod tests {
     }
 
     fn order(board: &Board) -> Vec<u128> {
-        board.from_rank(1, 100).iter().map(|(_, e)| e.player_id.as_u128()).collect()
+        board.at_rank(1, 100).iter().map(|(_, e)| e.player_id.as_u128()).collect()
     }
 
     #[test]
@@ -211,7 +211,7 @@ mod tests {
             // They may come in any order.
             entries.sort_by_key(|e| (e.seq as u64 ^ order_seed).wrapping_mul(0x9e37_79b9_7f4a_7c15));
             entries.iter().for_each(|e| board.apply(*e));
-            let ranked: Vec<Entry> = board.from_rank(1, usize::MAX).into_iter().map(|(_, e)| e).collect();
+            let ranked: Vec<Entry> = board.at_rank(1, usize::MAX).into_iter().map(|(_, e)| e).collect();
             prop_assert_eq!(&ranked, &expected);
             prop_assert!(!board.has_gap());
             for (i, e) in expected.iter().enumerate() {
