@@ -220,7 +220,8 @@ mod tests {
                 for seq in arrivals.iter().filter(|s| **s != lost) {
                     seen.offer(&mut order, *seq);
                 }
-                seen.fill(&mut order, &(order.last().unwrap_or(0) + 1..=5).collect::<Vec<_>>(), 5);
+                let rows: Vec<i64> = (order.last().unwrap_or(0) + 1..=5).collect();
+                seen.fill(&mut order, &rows, 5);
                 assert_eq!(seen.0, [1, 2, 3, 4, 5], "{arrivals:?} without {lost}");
             }
         });
