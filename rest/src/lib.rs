@@ -71,17 +71,20 @@ pub fn router(deps: RestDeps) -> Router {
         readiness: deps.readiness,
         started: std::time::Instant::now(),
     });
-    let mut router = routes::all();
+    let mut routes = routes::all();
     if page {
-        router = router.merge(page::routes());
+        routes = routes.merge(page::routes());
     }
-    router
+    let routes = routes
         .fallback(|| async { error::ApiError::no_route() })
         .method_not_allowed_fallback(|| async { error::ApiError::no_method() })
-        .layer(axum::middleware::from_fn_with_state(Arc::clone(&rest), middleware::guard))
+        .with_state(Arc::clone(&rest));
+    // A router around the router: what the guard refuses shows nothing of the routes, not even an `allow` header.
+    Router::new()
+        .fallback_service(routes)
+        .layer(axum::middleware::from_fn_with_state(rest, middleware::guard))
         .layer(cors)
         .layer(axum::middleware::from_fn(middleware::trace))
-        .with_state(rest)
 }
 
 /// Open by default; closed to a list where `http.cors_origins` has one.

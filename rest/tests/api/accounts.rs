@@ -137,11 +137,11 @@ async fn a_guest_comes_back_and_becomes_an_account() -> anyhow::Result<()> {
     };
     play.register("taken").await;
     assert_eq!(upgrade(back.text("access_token"), "Taken").await.code(), "auth.username_taken");
-    let account = upgrade(back.text("access_token"), "bo").await;
+    let account = upgrade(back.text("access_token"), "bob").await;
     assert_eq!((account.text("player_id"), &account.body["upgraded"]), (first.text("player_id"), &json!(true)));
     assert_eq!(whoami(&play, first.text("access_token"), first.text("player_id")).await, 401);
     assert_eq!(whoami(&play, account.text("access_token"), first.text("player_id")).await, 200);
-    assert_eq!(upgrade(account.text("access_token"), "bo2").await.code(), "guest.not_unclaimed");
+    assert_eq!(upgrade(account.text("access_token"), "bob2").await.code(), "guest.not_unclaimed");
     let next = guest("dev-1", SECRET).await;
     assert_ne!(next.text("player_id"), first.text("player_id"), "the device is free again");
     play.end().await
