@@ -60,18 +60,12 @@ fn main() -> ExitCode {
 fn run(command: Command) -> ExitCode {
     match command {
         Command::Dev(args) => block_on(dev::run(args)),
-        Command::Gateway(args) => {
-            service::main("gateway", &args.config, migrate::run /*LATER asobi_gateway::run*/)
-        }
+        Command::Gateway(args) => service::main("gateway", &args.config, asobi_gateway::run),
         Command::MatchService(args) => {
             service::main("match", &args.config, migrate::run /*LATER asobi_match_service::run*/)
         }
-        Command::Matchmaker(args) => {
-            service::main("matchmaker", &args.config, migrate::run /*LATER asobi_matchmaker::run*/)
-        }
-        Command::SocialService(args) => {
-            service::main("social", &args.config, migrate::run /*LATER asobi_social_service::run*/)
-        }
+        Command::Matchmaker(args) => service::main("matchmaker", &args.config, asobi_matchmaker::run),
+        Command::SocialService(args) => service::main("social", &args.config, asobi_social_service::run),
         Command::Migrate(args) => service::main("migrate", &args.config, migrate::run),
         Command::Config(args) => config_command::run(&args),
         Command::Postgres(args) => block_on(with_postgres::run(args)),
