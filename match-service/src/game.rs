@@ -184,6 +184,13 @@ impl Registry {
         self.modes.insert(mode.into(), factory);
     }
 
+    /// These modes and the other's; a mode of both is the other's.
+    #[must_use]
+    pub fn with(mut self, other: Self) -> Self {
+        self.modes.extend(other.modes);
+        self
+    }
+
     #[must_use]
     pub fn get(&self, mode: &str) -> Option<&Arc<dyn GameFactory>> {
         self.modes.get(mode)

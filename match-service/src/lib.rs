@@ -1,4 +1,11 @@
 //! A match host: runs games, each match on one thread, and lets the players of the whole cluster play them.
+//!
+//! [`run`] is the whole process for games in Lua; [`run_with`] lets a program of one's own add games in Rust.
 
 pub mod game;
+pub mod host;
 pub mod lua;
+mod relay;
+mod service;
+
+pub use service::{run, run_with};

@@ -405,6 +405,25 @@ pub async fn give_up_seats(pool: &PgPool, fence: &Fence, players: &[Uuid]) -> Re
     Ok(())
 }
 
+/// The running matches of one incarnation of a host, with their epochs.
+///
+/// # Errors
+/// The database did not answer.
+pub async fn held(
+    pool: &PgPool,
+    host_node: &str,
+    host_incarnation: i64,
+) -> Result<Vec<(Uuid, i64)>, Error> {
+    let rows = sqlx::query!(
+        "SELECT id, epoch FROM matches WHERE host_node = $1 AND host_incarnation = $2 AND state = 'running'",
+        host_node,
+        host_incarnation,
+    )
+    .fetch_all(pool)
+    .await?;
+    Ok(rows.into_iter().map(|row| (row.id, row.epoch)).collect())
+}
+
 /// A listing's changing part.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ListingState {

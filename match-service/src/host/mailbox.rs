@@ -120,17 +120,6 @@ impl MatchHandle {
         })
     }
 
-    /// Queues anything else, waiting for room.
-    ///
-    /// # Errors
-    /// The match is over.
-    pub async fn send(&self, message: Message) -> Result<(), LinkError> {
-        self.sender
-            .send(message)
-            .await
-            .map_err(|_| LinkError::Unavailable)
-    }
-
     /// Queues a message that must arrive, without waiting here. Where the queue is full a task waits in its stead; there are at most as many of
     /// them as sessions.
     pub fn post(&self, message: Message) {

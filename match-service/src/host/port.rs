@@ -95,9 +95,19 @@ pub struct HostLink {
     pub port: Arc<Port>,
 }
 
-#[async_trait]
-impl MatchLink for HostLink {
-    async fn enter(&self, entry: Entry) -> Result<String, LinkError> {
+/// An `enter` under way.
+pub struct Entering {
+    session: SessionNo,
+    handle: MatchHandle,
+    answer: oneshot::Receiver<Result<String, LinkError>>,
+}
+
+impl HostLink {
+    /// The first half of [`MatchLink::enter`]: from here on the match has the question, in order with whatever else this session asks.
+    ///
+    /// # Errors
+    /// There is no such match here.
+    pub fn start_enter(&self, entry: Entry) -> Result<Entering, LinkError> {
         let Some(handle) = self.host.find(entry.match_id) else {
             return Err(refused("match_not_found"));
         };
@@ -113,51 +123,85 @@ impl MatchLink for HostLink {
             });
         }
         let (reply, answer) = oneshot::channel();
-        let message = Message::Enter {
+        handle.post(Message::Enter {
             port: Arc::clone(&self.port),
             session: entry.session,
             player: entry.player_id,
             join: entry.join,
             reply,
-        };
-        let asked = tokio::time::timeout(ANSWER, async {
-            handle.send(message).await?;
-            // A match that ends drops the question.
-            answer.await.unwrap_or_else(|_| Err(refused("match_not_found")))
+        });
+        Ok(Entering {
+            session: entry.session,
+            handle,
+            answer,
         })
-        .await;
-        let result = asked.unwrap_or(Err(LinkError::Unavailable));
-        match &result {
-            Ok(_) => {}
-            Err(LinkError::Unavailable) => {
-                // It may have been attached all the same.
-                self.port.forget(entry.session, entry.match_id);
-                handle.post(Message::Detach {
-                    session: (self.port.number, entry.session),
-                });
-            }
-            Err(_) => self.port.forget(entry.session, entry.match_id),
+    }
+
+    /// The second half: waits for the answer.
+    ///
+    /// # Errors
+    /// As [`MatchLink::enter`].
+    pub async fn finish_enter(&self, entering: Entering) -> Result<String, LinkError> {
+        let Entering {
+            session,
+            handle,
+            answer,
+        } = entering;
+        let result = match tokio::time::timeout(ANSWER, answer).await {
+            Ok(Ok(result)) => result,
+            // A match that ends drops the question.
+            Ok(Err(_)) => Err(refused("match_not_found")),
+            Err(_) => Err(LinkError::Unavailable),
+        };
+        if result.is_err() {
+            self.port.forget(session, handle.match_id);
+        }
+        if result == Err(LinkError::Unavailable) {
+            // It may have been attached all the same.
+            handle.post(Message::Detach {
+                session: (self.port.number, session),
+            });
         }
         result
     }
 
-    async fn leave(&self, session: SessionNo) -> Result<(), LinkError> {
-        let handle = self.port.attached.lock().remove(&session);
-        let Some(handle) = handle else {
-            return Ok(());
-        };
+    /// The first half of [`MatchLink::leave`]; none: the session is in no match.
+    #[must_use]
+    pub fn start_leave(&self, session: SessionNo) -> Option<oneshot::Receiver<()>> {
+        let handle = self.port.attached.lock().remove(&session)?;
         let (reply, answer) = oneshot::channel();
-        let message = Message::Leave {
+        handle.post(Message::Leave {
             session: (self.port.number, session),
             reply,
-        };
-        let asked = tokio::time::timeout(ANSWER, async {
-            if handle.send(message).await.is_ok() {
-                // Dropped with the match, and the seat with it.
-                let _ = answer.await;
-            }
         });
-        asked.await.map_err(|_| LinkError::Unavailable)
+        Some(answer)
+    }
+
+    /// The second half: waits until the seat is given up.
+    ///
+    /// # Errors
+    /// [`LinkError::Unavailable`] when that takes too long.
+    pub async fn finish_leave(&self, leaving: oneshot::Receiver<()>) -> Result<(), LinkError> {
+        // A dropped question: the match has ended, and the seat with it.
+        tokio::time::timeout(ANSWER, leaving)
+            .await
+            .map(drop)
+            .map_err(|_| LinkError::Unavailable)
+    }
+}
+
+#[async_trait]
+impl MatchLink for HostLink {
+    async fn enter(&self, entry: Entry) -> Result<String, LinkError> {
+        let entering = self.start_enter(entry)?;
+        self.finish_enter(entering).await
+    }
+
+    async fn leave(&self, session: SessionNo) -> Result<(), LinkError> {
+        match self.start_leave(session) {
+            Some(leaving) => self.finish_leave(leaving).await,
+            None => Ok(()),
+        }
     }
 
     fn input(&self, session: SessionNo, number: u64, payload: Bytes) -> Result<(), LinkError> {

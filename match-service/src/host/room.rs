@@ -1,0 +1,717 @@
+//! A running match: its game, its seats, and what follows from what the game says. Nothing here waits; what has to be written is queued as
+//! [`Op`]s for the actor.
+//!
+//! ```text
+//!   Waiting ──min_players are seated──▶ Running ──finished, failed, everybody left──▶ Ending ──row committed──▶ gone
+//!      └───────────────────── nobody came, stopped ──────────────────────────────────▲
+//! ```
+//! Waiting and Ending matches take no inputs and do not tick; an Ending one takes nobody in.
+
+use std::{
+    collections::{BinaryHeap, VecDeque},
+    sync::Arc,
+    time::Duration,
+};
+
+use asobi_proto::{effect::ScoreEffect, frame, mode::ModeSettings};
+use asobi_session::link::{FrameKind, LinkError, SessionNo};
+use asobi_store::{
+    effects::{Effect, EffectBody},
+    matches::ListingState,
+};
+use bytes::Bytes;
+use serde_json::json;
+use tokio::{sync::oneshot, time::Instant};
+use uuid::Uuid;
+
+use super::{
+    mailbox::{Mailbox, SessionKey},
+    port::{Port, refused},
+    schedule::TickClock,
+    seats::{Attached, Seats},
+};
+use crate::game::{Game, GameError, Joined, Outcome, Push, Setup, Timer};
+
+/// Failed callbacks in a row after which a match ends.
+const FAILURES: u32 = 20;
+/// Timers that may wait in one match; more are let go with a log line.
+const TIMERS: usize = 256;
+/// Writes that may wait before nobody else is let in.
+const OPS: usize = 64;
+/// How long a match without any player waits for its first.
+const NOBODY_CAME: Duration = Duration::from_secs(30);
+
+/// How a host treats all its matches.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Manners {
+    /// Players see their scripts' errors.
+    pub dev_errors: bool,
+}
+
+/// A wish to join whose seat's row is not written yet.
+pub struct Joining {
+    pub player: Uuid,
+    pub port: Arc<Port>,
+    pub session: SessionNo,
+    pub ctx: Option<String>,
+    pub reply: oneshot::Sender<Result<String, LinkError>>,
+}
+
+/// Something to be written, in order.
+pub enum Op {
+    TakeSeat(Joining),
+    GiveUp {
+        players: Vec<Uuid>,
+        reply: Option<oneshot::Sender<()>>,
+    },
+    /// Every effect that waits.
+    Effects,
+    /// The listing as it is then.
+    Listing,
+}
+
+/// How a match ends.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct End {
+    pub finished: bool,
+    /// JSON text.
+    pub result: String,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Phase {
+    Waiting,
+    Running,
+    Ending,
+}
+
+/// See the module.
+pub struct Room {
+    setup: Setup,
+    pub settings: ModeSettings,
+    manners: Manners,
+    game: Box<dyn Game>,
+    pub seats: Seats,
+    phase: Phase,
+    joinable: bool,
+    clock: Option<TickClock>,
+    /// Applied at the next tick, in the order of their arrival. Bounded by the mailbox's limit on inputs.
+    inputs: VecDeque<(Uuid, Bytes)>,
+    timers: BinaryHeap<Due>,
+    timer_number: u64,
+    failures: u32,
+    shared_last: Option<Bytes>,
+    /// A turn-based game's state is to be sent.
+    state_due: bool,
+    /// When a match ends to which nobody ever came.
+    deserted_at: Option<Instant>,
+    /// Seats asked for whose rows are not written.
+    pub joining: usize,
+    pub ops: VecDeque<Op>,
+    pub effects: Vec<Effect>,
+    next_ordinal: i64,
+    listed: Option<ListingState>,
+    pub end: Option<End>,
+}
+
+struct Due {
+    at: Instant,
+    number: u64,
+    timer: Timer,
+}
+
+impl PartialEq for Due {
+    fn eq(&self, other: &Self) -> bool {
+        self.number == other.number
+    }
+}
+impl Eq for Due {}
+impl PartialOrd for Due {
+    fn partial_cmp(&self, other: &Self) -> Option<std::cmp::Ordering> {
+        Some(self.cmp(other))
+    }
+}
+impl Ord for Due {
+    // The earliest is the greatest: a heap's top.
+    fn cmp(&self, other: &Self) -> std::cmp::Ordering {
+        (other.at, other.number).cmp(&(self.at, self.number))
+    }
+}
+
+impl Room {
+    /// Starts the game and seats the players the match was formed with. Those the game refuses get no seat.
+    ///
+    /// # Errors
+    /// The game does not start.
+    pub fn start(
+        game: Box<dyn Game>,
+        setup: Setup,
+        settings: ModeSettings,
+        manners: Manners,
+        players: &[Uuid],
+    ) -> Result<Self, GameError> {
+        let now = Instant::now();
+        let mut room = Self {
+            setup,
+            settings,
+            manners,
+            game,
+            seats: Seats::default(),
+            phase: Phase::Waiting,
+            joinable: true,
+            clock: None,
+            inputs: VecDeque::new(),
+            timers: BinaryHeap::new(),
+            timer_number: 0,
+            failures: 0,
+            shared_last: None,
+            state_due: false,
+            deserted_at: players.is_empty().then(|| now + NOBODY_CAME),
+            joining: 0,
+            ops: VecDeque::new(),
+            effects: Vec::new(),
+            next_ordinal: 1,
+            listed: None,
+            end: None,
+        };
+        let mut outcome = Outcome::default();
+        room.game.init(&mut outcome)?;
+        room.apply(outcome);
+        let mut without: Vec<Uuid> = Vec::new();
+        for player in players {
+            match room.seat(*player, None) {
+                Ok(()) => {}
+                Err(_) => without.push(*player),
+            }
+        }
+        if !without.is_empty() {
+            room.ops.push_back(Op::GiveUp {
+                players: without,
+                reply: None,
+            });
+        }
+        room.settle();
+        Ok(room)
+    }
+
+    fn ttl(&self) -> Duration {
+        Duration::from_millis(self.settings.player_ttl_ms)
+    }
+
+    fn turn_based(&self) -> bool {
+        self.settings.tick_rate == 0
+    }
+
+    #[must_use]
+    pub fn ending(&self) -> bool {
+        self.phase == Phase::Ending
+    }
+
+    /// When something is due without anybody asking.
+    #[must_use]
+    pub fn next_due(&self) -> Option<Instant> {
+        if self.ending() {
+            return None;
+        }
+        [
+            self.clock.as_ref().map(TickClock::next),
+            self.timers.peek().map(|due| due.at),
+            self.seats.next_expiry(),
+            self.deserted_at,
+        ]
+        .into_iter()
+        .flatten()
+        .min()
+    }
+
+    /// A session attaches to its player's seat, or asks for one.
+    pub fn enter(
+        &mut self,
+        port: &Arc<Port>,
+        session: SessionNo,
+        player: Uuid,
+        join: Option<String>,
+        reply: oneshot::Sender<Result<String, LinkError>>,
+    ) {
+        let refusal = if self.ending() {
+            "match_not_found"
+        } else if self.seats.has(player) {
+            self.attach(port, session, player, reply);
+            return;
+        } else if join.is_none() {
+            "not_in_match"
+        } else if !self.joinable {
+            "match_locked"
+        } else if self.seats.len() + self.joining >= self.settings.max_players as usize {
+            "match_full"
+        } else if self.ops.len() >= OPS {
+            let _ = reply.send(Err(LinkError::Full));
+            return;
+        } else {
+            self.joining += 1;
+            self.ops.push_back(Op::TakeSeat(Joining {
+                player,
+                port: Arc::clone(port),
+                session,
+                ctx: join.filter(|ctx| !ctx.is_empty()),
+                reply,
+            }));
+            return;
+        };
+        let _ = reply.send(Err(refused(refusal)));
+    }
+
+    /// The row of a seat is written: the game decides whether the player gets it.
+    pub fn joined(&mut self, joining: Joining, still_there: bool) {
+        if self.ending() {
+            return;
+        }
+        if !self.seats.has(joining.player)
+            && let Err(reason) = self.seat(joining.player, joining.ctx.as_deref())
+        {
+            self.ops.push_back(Op::GiveUp {
+                players: vec![joining.player],
+                reply: None,
+            });
+            let _ = joining.reply.send(Err(LinkError::Refused {
+                reason: "join_refused".into(),
+                refused_reason: reason,
+            }));
+            self.settle();
+            return;
+        }
+        if still_there {
+            self.attach(
+                &joining.port,
+                joining.session,
+                joining.player,
+                joining.reply,
+            );
+        }
+        self.settle();
+    }
+
+    /// Asks the game to seat a player; the error is its reason.
+    fn seat(&mut self, player: Uuid, ctx: Option<&str>) -> Result<(), Option<String>> {
+        let joined = self.callback(Some(player), |game, outcome| game.join(player, ctx, outcome));
+        match joined {
+            Some((Joined::Seated, outcome)) => {
+                self.deserted_at = None;
+                self.seats.add(player, Instant::now() + self.ttl());
+                // Only now: what the game says in `join` may be for who joins.
+                self.apply(outcome);
+                self.state_due = true;
+                Ok(())
+            }
+            Some((Joined::Refused(reason), outcome)) => {
+                self.apply(outcome);
+                Err(reason)
+            }
+            None => Err(None),
+        }
+    }
+
+    fn attach(
+        &mut self,
+        port: &Arc<Port>,
+        session: SessionNo,
+        player: Uuid,
+        reply: oneshot::Sender<Result<String, LinkError>>,
+    ) {
+        let Some(attached) = self.seats.attach(player, port, session) else {
+            let _ = reply.send(Err(refused("not_in_match")));
+            return;
+        };
+        let _ = reply.send(Ok(self.view()));
+        if attached == Attached::Back {
+            self.run(Some(player), |game, outcome| {
+                game.on_reconnect(player, outcome)
+            });
+        }
+        for frame in self.seats.take_early(player) {
+            port.deliver(&[session], FrameKind::Event, frame);
+        }
+        if self.turn_based() || !self.settings.send_unchanged || self.phase == Phase::Waiting {
+            self.show(player, port, session);
+        }
+        self.settle();
+    }
+
+    /// Sends one session the state as it is: the next regular one may be long in coming.
+    fn show(&mut self, player: Uuid, port: &Arc<Port>, session: SessionNo) {
+        let whose = (!self.settings.shared_state).then_some(player);
+        if let Some(frame) = self.state_frame(whose) {
+            port.deliver(&[session], FrameKind::State, frame);
+        }
+    }
+
+    /// A session is gone.
+    pub fn detach(&mut self, session: SessionKey) {
+        let Some(player) = self.seats.detach(session, Instant::now() + self.ttl()) else {
+            return;
+        };
+        if !self.ending() {
+            self.run(Some(player), |game, outcome| {
+                game.on_disconnect(player, outcome)
+            });
+            self.settle();
+        }
+    }
+
+    /// The session's player gives up the seat.
+    pub fn leave(&mut self, session: SessionKey, reply: oneshot::Sender<()>) {
+        match self.seats.player_of(session) {
+            Some(player) if !self.ending() => self.vacate(vec![player], Some(reply)),
+            // Nothing to give up: that is an answer too.
+            _ => {
+                let _ = reply.send(());
+            }
+        }
+    }
+
+    fn vacate(&mut self, players: Vec<Uuid>, reply: Option<oneshot::Sender<()>>) {
+        for player in &players {
+            if let Some(sessions) = self.seats.remove(*player) {
+                self.inputs.retain(|(from, _)| from != player);
+                for (port, sessions) in sessions {
+                    port.dropped(&sessions, self.setup.match_id);
+                }
+                let player = *player;
+                self.run(None, |game, outcome| game.leave(player, outcome));
+                self.state_due = true;
+            }
+        }
+        self.ops.push_back(Op::GiveUp { players, reply });
+        if self.seats.is_empty() && self.joining == 0 && self.end.is_none() {
+            self.finish(true, json!({"reason": "everybody_left"}).to_string());
+        }
+        self.settle();
+    }
+
+    /// An input arrived.
+    pub fn input(
+        &mut self,
+        session: SessionKey,
+        number: u64,
+        payload: Bytes,
+        mailbox: &Mailbox,
+    ) {
+        let player = if self.phase == Phase::Running {
+            self.seats.is_new_input(session, number)
+        } else {
+            None
+        };
+        let Some(player) = player else {
+            mailbox.input_done();
+            return;
+        };
+        self.inputs.push_back((player, payload));
+        if self.turn_based() {
+            self.apply_inputs(mailbox);
+            self.settle();
+        }
+    }
+
+    fn apply_inputs(&mut self, mailbox: &Mailbox) {
+        while let Some((player, payload)) = self.inputs.pop_front() {
+            mailbox.input_done();
+            if self.end.is_some() {
+                continue;
+            }
+            if let Ok(input) = std::str::from_utf8(&payload) {
+                self.run(Some(player), |game, outcome| {
+                    game.input(player, input, outcome)
+                });
+                self.state_due = true;
+            }
+        }
+    }
+
+    /// Does whatever is due.
+    pub fn on_time(&mut self, mailbox: &Mailbox) {
+        let now = Instant::now();
+        while self.timers.peek().is_some_and(|due| due.at <= now) && self.end.is_none() {
+            if let Some(due) = self.timers.pop() {
+                self.run(None, |game, outcome| game.timer(&due.timer, outcome));
+                self.state_due = true;
+            }
+        }
+        let expired = self.seats.expired(now);
+        if !expired.is_empty() {
+            self.vacate(expired, None);
+        }
+        if self.deserted_at.is_some_and(|at| at <= now) && self.seats.is_empty() {
+            self.deserted_at = None;
+            if self.joining == 0 {
+                self.finish(true, json!({"reason": "nobody_came"}).to_string());
+            }
+        }
+        if let Some(missed) = self.clock.as_mut().and_then(|clock| clock.due(now)) {
+            if missed > 0 {
+                metrics::counter!("asobi_match_ticks_missed_total").increment(u64::from(missed));
+            }
+            self.tick(mailbox);
+        }
+        self.settle();
+    }
+
+    fn tick(&mut self, mailbox: &Mailbox) {
+        if self.phase != Phase::Running {
+            return;
+        }
+        let started = std::time::Instant::now();
+        self.apply_inputs(mailbox);
+        if self.end.is_none() {
+            self.run(None, |game, outcome| game.tick(outcome));
+        }
+        self.send_states();
+        self.state_due = false;
+        metrics::histogram!("asobi_match_tick_seconds").record(started.elapsed().as_secs_f64());
+    }
+
+    fn send_states(&mut self) {
+        if !self.seats.anybody_there() {
+            return;
+        }
+        if self.settings.shared_state {
+            let Some(frame) = self.state_frame(None) else {
+                return;
+            };
+            if !self.settings.send_unchanged && self.shared_last.as_ref() == Some(&frame) {
+                return;
+            }
+            self.seats.deliver_all(FrameKind::State, &frame);
+            self.shared_last = Some(frame);
+            return;
+        }
+        let present: Vec<Uuid> = self.seats.present().map(|seat| seat.player).collect();
+        for player in present {
+            let Some(frame) = self.state_frame(Some(player)) else {
+                continue;
+            };
+            let unchanged_is_sent = self.settings.send_unchanged;
+            if let Some(seat) = self.seats.present().find(|seat| seat.player == player)
+                && (unchanged_is_sent || seat.last_state.as_ref() != Some(&frame))
+            {
+                seat.deliver(FrameKind::State, &frame);
+                seat.last_state = Some(frame);
+            }
+        }
+    }
+
+    /// The whole `match.state` frame, written once.
+    fn state_frame(&mut self, player: Option<Uuid>) -> Option<Bytes> {
+        let mut json = String::with_capacity(512);
+        json.push_str(r#"{"type":"match.state","payload":"#);
+        let mut outcome = Outcome::default();
+        match self.game.state(player, &mut json, &mut outcome) {
+            Ok(()) => {
+                self.apply(outcome);
+                json.push('}');
+                Some(Bytes::from(json))
+            }
+            Err(error) => {
+                self.failed(player, &error);
+                None
+            }
+        }
+    }
+
+    /// Calls the game and does what it asks for.
+    fn run(
+        &mut self,
+        player: Option<Uuid>,
+        call: impl FnOnce(&mut dyn Game, &mut Outcome) -> Result<(), GameError>,
+    ) {
+        if let Some(((), outcome)) = self.callback(player, call) {
+            self.apply(outcome);
+        }
+    }
+
+    /// Calls the game. None when it failed; `player` is who is told in development, none: everybody.
+    fn callback<T>(
+        &mut self,
+        player: Option<Uuid>,
+        call: impl FnOnce(&mut dyn Game, &mut Outcome) -> Result<T, GameError>,
+    ) -> Option<(T, Outcome)> {
+        let mut outcome = Outcome::default();
+        match call(self.game.as_mut(), &mut outcome) {
+            Ok(value) => {
+                self.failures = 0;
+                Some((value, outcome))
+            }
+            Err(error) => {
+                self.apply(outcome);
+                self.failed(player, &error);
+                None
+            }
+        }
+    }
+
+    fn failed(&mut self, player: Option<Uuid>, error: &GameError) {
+        metrics::counter!("asobi_match_callback_errors_total").increment(1);
+        self.failures += 1;
+        tracing::warn!(
+            game.mode = self.setup.mode, game.match_id = %self.setup.match_id,
+            script.file = error.script, script.line = error.line, script.callback = error.callback,
+            "A callback failed: {}", error.message
+        );
+        if self.manners.dev_errors {
+            let payload = json!({
+                "module": "lua", "callback": error.callback, "script": error.script,
+                "line": error.line, "message": error.message,
+            })
+            .to_string();
+            self.module_frame("error", &payload, player);
+        }
+        if error.fatal {
+            self.finish(false, json!({"error": "out_of_memory"}).to_string());
+        } else if self.failures >= FAILURES {
+            self.finish(false, json!({"error": "script_failed"}).to_string());
+        }
+    }
+
+    /// Sessions repeat it under its old name where the operator wants that.
+    fn module_frame(&mut self, kind: &str, payload: &str, player: Option<Uuid>) {
+        let frame = Bytes::from(frame::push_raw(&format!("module.{kind}"), payload));
+        match player {
+            Some(player) => self.seats.deliver(player, FrameKind::Event, &frame),
+            None => self.seats.deliver_all(FrameKind::Event, &frame),
+        }
+    }
+
+    fn apply(&mut self, outcome: Outcome) {
+        for push in outcome.pushes {
+            match push {
+                Push::Broadcast { event, payload } => {
+                    let frame = Bytes::from(frame::push_raw(&format!("match.{event}"), &payload));
+                    self.seats.deliver_all(FrameKind::Event, &frame);
+                }
+                Push::Message { player, message } => {
+                    let payload = format!(r#"{{"module":"lua","message":{message}}}"#);
+                    self.module_frame("message", &payload, Some(player));
+                }
+            }
+        }
+        if let Some(joinable) = outcome.joinable {
+            self.joinable = joinable;
+        }
+        for score in outcome.scores {
+            self.effects.push(Effect {
+                ordinal: self.next_ordinal,
+                body: EffectBody::Score(ScoreEffect {
+                    board: score.board,
+                    player_id: score.player,
+                    score: score.score,
+                    sub_score: score.sub_score,
+                }),
+            });
+            self.next_ordinal += 1;
+        }
+        for timer in outcome.timers {
+            if self.timers.len() >= TIMERS {
+                tracing::warn!(game.match_id = %self.setup.match_id, "A timer was let go: {TIMERS} are waiting.");
+                break;
+            }
+            self.timer_number += 1;
+            self.timers.push(Due {
+                at: Instant::now() + timer.after,
+                number: self.timer_number,
+                timer,
+            });
+        }
+        if let Some(result) = outcome.finished {
+            self.finish(true, result);
+        }
+    }
+
+    /// The match is over; the first reason counts.
+    pub fn finish(&mut self, finished: bool, result: String) {
+        if self.end.is_none() {
+            self.end = Some(End {
+                finished,
+                result: storable(result),
+            });
+        }
+    }
+
+    /// Draws the conclusions: start, states of turn-based games, listing, effects, end.
+    pub fn settle(&mut self) {
+        if self.ending() {
+            return;
+        }
+        if self.phase == Phase::Waiting && self.seats.len() >= self.settings.min_players as usize {
+            self.phase = Phase::Running;
+            self.clock = TickClock::new(self.settings.tick_rate, Instant::now());
+            self.state_due = true;
+        }
+        if self.turn_based() && std::mem::take(&mut self.state_due) {
+            self.send_states();
+        }
+        if self.end.is_some() {
+            self.phase = Phase::Ending;
+            // Who waits for a seat or for having left learns it from the dropped question.
+            self.ops.clear();
+            self.inputs.clear();
+            return;
+        }
+        let listing = self.listing();
+        if (self.settings.listed || self.settings.quick_play) && self.listed != Some(listing) {
+            self.listed = Some(listing);
+            self.ops.push_back(Op::Listing);
+        }
+        if !self.effects.is_empty() && !self.ops.iter().any(|op| matches!(op, Op::Effects)) {
+            self.ops.push_back(Op::Effects);
+        }
+    }
+
+    #[must_use]
+    pub fn listing(&self) -> ListingState {
+        ListingState {
+            running: self.phase == Phase::Running,
+            player_count: i32::try_from(self.seats.len()).unwrap_or(i32::MAX),
+            joinable: self.joinable,
+        }
+    }
+
+    /// The payload of `match.joined`.
+    fn view(&self) -> String {
+        let status = if self.phase == Phase::Waiting {
+            "waiting"
+        } else {
+            "running"
+        };
+        let players: Vec<Uuid> = self.seats.players().collect();
+        json!({
+            "match_id": self.setup.match_id, "mode": self.setup.mode, "status": status,
+            "player_count": players.len(), "max_players": self.settings.max_players, "players": players,
+            "listed": self.settings.listed, "joinable": self.joinable,
+        })
+        .to_string()
+    }
+
+    /// The last word to everybody; the sessions are free afterwards. Without a result nobody is told how it ended.
+    pub fn close(&mut self, result: Option<&str>) {
+        if let Some(result) = result {
+            let id = self.setup.match_id;
+            let payload = format!(r#"{{"match_id":"{id}","result":{result}}}"#);
+            let frame = Bytes::from(frame::push_raw("match.finished", &payload));
+            for (port, sessions) in self.seats.groups() {
+                port.deliver(sessions, FrameKind::Event, frame.clone());
+            }
+        }
+        let match_id = self.setup.match_id;
+        for (port, sessions) in self.seats.groups() {
+            port.dropped(sessions, match_id);
+        }
+    }
+}
+
+/// A result that PostgreSQL can store as it is; games in Rust may say anything.
+fn storable(result: String) -> String {
+    let json = serde_json::from_str::<serde::de::IgnoredAny>(&result).is_ok();
+    if json && !result.contains("\\u0000") {
+        return result;
+    }
+    json!({"error": "invalid_result"}).to_string()
+}

@@ -1,0 +1,357 @@
+//! The process: joins the cluster, loads the games, serves players and other nodes, and drains.
+
+use std::{
+    collections::HashSet,
+    net::SocketAddr,
+    sync::{Arc, OnceLock},
+    time::{Duration, Instant},
+};
+
+use anyhow::Context as _;
+use asobi_cluster::{Node, NodeAddresses, NodeState, Role, ops};
+use asobi_proto::{
+    bus::{Topic, WakeItem},
+    match_v1::match_host_service_server::MatchHostServiceServer,
+};
+use asobi_rest::RestDeps;
+use asobi_service_kit::{Config, Shutdown, health::Readiness, server};
+use asobi_session::{
+    auth::{Issuer, Verifier},
+    hub::{self, Hub, HubDeps},
+    link::{Edge, FrameKind, NearHost, SessionNo},
+};
+use asobi_store::{matches, within};
+use bytes::Bytes;
+use tokio::{net::TcpListener, runtime::Handle};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use tonic::service::Routes;
+use uuid::Uuid;
+
+use crate::{
+    game::Registry,
+    host::{Host, HostDeps, HostLink, Manners, PgRows, Port, Stop},
+    lua::{self, Limits},
+    relay::HostService,
+};
+
+/// What is left of the grace period when matches that still run are ended: for their last transaction, and for the sockets.
+const LAST_WORDS: Duration = Duration::from_millis(3500);
+
+/// Runs a match host with the games of `match.games` until its drain is over.
+///
+/// # Errors
+/// Games that do not load, an address that is taken, a cluster that cannot be joined; each as a sentence that says what to do.
+pub async fn run(config: Arc<Config>, shutdown: Shutdown) -> anyhow::Result<()> {
+    run_with(config, shutdown, Registry::default()).await
+}
+
+/// [`run`], with games in Rust besides those in Lua. A mode of both is the Rust one.
+///
+/// # Errors
+/// As [`run`].
+pub async fn run_with(
+    config: Arc<Config>,
+    shutdown: Shutdown,
+    games: Registry,
+) -> anyhow::Result<()> {
+    let registry = load_games(&config, games)?;
+    let listeners = Listeners::bind(&config).await?;
+    let topics = hub::topics();
+    let node = Node::join(&config, Role::Match, listeners.addresses(), topics, &shutdown).await?;
+    let readiness = Readiness::new();
+    match serve(&config, &node, registry, listeners, &readiness, &shutdown).await {
+        Ok(serving) => {
+            node.membership.set_state(NodeState::Ready);
+            readiness.set_ready(true);
+            shutdown.draining().cancelled().await;
+            serving.drain(&node, &readiness, &shutdown).await;
+            Ok(())
+        }
+        Err(error) => {
+            node.leave().await;
+            Err(error)
+        }
+    }
+}
+
+fn load_games(config: &Config, games: Registry) -> anyhow::Result<Registry> {
+    let limits = Limits {
+        memory_bytes: config.matches.memory_bytes,
+        callback: Duration::from_millis(config.matches.callback_ms),
+    };
+    let (registry, manifest) = lua::load(&config.matches.games, limits)
+        .context("match.games names a folder whose games do not load")?;
+    if let Some(guests) = manifest.guest_auth {
+        tracing::info!(guests, "The games' manifest has a wish about guests; auth.guest decides.");
+    }
+    Ok(registry.with(games))
+}
+
+/// Bound before anything is built, so that a taken port is the first thing that is said.
+struct Listeners {
+    http: (TcpListener, SocketAddr),
+    grpc: (TcpListener, SocketAddr),
+    metrics: (TcpListener, SocketAddr),
+}
+
+impl Listeners {
+    async fn bind(config: &Config) -> anyhow::Result<Self> {
+        Ok(Self {
+            http: server::bind("http.listen", &config.http.listen).await?,
+            grpc: server::bind("grpc.listen", &config.grpc.listen).await?,
+            metrics: server::bind("metrics.listen", &config.metrics.listen).await?,
+        })
+    }
+
+    fn addresses(&self) -> NodeAddresses {
+        NodeAddresses {
+            http: Some(self.http.1),
+            grpc: self.grpc.1,
+            metrics: self.metrics.1,
+        }
+    }
+}
+
+/// The sessions of this very process. The hub needs the link and the link the hub: until the hub is there nobody is attached.
+#[derive(Default)]
+struct NearEdge(OnceLock<Arc<Hub>>);
+
+impl Edge for NearEdge {
+    fn deliver(&self, sessions: &[SessionNo], kind: FrameKind, frame: Bytes) {
+        if let Some(hub) = self.0.get() {
+            Edge::deliver(hub, sessions, kind, frame);
+        }
+    }
+
+    fn dropped(&self, sessions: &[SessionNo], match_id: Uuid) {
+        if let Some(hub) = self.0.get() {
+            Edge::dropped(hub, sessions, match_id);
+        }
+    }
+}
+
+/// What runs until the drain.
+struct Serving {
+    host: Arc<Host>,
+    hub: Arc<Hub>,
+    /// Ends the gRPC server and the relays, after the matches.
+    stop: CancellationToken,
+    relays: TaskTracker,
+}
+
+async fn serve(
+    config: &Arc<Config>,
+    node: &Node,
+    registry: Registry,
+    listeners: Listeners,
+    readiness: &Readiness,
+    shutdown: &Shutdown,
+) -> anyhow::Result<Serving> {
+    let host = start_host(config, node, registry).context("no threads for matches")?;
+    let verifier = Verifier::start(node.pool.clone(), &node.bus, &config.auth, shutdown)
+        .await
+        .context("signing keys and revocations could not be read")?;
+    let publisher = node.bus.publisher().clone();
+    let issuer = Issuer::start(
+        node.pool.clone(),
+        publisher.clone(),
+        Arc::clone(&verifier),
+        &config.auth,
+    )
+    .await?;
+    let identity = node.membership.identity();
+    let edge = Arc::new(NearEdge::default());
+    let origin = format!("{}#{}", identity.node_id, identity.incarnation);
+    let near = NearHost {
+        node_id: identity.node_id.clone(),
+        incarnation: identity.incarnation,
+        link: Arc::new(HostLink {
+            host: Arc::clone(&host),
+            port: Port::new(origin, Arc::clone(&edge) as Arc<dyn Edge>),
+        }),
+    };
+    let hub = Hub::start(HubDeps {
+        config: Arc::clone(config),
+        pool: node.pool.clone(),
+        bus: node.bus.clone(),
+        membership: Arc::clone(&node.membership),
+        directory: Arc::clone(&node.directory),
+        channels: node.channels.clone(),
+        verifier: Arc::clone(&verifier),
+        near: Some(near),
+        shutdown: shutdown.clone(),
+    });
+    let _ = edge.0.set(Arc::clone(&hub));
+    let rest = asobi_rest::router(RestDeps {
+        config: Arc::clone(config),
+        node_id: identity.node_id.clone(),
+        pool: node.pool.clone(),
+        publisher: publisher.clone(),
+        directory: Arc::clone(&node.directory),
+        channels: node.channels.clone(),
+        verifier,
+        issuer,
+        readiness: readiness.clone(),
+    });
+    announce(config, node, &host).await?;
+    let (stop, relays) = (CancellationToken::new(), TaskTracker::new());
+    let service = MatchHostServiceServer::new(HostService {
+        host: Arc::clone(&host),
+        stop: stop.clone(),
+        tasks: relays.clone(),
+    });
+    let routes = Routes::new(ops::service(node.pool.clone())).add_service(service);
+    server::serve_metrics(listeners.metrics.0, readiness.clone(), shutdown);
+    server::serve_grpc_until(
+        listeners.grpc.0,
+        routes,
+        readiness,
+        node.cluster_key.as_str(),
+        shutdown,
+        stop.clone(),
+    );
+    server::serve_http(listeners.http.0, rest.merge(hub.router()), shutdown);
+    shutdown.spawn("match rows", watch_rows(Watch::new(config, node, &host), stop.clone()));
+    tracing::info!(
+        http.address = %listeners.http.1,
+        grpc.address = %listeners.grpc.1,
+        metrics.address = %listeners.metrics.1,
+        modes = host.modes().len(),
+        "The match host serves."
+    );
+    Ok(Serving {
+        host,
+        hub,
+        stop,
+        relays,
+    })
+}
+
+fn start_host(config: &Config, node: &Node, registry: Registry) -> std::io::Result<Arc<Host>> {
+    let identity = node.membership.identity();
+    let membership = Arc::clone(&node.membership);
+    Host::start(HostDeps {
+        node_id: identity.node_id.clone(),
+        incarnation: identity.incarnation,
+        registry,
+        rows: Arc::new(PgRows {
+            pool: node.pool.clone(),
+            publisher: node.bus.publisher().clone(),
+            runtime: Handle::current(),
+            timeout: config.database.timeout(),
+        }),
+        manners: Manners {
+            dev_errors: config.matches.dev_errors,
+        },
+        capacity: match config.matches.capacity {
+            0 => usize::MAX,
+            capacity => capacity as usize,
+        },
+        input_limit: config.matches.input_queue.max(1),
+        workers: config.matches.workers,
+        on_load: Box::new(move |load| membership.set_load(load)),
+    })
+}
+
+/// Tells the cluster what can be played here.
+async fn announce(config: &Config, node: &Node, host: &Host) -> anyhow::Result<()> {
+    let identity = node.membership.identity();
+    let modes = host.modes();
+    within(
+        config.database.timeout(),
+        asobi_store::modes::publish(&node.pool, &identity.node_id, identity.incarnation, &modes),
+    )
+    .await
+    .context("the modes could not be announced")?;
+    // A lost wake-up costs others their next look at the rows.
+    let _ = node.bus.publisher().publish(Topic::Modes, &WakeItem {});
+    Ok(())
+}
+
+/// What is needed to see whether matches are still ours.
+struct Watch {
+    pool: sqlx::PgPool,
+    membership: Arc<asobi_cluster::Membership>,
+    host: Arc<Host>,
+    timeout: Duration,
+}
+
+impl Watch {
+    fn new(config: &Config, node: &Node, host: &Arc<Host>) -> Self {
+        Self {
+            pool: node.pool.clone(),
+            membership: Arc::clone(&node.membership),
+            host: Arc::clone(host),
+            timeout: config.database.timeout(),
+        }
+    }
+}
+
+/// Compares the matches with their rows, once a lease: a match that was given away stops, a row without a match is ended. A host that could not
+/// renew its lease for as long again as the lease is stops its matches: nobody can tell whether they are still its own.
+async fn watch_rows(watch: Watch, stop: CancellationToken) {
+    let lease = watch.membership.lease();
+    let mut without: HashSet<(Uuid, i64)> = HashSet::new();
+    loop {
+        tokio::select! {
+            () = tokio::time::sleep(lease) => {}
+            () = stop.cancelled() => return,
+        }
+        if watch.membership.last_contact() > lease * 2 {
+            if watch.host.count() > 0 {
+                tracing::error!(
+                    silent_ms = watch.membership.last_contact().as_millis() as u64,
+                    matches = watch.host.count(),
+                    "The lease is lost; this host's matches stop."
+                );
+                watch.host.stop_all(Stop::Lost);
+            }
+            continue;
+        }
+        let identity = watch.membership.identity();
+        let read_from = Instant::now();
+        let held = within(
+            watch.timeout,
+            matches::held(&watch.pool, &identity.node_id, identity.incarnation),
+        )
+        .await;
+        let Ok(held) = held else {
+            continue;
+        };
+        let now_without: HashSet<_> = watch.host.compare(&held, read_from).into_iter().collect();
+        // Seen twice: not one that is just being claimed or ended.
+        for (match_id, epoch) in now_without.intersection(&without) {
+            watch.host.fail_row(*match_id, *epoch).await;
+        }
+        without = now_without;
+    }
+}
+
+impl Serving {
+    /// Players go last: whoever still plays here is told how the match ended.
+    async fn drain(self, node: &Node, readiness: &Readiness, shutdown: &Shutdown) {
+        self.host.drain();
+        readiness.set_ready(false);
+        node.membership.set_state(NodeState::Draining);
+        let grace = shutdown.grace();
+        let (cut, playing) = (shutdown.cut(), grace.saturating_sub(LAST_WORDS));
+        let over = tokio::select! {
+            over = self.host.emptied(playing) => over,
+            () = cut.cancelled() => false,
+        };
+        if !over {
+            tracing::warn!(matches = self.host.count(), "Matches still run; they are ended.");
+            self.host.stop_all(Stop::HostStopped);
+            self.host.emptied(LAST_WORDS / 3).await;
+        }
+        self.hub
+            .close_all(LAST_WORDS / 10, LAST_WORDS / 4)
+            .await;
+        self.stop.cancel();
+        self.relays.close();
+        let _ = tokio::time::timeout(LAST_WORDS / 10, self.relays.wait()).await;
+        // Requests use the pool until they are answered: only then is it closed.
+        shutdown.finished().await;
+        node.leave().await;
+    }
+}
