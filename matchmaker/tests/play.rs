@@ -185,6 +185,69 @@ async fn a_standby_matches_those_who_waited_when_the_leader_is_killed() -> anyho
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_leader_that_was_stopped_for_a_while_does_no_harm_when_it_wakes() -> anyhow::Result<()> {
+    play(async |mut stage| {
+        let host = stage.host(Acts::Well, &[("duel", duel())]).await?;
+        let mut stopped = process(&stage, "stopped")?;
+        stage
+            .until("the first one leads", async |s: &Stage| {
+                Ok((s.leader().await?.0.as_deref() == Some("stopped")).then_some(()))
+            })
+            .await?;
+        let standby = stage.matchmaker(&["node.id=standby"]);
+        signal(&stopped, "STOP")?;
+        // It is not dead: its kernel answers keepalives, and the lock's session is ended by its time-out.
+        let mut players = Vec::new();
+        for _ in 0..4 {
+            players.push(stage.player(&host).await?);
+        }
+        for player in &players[..2] {
+            stage.queue(*player, "duel", &duel()).await?;
+        }
+        for player in &players[..2] {
+            stage.told(*player, MATCHED).await?;
+        }
+        signal(&stopped, "CONT")?;
+        for player in &players[2..] {
+            stage.queue(*player, "duel", &duel()).await?;
+        }
+        for player in &players {
+            stage.told(*player, MATCHED).await?;
+            assert_eq!(stage.frames(*player).await?.len(), 1);
+        }
+        let (leader, term) = stage.leader().await?;
+        assert_eq!(leader.as_deref(), Some("standby"));
+        assert!(host.calls().iter().all(|call| call.term == term));
+        stopped.kill()?;
+        stopped.wait()?;
+        standby.drain().await?;
+        Ok(stage)
+    })
+    .await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_lost_database_connection_loses_no_ticket() -> anyhow::Result<()> {
+    play(async |mut stage| {
+        let host = stage.host(Acts::Well, &[("duel", duel())]).await?;
+        let matchmaker = stage.matchmaker(&[]);
+        let (ada, bo) = (stage.player(&host).await?, stage.player(&host).await?);
+        stage.queue(ada, "duel", &duel()).await?;
+        stage.until("somebody leads", async |s: &Stage| Ok(s.leader().await?.0)).await?;
+        let cut = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity
+                   WHERE datname = current_database() AND pid <> pg_backend_pid()";
+        sqlx::query(cut).execute(&stage.database.pool).await?;
+        // Written, and never announced: its gateway died in between.
+        tickets::create(&stage.database.pool, bo, "duel", &serde_json::json!({}), &duel(), 10).await?;
+        let told = stage.told(ada, MATCHED).await?;
+        assert_eq!(told, stage.told(bo, MATCHED).await?);
+        matchmaker.drain().await?;
+        Ok(stage)
+    })
+    .await
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_new_leader_goes_on_where_the_rows_stand() -> anyhow::Result<()> {
     play(async |mut stage| {
         let host = stage.host(Acts::Well, &[("duel", duel())]).await?;
@@ -269,4 +332,10 @@ fn process(stage: &Stage, node_id: &str) -> anyhow::Result<Child> {
         .args(["--grpc-listen", "127.0.0.1:0", "--metrics-listen", "127.0.0.1:0", "--set", "node.lease_ms=600"])
         .stdin(Stdio::null())
         .spawn()?)
+}
+
+fn signal(process: &Child, name: &str) -> anyhow::Result<()> {
+    let sent = Command::new("kill").args([&format!("-{name}"), &process.id().to_string()]).status()?;
+    anyhow::ensure!(sent.success(), "kill -{name} failed");
+    Ok(())
 }

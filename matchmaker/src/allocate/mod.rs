@@ -31,7 +31,7 @@
 //! | the leader, before the commit of (1) | nothing happened, the tickets wait |
 //! | the leader, after it | the next one finds the untold row and calls `CreateMatch` again: the same match and epoch answer as the first time |
 //! | the leader, after (3) | the next one finds it running and untold, and tells |
-//! | the leader, after the commit of (4), before the bus | the players' nodes find the event by their next resync or by the next event's number |
+//! | the leader, after the commit of (4), before the bus | the next leader publishes the last seconds' events again |
 //! | the commit's answer, at any step | the row is read again by the sweep, a second later |
 //! | the host, before (3) | refused or no answer: another host under the next epoch |
 //! | the host, after (3), before (4) | orphaned and untold: the tickets wait again with their old times |

@@ -13,6 +13,7 @@ use std::{sync::Arc, time::Duration};
 
 use asobi_bus::Subscription;
 use asobi_cluster::leader::Leadership;
+use asobi_store::allocation;
 use tokio::{sync::mpsc, task::JoinSet};
 use tokio_util::sync::CancellationToken;
 
@@ -51,6 +52,21 @@ pub async fn lead(deps: Arc<Deps>, leadership: Leadership, events: Subscription,
     deps.status.stands_by();
 }
 
+/// Publishes again what the leader before this one may have committed and not published: who has it already passes it over by its number.
+async fn republish(reign: Arc<Reign>) {
+    const SECONDS: f64 = 15.0;
+    const EVENTS: i64 = 5_000;
+    let pool = &reign.deps.pool;
+    match reign.bounded(async { Ok(allocation::recent_events(pool, SECONDS, EVENTS).await?) }).await {
+        Ok(events) => {
+            for event in events {
+                asobi_bus::inbox::publish(&reign.deps.publisher, event.player_id, event.seq, &event.event);
+            }
+        }
+        Err(error) => tracing::warn!(%error, "Recent inbox events could not be published again."),
+    }
+}
+
 fn start(deps: &Arc<Deps>, leadership: Leadership, events: Subscription, quiet: &CancellationToken) -> JoinSet<()> {
     let reign = Arc::new(Reign::new(Arc::clone(deps), leadership));
     let (creates, create_queue) = mpsc::channel(allocate::CREATE_QUEUE);
@@ -61,6 +77,7 @@ fn start(deps: &Arc<Deps>, leadership: Leadership, events: Subscription, quiet: 
     let sweep = sweep::Sweep::new(Arc::clone(&reign), creates, tells.clone());
     work.spawn(sweep.run(quiet.clone()));
     work.spawn(allocate::run_creates(Arc::clone(&reign), create_queue, tells));
+    work.spawn(republish(Arc::clone(&reign)));
     work.spawn(allocate::run_tells(reign, tell_queue));
     work
 }

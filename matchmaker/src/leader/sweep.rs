@@ -38,6 +38,10 @@ const UNSERVED: Duration = Duration::from_secs(10);
 const PROBE: Duration = Duration::from_secs(1);
 /// Passes between two purges.
 const PURGE_EVERY: u64 = 10;
+/// Passes between two looks for tickets that were written and never announced, because their gateway died in between.
+const RECONCILE_EVERY: u64 = 5;
+/// How old such tickets may be, seconds: several looks.
+const UNANNOUNCED_S: f64 = 30.0;
 
 pub struct Sweep {
     reign: Arc<Reign>,
@@ -99,6 +103,9 @@ impl Sweep {
             self.absent.clear();
         }
         self.note_depths().await?;
+        if self.passes.is_multiple_of(RECONCILE_EVERY) {
+            self.find_unannounced().await?;
+        }
         if self.passes.is_multiple_of(PURGE_EVERY) {
             self.purge().await?;
         }
@@ -123,6 +130,19 @@ impl Sweep {
                 return Err(Error::Over);
             }
         }
+        Ok(())
+    }
+
+    async fn find_unannounced(&self) -> Result<()> {
+        let reign = &self.reign;
+        let mut ids =
+            reign.bounded(async { Ok(allocation::pending_ids(&reign.deps.pool, UNANNOUNCED_S).await?) }).await?;
+        {
+            let index = lock(&reign.index);
+            ids.retain(|id| !index.contains(*id));
+        }
+        // Those being claimed at this moment are among them; they are read again before they are believed.
+        reign.requeue(ids);
         Ok(())
     }
 

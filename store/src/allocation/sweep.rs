@@ -1,0 +1,230 @@
+//! What the leader looks for in the rows because nobody announces it.
+
+use asobi_proto::bus::InboxEvent;
+use sqlx::{PgConnection, PgPool};
+use uuid::Uuid;
+
+use super::clear;
+use crate::{
+    Error, Result,
+    inbox::{EVENT_LIFE_S, StoredEvent},
+};
+
+/// An open match whose host does not hold its lease.
+#[derive(Debug, Clone)]
+pub struct Orphan {
+    pub id: Uuid,
+    pub state: String,
+    pub host_node: String,
+    pub host_incarnation: i64,
+    pub epoch: i64,
+    pub term: i64,
+    pub told: bool,
+    /// Where that very incarnation may still answer a probe; none: it was replaced, or has stopped.
+    pub grpc_addr: Option<String>,
+}
+
+/// Open matches of hosts that were replaced, have stopped, or let their lease run out by the database's clock.
+///
+/// # Errors
+/// When the database fails.
+pub async fn orphans(pool: &PgPool, limit: i64) -> Result<Vec<Orphan>> {
+    Ok(sqlx::query_as!(
+        Orphan,
+        r#"SELECT m.id, m.state, m.host_node, m.host_incarnation, m.epoch, m.term, m.told, n.grpc_addr AS "grpc_addr?"
+           FROM matches m
+           LEFT JOIN nodes n ON n.node_id = m.host_node AND n.incarnation = m.host_incarnation AND n.state <> 'stopped'
+           WHERE m.state IN ('allocating', 'running') AND (n.node_id IS NULL OR n.lease_until <= now())
+           LIMIT $1"#,
+        limit,
+    )
+    .fetch_all(pool)
+    .await?)
+}
+
+/// Fails orphaned matches, named by id and epoch, whose host has not renewed its lease since, and answers who sat where.
+///
+/// # Errors
+/// When the database fails; the transaction is then to be rolled back.
+pub async fn fail_orphans(conn: &mut PgConnection, matches: &[(Uuid, i64)]) -> Result<Vec<(Uuid, Uuid)>> {
+    let (ids, epochs): (Vec<Uuid>, Vec<i64>) = matches.iter().copied().unzip();
+    let ended = sqlx::query_scalar!(
+        r#"UPDATE matches m SET state = 'failed', told = true, finished_at = now(), result = '{"error":"host_lost"}'
+           FROM UNNEST($1::uuid[], $2::bigint[]) AS g (id, epoch)
+           WHERE m.id = g.id AND m.epoch = g.epoch AND m.state IN ('allocating', 'running')
+             AND NOT EXISTS (SELECT 1 FROM nodes n WHERE n.node_id = m.host_node AND n.incarnation = m.host_incarnation
+                             AND n.state <> 'stopped' AND n.lease_until > now())
+           RETURNING m.id"#,
+        &ids,
+        &epochs,
+    )
+    .fetch_all(&mut *conn)
+    .await?;
+    clear(conn, &ended).await
+}
+
+/// Fails quick-play matches that nobody's host claimed: whoever formed them died in between.
+///
+/// # Errors
+/// When the database fails.
+pub async fn fail_abandoned(conn: &mut PgConnection) -> Result<u64> {
+    let done = sqlx::query!(
+        r#"UPDATE matches SET state = 'failed', finished_at = now(), result = '{"error":"match_start_failed"}'
+           WHERE state = 'allocating' AND term = 0 AND inserted_at < now() - interval '1 minute'"#
+    )
+    .execute(conn)
+    .await?;
+    Ok(done.rows_affected())
+}
+
+/// Ends up to `limit` tickets that have waited too long: ticket and player.
+///
+/// # Errors
+/// When the database fails.
+pub async fn expire(conn: &mut PgConnection, limit: i64) -> Result<Vec<(Uuid, Uuid)>> {
+    let rows = sqlx::query!(
+        "UPDATE tickets SET state = 'expired', ended_at = now()
+         WHERE id IN (SELECT id FROM tickets WHERE state = 'pending' AND expires_at <= now() ORDER BY expires_at LIMIT $1
+                      FOR UPDATE SKIP LOCKED)
+         RETURNING id, player_id",
+        limit,
+    )
+    .fetch_all(conn)
+    .await?;
+    Ok(rows.into_iter().map(|row| (row.id, row.player_id)).collect())
+}
+
+/// Fails pending tickets of a mode that nobody serves any more: ticket and player.
+///
+/// # Errors
+/// When the database fails.
+pub async fn fail_unserved(conn: &mut PgConnection, mode: &str, limit: i64) -> Result<Vec<(Uuid, Uuid)>> {
+    let rows = sqlx::query!(
+        "UPDATE tickets SET state = 'failed', ended_at = now()
+         WHERE id IN (SELECT id FROM tickets WHERE state = 'pending' AND mode = $1 LIMIT $2 FOR UPDATE SKIP LOCKED)
+         RETURNING id, player_id",
+        mode,
+        limit,
+    )
+    .fetch_all(conn)
+    .await?;
+    Ok(rows.into_iter().map(|row| (row.id, row.player_id)).collect())
+}
+
+/// Those of the players who have no session on a live node.
+///
+/// # Errors
+/// When the database fails.
+pub async fn without_session(pool: &PgPool, players: &[Uuid]) -> Result<Vec<Uuid>> {
+    Ok(sqlx::query_scalar!(
+        r#"SELECT p.id AS "id!" FROM UNNEST($1::uuid[]) AS p (id)
+           WHERE NOT EXISTS (SELECT 1 FROM sessions s
+               JOIN nodes n ON n.node_id = s.node_id AND n.incarnation = s.incarnation AND n.lease_until > now()
+               WHERE s.player_id = p.id)"#,
+        players,
+    )
+    .fetch_all(pool)
+    .await?)
+}
+
+/// Withdraws the pending tickets among these, unless their player has a session again.
+///
+/// # Errors
+/// When the database fails.
+pub async fn withdraw_ghosts(conn: &mut PgConnection, tickets: &[Uuid]) -> Result<Vec<Uuid>> {
+    Ok(sqlx::query_scalar!(
+        "UPDATE tickets SET state = 'cancelled', ended_at = now()
+         WHERE id IN (SELECT t.id FROM tickets t
+             WHERE t.id = ANY($1) AND t.state = 'pending' AND NOT EXISTS (SELECT 1 FROM sessions s
+                 JOIN nodes n ON n.node_id = s.node_id AND n.incarnation = s.incarnation AND n.lease_until > now()
+                 WHERE s.player_id = t.player_id)
+             FOR UPDATE SKIP LOCKED)
+         RETURNING id",
+        tickets,
+    )
+    .fetch_all(conn)
+    .await?)
+}
+
+/// Notes how long modes' queues are, for the bound of [`crate::tickets::create`].
+///
+/// # Errors
+/// When the database fails.
+pub async fn note_depths(conn: &mut PgConnection, depths: &[(String, i32)]) -> Result<()> {
+    let (modes, queued): (Vec<String>, Vec<i32>) = depths.iter().cloned().unzip();
+    sqlx::query!(
+        "UPDATE modes m SET queued = d.queued, queued_at = now() FROM UNNEST($1::text[], $2::integer[]) AS d (mode, queued)
+         WHERE m.mode = d.mode",
+        &modes,
+        &queued,
+    )
+    .execute(conn)
+    .await?;
+    Ok(())
+}
+
+/// Deletes a bounded number of rows that nobody asks for any more: tickets ended ten minutes ago, expired inbox events, effects
+/// applied an hour ago. Answers how many.
+///
+/// # Errors
+/// When the database fails.
+pub async fn purge(conn: &mut PgConnection, limit: i64) -> Result<u64> {
+    let tickets = sqlx::query!(
+        "DELETE FROM tickets WHERE id IN (SELECT id FROM tickets WHERE ended_at < now() - interval '10 minutes' LIMIT $1)",
+        limit,
+    )
+    .execute(&mut *conn)
+    .await?;
+    let events = sqlx::query!(
+        "DELETE FROM inbox_events e USING (SELECT player_id, seq FROM inbox_events WHERE expires_at < now() LIMIT $1) AS o
+         WHERE e.player_id = o.player_id AND e.seq = o.seq",
+        limit,
+    )
+    .execute(&mut *conn)
+    .await?;
+    let effects = sqlx::query!(
+        "DELETE FROM match_effects e USING
+           (SELECT match_id, ordinal FROM match_effects WHERE applied_at < now() - interval '1 hour' LIMIT $1) AS o
+         WHERE e.match_id = o.match_id AND e.ordinal = o.ordinal",
+        limit,
+    )
+    .execute(conn)
+    .await?;
+    Ok(tickets.rows_affected() + events.rows_affected() + effects.rows_affected())
+}
+
+/// Pending tickets that came between one second and `seconds` ago, for finding those whose announcement was lost.
+///
+/// # Errors
+/// When the database fails.
+pub async fn pending_ids(pool: &PgPool, seconds: f64) -> Result<Vec<Uuid>> {
+    Ok(sqlx::query_scalar!(
+        "SELECT id FROM tickets WHERE state = 'pending'
+           AND submitted_at BETWEEN now() - make_interval(secs => $1) AND now() - interval '1 second'",
+        seconds,
+    )
+    .fetch_all(pool)
+    .await?)
+}
+
+/// The inbox events of the last `seconds`, oldest first: what a leader may have committed and not published before it died.
+///
+/// # Errors
+/// When the database fails.
+pub async fn recent_events(pool: &PgPool, seconds: f64, limit: i64) -> Result<Vec<StoredEvent>> {
+    let rows = sqlx::query!(
+        "SELECT player_id, seq, event FROM inbox_events WHERE expires_at > now() + make_interval(secs => $1)
+         ORDER BY expires_at, player_id, seq LIMIT $2",
+        (EVENT_LIFE_S - seconds).max(0.0),
+        limit,
+    )
+    .fetch_all(pool)
+    .await?;
+    rows.into_iter()
+        .map(|row| {
+            let event: InboxEvent =
+                serde_json::from_value(row.event).map_err(|source| Error::Corrupt { what: "inbox event", source })?;
+            Ok(StoredEvent { player_id: row.player_id, seq: row.seq, event })
+        })
+        .collect()
+}
