@@ -1,0 +1,169 @@
+//! The leader's transactions against rows that changed under it.
+
+use asobi_proto::mode::ModeSettings;
+use asobi_store::{
+    allocation::{self, Claimed, Forming, Open},
+    testing::TestDatabase,
+    tickets::{self, TicketError, TicketState},
+};
+use serde_json::json;
+use uuid::Uuid;
+
+async fn ticket(db: &TestDatabase, player: Uuid, mode: &str) -> Uuid {
+    let settings = ModeSettings::default();
+    let created = tickets::create(&db.pool, player, mode, &json!({}), &settings, 1_000).await.expect("there is room");
+    created.ticket.id
+}
+
+fn forming(tickets: &[(Uuid, Uuid)]) -> Forming {
+    Forming {
+        match_id: Uuid::now_v7(),
+        mode: "duel".into(),
+        host_node: "host".into(),
+        host_incarnation: 1,
+        tickets: tickets.to_vec(),
+    }
+}
+
+async fn claim(db: &TestDatabase, groups: &[Forming]) -> anyhow::Result<Claimed> {
+    let mut tx = db.pool.begin().await?;
+    let claimed = allocation::claim(&mut tx, groups, 7).await?;
+    tx.commit().await?;
+    Ok(claimed)
+}
+
+async fn state(db: &TestDatabase, ticket: Uuid) -> anyhow::Result<TicketState> {
+    Ok(tickets::get(&db.pool, ticket).await?.expect("it is there").state)
+}
+
+async fn count(db: &TestDatabase, sql: &'static str) -> anyhow::Result<i64> {
+    Ok(sqlx::query_scalar(sql).fetch_one(&db.pool).await?)
+}
+
+#[tokio::test]
+async fn a_group_is_claimed_whole_or_not_at_all() -> anyhow::Result<()> {
+    let db = TestDatabase::create().await?;
+    let players: Vec<Uuid> = (0..6).map(|_| Uuid::now_v7()).collect();
+    let mut waiting = Vec::new();
+    for player in &players {
+        waiting.push((ticket(&db, *player, "duel").await, *player));
+    }
+    let elsewhere = ticket(&db, players[0], "chess").await;
+    tickets::cancel(&db.pool, waiting[3].0, players[3]).await?;
+    let groups = [forming(&waiting[..2]), forming(&waiting[2..4]), forming(&waiting[4..])];
+    let claimed = claim(&db, &groups).await?;
+
+    assert_eq!(claimed.formed, [groups[0].match_id, groups[2].match_id].into());
+    assert_eq!(claimed.free, [waiting[2].0].into(), "the cancelled one is not put back");
+    assert_eq!(claimed.withdrawn, [elsewhere]);
+    assert_eq!(state(&db, waiting[0].0).await?, TicketState::Matched);
+    assert_eq!(state(&db, waiting[2].0).await?, TicketState::Pending);
+    assert_eq!(state(&db, waiting[3].0).await?, TicketState::Cancelled);
+    assert_eq!(count(&db, "SELECT count(*) FROM match_players").await?, 4);
+    assert_eq!(count(&db, "SELECT count(*) FROM matches WHERE state = 'allocating' AND epoch = 1 AND term = 7").await?, 2);
+
+    // Who has a seat by now keeps no ticket, and the other one does.
+    let late = Uuid::now_v7();
+    sqlx::query("UPDATE tickets SET state = 'pending', match_id = NULL, ended_at = NULL WHERE id = $1")
+        .bind(waiting[0].0)
+        .execute(&db.pool)
+        .await?;
+    let pair = [waiting[0], (ticket(&db, late, "duel").await, late)];
+    let claimed = claim(&db, &[forming(&pair)]).await?;
+    assert!(claimed.formed.is_empty());
+    assert_eq!((claimed.free, claimed.withdrawn), ([pair[1].0].into(), vec![pair[0].0]));
+    db.drop_now().await
+}
+
+#[tokio::test]
+async fn simultaneous_claims_never_seat_a_player_twice() -> anyhow::Result<()> {
+    let db = TestDatabase::create().await?;
+    for _ in 0..10 {
+        let (a, b, c) = (Uuid::now_v7(), Uuid::now_v7(), Uuid::now_v7());
+        let (ta, tb, tc) = (ticket(&db, a, "duel").await, ticket(&db, b, "duel").await, ticket(&db, c, "duel").await);
+        let (one, two) = ([forming(&[(ta, a), (tb, b)])], [forming(&[(tb, b), (tc, c)])]);
+        let (first, second) = tokio::join!(claim(&db, &one), claim(&db, &two));
+        assert_eq!(first?.formed.len() + second?.formed.len(), 1);
+    }
+    assert_eq!(count(&db, "SELECT count(*) FROM match_players").await?, 20);
+    db.drop_now().await
+}
+
+#[tokio::test]
+async fn what_is_given_up_waits_again_where_it_may() -> anyhow::Result<()> {
+    let db = TestDatabase::create().await?;
+    let (a, b) = (Uuid::now_v7(), Uuid::now_v7());
+    let (ta, tb) = (ticket(&db, a, "duel").await, ticket(&db, b, "duel").await);
+    let before = tickets::get(&db.pool, ta).await?.expect("there").submitted_at;
+    let group = forming(&[(ta, a), (tb, b)]);
+    claim(&db, std::slice::from_ref(&group)).await?;
+    sqlx::query("UPDATE tickets SET expires_at = now() WHERE id = $1").bind(tb).execute(&db.pool).await?;
+
+    let mut tx = db.pool.begin().await?;
+    let wrong_epoch = allocation::give_up(&mut tx, &[(group.match_id, 2)], true, false).await?;
+    assert!(wrong_epoch.matches.is_empty() && wrong_epoch.requeued.is_empty());
+    let given_up = allocation::give_up(&mut tx, &[(group.match_id, 1)], true, false).await?;
+    tx.commit().await?;
+    assert_eq!((given_up.requeued, given_up.failed), (vec![ta], vec![b]));
+    let again = tickets::get(&db.pool, ta).await?.expect("there");
+    assert_eq!((again.state, again.submitted_at, again.match_id), (TicketState::Pending, before, None));
+    assert_eq!(state(&db, tb).await?, TicketState::Failed);
+    assert_eq!(count(&db, "SELECT count(*) FROM match_players").await?, 0);
+    db.drop_now().await
+}
+
+#[tokio::test]
+async fn a_match_moves_only_from_where_it_is_believed_to_be() -> anyhow::Result<()> {
+    let db = TestDatabase::create().await?;
+    let (a, b) = (Uuid::now_v7(), Uuid::now_v7());
+    let group = forming(&[(ticket(&db, a, "duel").await, a), (ticket(&db, b, "duel").await, b)]);
+    claim(&db, std::slice::from_ref(&group)).await?;
+    let was: Open = allocation::open(&db.pool, group.match_id).await?.expect("there");
+    let mut conn = db.pool.acquire().await?;
+    assert!(allocation::reassign(&mut conn, &was, "other", 2, 8).await?);
+    assert!(!allocation::reassign(&mut conn, &was, "third", 3, 8).await?, "the epoch has changed");
+    let now = allocation::open(&db.pool, group.match_id).await?.expect("there");
+    assert_eq!((now.host_node.as_str(), now.epoch, now.attempts), ("other", 2, 2));
+    sqlx::query("UPDATE matches SET state = 'running'").execute(&db.pool).await?;
+    assert!(!allocation::reassign(&mut conn, &now, "third", 3, 8).await?, "it was claimed");
+
+    assert_eq!(allocation::tell(&mut conn, &[group.match_id]).await?.len(), 1);
+    assert!(allocation::tell(&mut conn, &[group.match_id]).await?.is_empty(), "told once");
+    drop(conn);
+    db.drop_now().await
+}
+
+#[tokio::test]
+async fn one_ticket_per_player_and_mode_and_no_more_than_the_bound() -> anyhow::Result<()> {
+    let db = TestDatabase::create().await?;
+    let settings = ModeSettings::default();
+    let player = Uuid::now_v7();
+    let add = |player: Uuid, max: i64| {
+        let (db, settings) = (&db, &settings);
+        async move { tickets::create(&db.pool, player, "duel", &json!({"skill": 3}), settings, max).await }
+    };
+    // Simultaneous wishes are one ticket.
+    let (one, two) = tokio::join!(add(player, 10), add(player, 10));
+    let (one, two) = (one?, two?);
+    assert_eq!(one.ticket.id, two.ticket.id);
+    assert_ne!(one.already_queued, two.already_queued);
+    assert_eq!(one.ticket.properties, json!({"skill": 3}));
+
+    add(Uuid::now_v7(), 2).await?;
+    assert!(matches!(add(Uuid::now_v7(), 2).await, Err(TicketError::QueueFull)));
+    assert!(add(player, 2).await?.already_queued, "who waits is not refused");
+
+    // A long queue's bound is the leader's number, while that is fresh.
+    sqlx::query("INSERT INTO modes (mode, settings, queued, queued_at) VALUES ('duel', '{}', 5000, now())")
+        .execute(&db.pool)
+        .await?;
+    assert!(matches!(add(Uuid::now_v7(), 5_000).await, Err(TicketError::QueueFull)));
+    assert!(add(Uuid::now_v7(), 5_001).await.is_ok());
+    sqlx::query("UPDATE modes SET queued_at = now() - interval '1 minute'").execute(&db.pool).await?;
+    assert!(add(Uuid::now_v7(), 5_000).await.is_ok(), "an old number is not believed");
+
+    assert!(matches!(tickets::cancel(&db.pool, one.ticket.id, Uuid::now_v7()).await, Err(tickets::CancelError::NotOwner)));
+    tickets::cancel(&db.pool, one.ticket.id, player).await?;
+    assert!(matches!(tickets::cancel(&db.pool, one.ticket.id, player).await, Err(tickets::CancelError::NotFound)));
+    db.drop_now().await
+}
