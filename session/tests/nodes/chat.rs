@@ -1,0 +1,168 @@
+//! Chat across nodes.
+
+use serde_json::{Value, json};
+use sqlx::Executor as _;
+
+use crate::{client::Client, cluster::Cluster};
+
+const LOBBY: &str = "global:lobby";
+
+async fn say(client: &mut Client, content: &str) -> anyhow::Result<Value> {
+    let sent = client.ask("chat.send", json!({"channel_id": LOBBY, "content": content})).await?;
+    anyhow::ensure!(sent["type"] == "chat.sent", "{sent}");
+    Ok(sent["payload"].clone())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_message_reaches_the_members_on_every_node_once() -> anyhow::Result<()> {
+    let cluster = Cluster::start(2, &[]).await?;
+    let (ada_id, mut ada) = cluster.connected("ada", 0, &[]).await?;
+    let (_, mut bo) = cluster.connected("bob", 1, &[]).await?;
+    let joined = ada.ask("chat.join", json!({"channel_id": LOBBY})).await?;
+    assert_eq!((&joined["type"], &joined["payload"]["channel_id"]), (&json!("chat.joined"), &json!(LOBBY)));
+    ada.ask("chat.join", json!({"channel_id": LOBBY})).await?;
+    bo.ask("chat.join", json!({"channel_id": LOBBY})).await?;
+    let sent = say(&mut ada, "hello").await?;
+    for client in [&mut ada, &mut bo] {
+        let message = client.expect("chat.message").await?["payload"].clone();
+        assert_eq!(message["content"], "hello");
+        assert_eq!(message["sender_id"], ada_id.to_string());
+        for key in ["message_id", "seq", "sent_at", "channel_id"] {
+            assert_eq!(message[key], sent[key], "{key}");
+        }
+    }
+    // Without a cid nobody is answered, and who has left hears nothing.
+    assert_eq!(bo.ask("chat.leave", json!({"channel_id": LOBBY})).await?["type"], "chat.left");
+    ada.send(json!({"type": "chat.send", "payload": {"channel_id": LOBBY, "content": "again"}})).await?;
+    assert_eq!(ada.expect("chat.message").await?["payload"]["seq"], 2);
+    assert!(ada.so_far().await?.is_empty());
+    assert!(bo.so_far().await?.is_empty());
+    cluster.end().await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn many_senders_on_two_nodes_and_one_order() -> anyhow::Result<()> {
+    let cluster = Cluster::start(2, &[("limits.frames_per_second", "0"), ("session.queue_frames", "4096")]).await?;
+    let (_, mut ada) = cluster.connected("ada", 0, &[]).await?;
+    let (_, mut bo) = cluster.connected("bob", 1, &[]).await?;
+    for client in [&mut ada, &mut bo] {
+        client.ask("chat.join", json!({"channel_id": LOBBY})).await?;
+    }
+    for n in 0..300 {
+        for (name, client) in [("a", &mut ada), ("b", &mut bo)] {
+            let payload = json!({"channel_id": LOBBY, "content": format!("{name}{n}")});
+            client.send(json!({"type": "chat.send", "payload": payload})).await?;
+        }
+    }
+    let mut heard: Vec<Vec<String>> = Vec::new();
+    for client in [&mut ada, &mut bo] {
+        let mut contents = Vec::new();
+        for seq in 1..=600 {
+            let message = client.expect("chat.message").await?;
+            assert_eq!(message["payload"]["seq"], seq);
+            contents.push(message["payload"]["content"].as_str().unwrap_or_default().to_owned());
+        }
+        heard.push(contents);
+    }
+    assert_eq!(heard[0], heard[1]);
+    cluster.end().await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn missed_messages_follow_the_reply() -> anyhow::Result<()> {
+    let cluster = Cluster::start(2, &[("limits.frames_per_second", "0")]).await?;
+    let (_, mut ada) = cluster.connected("ada", 0, &[]).await?;
+    let (_, mut bo) = cluster.connected("bob", 1, &[]).await?;
+    for n in 1..=5 {
+        say(&mut ada, &format!("m{n}")).await?;
+    }
+    let joined = bo.ask("chat.join", json!({"channel_id": LOBBY, "since_seq": 3})).await?;
+    assert_eq!(joined["payload"], json!({"channel_id": LOBBY, "last_seq": 5, "truncated": false}));
+    say(&mut ada, "m6").await?;
+    for seq in 4..=6 {
+        assert_eq!(bo.expect("chat.message").await?["payload"]["seq"], seq);
+    }
+    for n in 7..=140 {
+        say(&mut ada, &format!("m{n}")).await?;
+    }
+    let joined = ada.ask("chat.join", json!({"channel_id": LOBBY, "since_seq": 0})).await?;
+    assert_eq!(joined["payload"]["truncated"], true);
+    assert_eq!(ada.expect("chat.message").await?["payload"]["seq"], 41);
+    cluster.end().await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_repeated_key_answers_as_the_first_did() -> anyhow::Result<()> {
+    let cluster = Cluster::start(2, &[]).await?;
+    let account = cluster.player("ada").await?;
+    let mut answers = Vec::new();
+    for node in [0, 1, 1] {
+        let mut client = Client::open(&cluster.nodes[node].ws).await?;
+        client.connect(&account.tokens.access_token, &[]).await?;
+        let payload = json!({"channel_id": LOBBY, "content": "once", "idempotency_key": "k"});
+        answers.push(client.ask("chat.send", payload).await?["payload"].clone());
+    }
+    assert_eq!(answers[0]["seq"], 1);
+    assert!(answers.iter().all(|a| *a == answers[0]), "{answers:?}");
+    cluster.end().await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_lost_hint_costs_no_message() -> anyhow::Result<()> {
+    let cluster = Cluster::start(1, &[]).await?;
+    let (ada_id, mut ada) = cluster.connected("ada", 0, &[]).await?;
+    ada.ask("chat.join", json!({"channel_id": LOBBY})).await?;
+    say(&mut ada, "one").await?;
+    // Rows that nobody hinted at, as after a notification that was never sent: the next message shows the gap.
+    for seq in [2, 3] {
+        let row = format!(
+            "WITH c AS (UPDATE chat_channels SET seq = {seq} WHERE channel_id = '{LOBBY}')
+             INSERT INTO chat_messages (channel_id, seq, message_id, sender_id, content, sent_at)
+             VALUES ('{LOBBY}', {seq}, gen_random_uuid(), '{ada_id}', 'row {seq}', now())"
+        );
+        cluster.db.pool.execute(sqlx::AssertSqlSafe(row)).await?;
+    }
+    say(&mut ada, "four").await?;
+    for (seq, content) in [(1, "one"), (2, "row 2"), (3, "row 3"), (4, "four")] {
+        let message = ada.expect("chat.message").await?;
+        assert_eq!((&message["payload"]["seq"], &message["payload"]["content"]), (&json!(seq), &json!(content)));
+    }
+    // A lost tail is found by looking.
+    let row = format!(
+        "WITH c AS (UPDATE chat_channels SET seq = 5 WHERE channel_id = '{LOBBY}')
+         INSERT INTO chat_messages (channel_id, seq, message_id, sender_id, content, sent_at)
+         VALUES ('{LOBBY}', 5, gen_random_uuid(), '{ada_id}', 'tail', now())"
+    );
+    cluster.db.pool.execute(sqlx::AssertSqlSafe(row)).await?;
+    assert_eq!(ada.expect("chat.message").await?["payload"]["content"], "tail");
+    cluster.end().await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_channel_limit_and_direct_messages() -> anyhow::Result<()> {
+    let cluster = Cluster::start(2, &[("limits.chat_channels", "1")]).await?;
+    let (ada_id, mut ada) = cluster.connected("ada", 0, &[]).await?;
+    let (bo_id, mut bo) = cluster.connected("bob", 1, &[]).await?;
+    ada.ask("chat.join", json!({"channel_id": LOBBY})).await?;
+    assert_eq!(ada.refused("chat.join", json!({"channel_id": "global:other"})).await?, "too_many_channels");
+    let sent = ada.ask("dm.send", json!({"recipient_id": bo_id, "content": "psst"})).await?;
+    let channel = format!("dm:{}:{}", ada_id.min(bo_id), ada_id.max(bo_id));
+    assert_eq!((&sent["type"], &sent["payload"]), (&json!("dm.sent"), &json!({"channel_id": channel})));
+    let message = bo.expect("dm.message").await?["payload"].clone();
+    assert_eq!((&message["content"], &message["sender_id"]), (&json!("psst"), &json!(ada_id)));
+    let block = format!(
+        "INSERT INTO friendships (id, player_id, friend_id, status) VALUES (gen_random_uuid(), '{bo_id}', '{ada_id}', 'blocked')"
+    );
+    cluster.db.pool.execute(sqlx::AssertSqlSafe(block)).await?;
+    // Within a second, by contract.
+    let blocked = async {
+        loop {
+            let answer = ada.ask("dm.send", json!({"recipient_id": bo_id, "content": "psst"})).await?;
+            if answer["payload"]["reason"] == "blocked" {
+                return anyhow::Ok(());
+            }
+        }
+    };
+    tokio::time::timeout(std::time::Duration::from_secs(5), blocked).await??;
+    cluster.end().await
+}

@@ -1,0 +1,106 @@
+//! Some nodes of one cluster in this process, each with everything of its own but the runtime.
+
+use std::{sync::Arc, time::Duration};
+
+use asobi_cluster::{Node, NodeAddresses, NodeState, Role};
+use asobi_service_kit::{Config, Shutdown, server};
+use asobi_session::{
+    auth::{Account, Issuer, Verifier},
+    hub::{self, Hub, HubDeps},
+};
+use asobi_store::testing::TestDatabase;
+use uuid::Uuid;
+
+use crate::client::Client;
+
+pub const PATIENCE: Duration = Duration::from_secs(20);
+
+pub struct Cluster {
+    pub db: TestDatabase,
+    pub nodes: Vec<Place>,
+}
+
+/// One node that serves `/ws`.
+pub struct Place {
+    pub hub: Arc<Hub>,
+    pub node: Node,
+    pub issuer: Arc<Issuer>,
+    pub ws: String,
+    pub shutdown: Shutdown,
+}
+
+impl Cluster {
+    pub async fn start(nodes: usize, sets: &[(&str, &str)]) -> anyhow::Result<Self> {
+        let db = TestDatabase::create().await?;
+        let mut cluster = Self { db, nodes: Vec::new() };
+        for n in 0..nodes {
+            let place = Place::start(&cluster.db, &format!("gw-{n}"), sets).await?;
+            cluster.nodes.push(place);
+        }
+        Ok(cluster)
+    }
+
+    /// A new player.
+    pub async fn player(&self, name: &str) -> anyhow::Result<Account> {
+        Ok(self.nodes[0].issuer.register(name, "secret123", None).await?)
+    }
+
+    /// A new player, connected to a node.
+    pub async fn connected(&self, name: &str, node: usize, capabilities: &[&str]) -> anyhow::Result<(Uuid, Client)> {
+        let account = self.player(name).await?;
+        let mut client = Client::open(&self.nodes[node].ws).await?;
+        client.connect(&account.tokens.access_token, capabilities).await?;
+        Ok((account.player_id, client))
+    }
+
+    pub async fn end(self) -> anyhow::Result<()> {
+        for place in self.nodes {
+            place.end().await;
+        }
+        self.db.drop_now().await
+    }
+}
+
+impl Place {
+    pub async fn start(db: &TestDatabase, node_id: &str, sets: &[(&str, &str)]) -> anyhow::Result<Self> {
+        let own = [
+            ("node.id", node_id),
+            ("database.url", db.url.as_str()),
+            ("chat.global_channels", "[\"lobby\",\"other\"]"),
+            ("presence.grace_ms", "300"),
+            ("node.lease_ms", "1500"),
+        ];
+        let config = Arc::new(Config::with_sets(own.iter().chain(sets).copied())?);
+        let shutdown = Shutdown::manual(Duration::from_secs(8));
+        let (http, address) = server::bind("http.listen", "127.0.0.1:0").await?;
+        let nowhere = "127.0.0.1:1".parse()?;
+        let addresses = NodeAddresses { http: Some(address), grpc: nowhere, metrics: nowhere };
+        let node = Node::join(&config, Role::Gateway, addresses, hub::topics(), &shutdown).await?;
+        let verifier = Verifier::start(node.pool.clone(), &node.bus, &config.auth, &shutdown).await?;
+        let publisher = node.bus.publisher().clone();
+        let issuer = Issuer::start(node.pool.clone(), publisher, Arc::clone(&verifier), &config.auth).await?;
+        let hub = Hub::start(HubDeps {
+            config,
+            pool: node.pool.clone(),
+            bus: node.bus.clone(),
+            membership: Arc::clone(&node.membership),
+            directory: Arc::clone(&node.directory),
+            channels: node.channels.clone(),
+            verifier,
+            near: None,
+            shutdown: shutdown.clone(),
+        });
+        let mut listening = node.bus.connected();
+        tokio::time::timeout(PATIENCE, listening.wait_for(|yes| *yes)).await??;
+        server::serve_http(http, hub.router(), &shutdown);
+        node.membership.set_state(NodeState::Ready);
+        Ok(Self { hub, node, issuer, ws: format!("ws://{address}/ws"), shutdown })
+    }
+
+    pub async fn end(self) {
+        self.shutdown.begin();
+        self.hub.close_all(Duration::ZERO, Duration::from_secs(5)).await;
+        self.shutdown.finished().await;
+        self.node.leave().await;
+    }
+}

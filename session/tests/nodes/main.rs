@@ -1,0 +1,9 @@
+//! Nodes that hold players, over real sockets and a real database: what a client sees of them.
+
+mod chat;
+mod client;
+mod cluster;
+mod host;
+mod matches;
+mod presence;
+mod session;
