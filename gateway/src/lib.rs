@@ -92,6 +92,7 @@ async fn serve(
         channels: node.channels.clone(),
         verifier,
         issuer,
+        hub: Arc::clone(&hub),
         readiness: readiness.clone(),
     });
     let ops = Routes::new(ops::service(node.pool.clone()));

@@ -1,6 +1,5 @@
 //! The REST side of the client protocol, served by every node that serves `/ws`.
 
-mod access;
 mod body;
 mod client;
 mod error;
@@ -17,7 +16,10 @@ use std::sync::Arc;
 use asobi_bus::Publisher;
 use asobi_cluster::Directory;
 use asobi_service_kit::{Config, grpc::Channels, health::Readiness};
-use asobi_session::auth::{Issuer, Verifier};
+use asobi_session::{
+    auth::{Issuer, Verifier},
+    hub::Hub,
+};
 use axum::{
     Router,
     http::{HeaderName, HeaderValue, Method},
@@ -35,6 +37,7 @@ pub struct RestDeps {
     pub channels: Channels,
     pub verifier: Arc<Verifier>,
     pub issuer: Arc<Issuer>,
+    pub hub: Arc<Hub>,
     pub readiness: Readiness,
 }
 
@@ -46,6 +49,7 @@ pub(crate) struct Rest {
     publisher: Publisher,
     verifier: Arc<Verifier>,
     issuer: Arc<Issuer>,
+    hub: Arc<Hub>,
     readiness: Readiness,
     social: social::Social,
     limits: limits::Limits,
@@ -68,6 +72,7 @@ pub fn router(deps: RestDeps) -> Router {
         publisher: deps.publisher,
         verifier: deps.verifier,
         issuer: deps.issuer,
+        hub: deps.hub,
         readiness: deps.readiness,
         started: std::time::Instant::now(),
     });

@@ -1,22 +1,35 @@
-//! `/chat/*`: a channel's history, for those who may join it.
+//! `/chat/*` and `/dm/*`: histories, for those who may use the channel, and direct messages.
 
 use std::collections::HashMap;
 
+use asobi_proto::error::ErrorCode;
+use asobi_session::chat::{ChannelId, DirectError, Refusal, SendError};
 use asobi_store::chat::{self, Message};
-use axum::{Router, extract::State, routing::get};
+use axum::{
+    Router,
+    extract::State,
+    routing::{get, post},
+};
 use serde_json::{Value, json};
+use uuid::Uuid;
 
-use super::{Json, Shared, bounded, parsed};
+use super::{Json, Shared, bounded, id, parsed};
 use crate::{
-    access,
-    error::Result,
+    body::Fields,
+    error::{ApiError, Result},
     extract::{Path, Query},
     middleware::Caller,
     render::timestamp,
 };
 
+/// Of an idempotency key.
+const KEY_BYTES: usize = 64;
+
 pub(super) fn routes() -> Router<Shared> {
-    Router::new().route("/chat/{channel_id}/history", get(history))
+    Router::new()
+        .route("/chat/{channel_id}/history", get(history))
+        .route("/dm", post(send))
+        .route("/dm/{player_id}/history", get(direct_history))
 }
 
 async fn history(
@@ -25,12 +38,82 @@ async fn history(
     Path(channel): Path<String>,
     Query(query): Query<HashMap<String, String>>,
 ) -> Result<Json> {
-    access::check(&rest, claims.player_id, &channel).await?;
-    let limit = bounded(query.get("limit").map(String::as_str), 50, 1, 200);
-    let before = parsed(query.get("before_seq").map(String::as_str));
-    let messages = chat::history(&rest.pool, &channel, before, limit).await?;
+    let parsed_id = ChannelId::parse(&channel)
+        .ok_or_else(|| ApiError::new(ErrorCode::CHAT_INVALID_CHANNEL_ID, "A channel id is scheme:name."))?;
+    match rest.hub.may_use(claims.player_id, &parsed_id).await {
+        // What was said before a block stays readable to both.
+        Ok(()) | Err(Refusal::Blocked) => {}
+        Err(Refusal::NotAuthorized) => return Err(ApiError::forbidden("This channel is not open to you.")),
+        Err(Refusal::Unavailable) => {
+            return Err(ApiError::not_ready("The database does not answer; please try again."));
+        }
+    }
+    let messages = page(&rest, &channel, &query).await?;
     let messages: Vec<Value> = messages.into_iter().map(answer).collect();
     Ok(axum::Json(json!({"messages": messages})))
+}
+
+async fn send(State(rest): State<Shared>, Caller(claims): Caller, fields: Fields) -> Result<Json> {
+    let recipient = fields.optional_string("recipient_id").and_then(|text| Uuid::parse_str(text).ok());
+    let (Some(recipient), Some(content)) = (recipient, fields.optional_string("content")) else {
+        return Err(ApiError::invalid("The body needs \"recipient_id\", a player's id, and \"content\", a string."));
+    };
+    if content.contains('\0') {
+        return Err(ApiError::invalid("The content must not contain NUL."));
+    }
+    let key = fields.optional_string("idempotency_key").map(str::to_owned);
+    if key.as_ref().is_some_and(|key| key.len() > KEY_BYTES || key.contains('\0')) {
+        return Err(ApiError::invalid("The idempotency_key must be at most 64 bytes."));
+    }
+    let sent = rest.hub.send_direct(claims.player_id, recipient, content.to_owned(), key).await;
+    let (channel_id, _) = sent.map_err(refusal)?;
+    Ok(axum::Json(json!({"success": true, "channel_id": channel_id})))
+}
+
+async fn direct_history(
+    State(rest): State<Shared>,
+    Caller(claims): Caller,
+    Path(other): Path<String>,
+    Query(query): Query<HashMap<String, String>>,
+) -> Result<Json> {
+    let channel_id = ChannelId::dm(claims.player_id, id(&other)?)
+        .ok_or_else(|| ApiError::invalid("There is no direct channel with oneself."))?;
+    let messages: Vec<Value> = page(&rest, &channel_id, &query)
+        .await?
+        .into_iter()
+        .map(|message| {
+            json!({
+                "sender_id": message.sender_id,
+                "content": message.content,
+                "sent_at": message.sent_at_ms(),
+                "message_id": message.message_id,
+                "seq": message.seq,
+            })
+        })
+        .collect();
+    Ok(axum::Json(json!({"channel_id": channel_id, "messages": messages})))
+}
+
+async fn page(rest: &Shared, channel: &str, query: &HashMap<String, String>) -> Result<Vec<Message>> {
+    let limit = bounded(query.get("limit").map(String::as_str), 50, 1, 200);
+    let before = parsed(query.get("before_seq").map(String::as_str));
+    Ok(chat::history(&rest.pool, channel, before, limit).await?)
+}
+
+fn refusal(error: DirectError) -> ApiError {
+    match error {
+        DirectError::ContentEmpty => ApiError::new(ErrorCode::DM_CONTENT_EMPTY, "A message needs content."),
+        DirectError::ContentTooLarge => ApiError::new(ErrorCode::DM_CONTENT_TOO_LARGE, "The content is too large."),
+        DirectError::InvalidRecipient => ApiError::invalid("A player cannot write to themself."),
+        DirectError::Blocked => ApiError::new(ErrorCode::DM_BLOCKED, "One of you blocks the other."),
+        DirectError::Send(SendError::Unconfirmed) => ApiError::not_ready(
+            "Whether the message is stored is not known; send it again with the same idempotency_key.",
+        )
+        .detail("reason", "unconfirmed"),
+        DirectError::Unavailable | DirectError::Send(SendError::Busy | SendError::Failed) => {
+            ApiError::not_ready("The message could not be stored; please try again.")
+        }
+    }
 }
 
 fn answer(message: Message) -> Value {
@@ -48,8 +131,8 @@ fn answer(message: Message) -> Value {
 
 /// As clients of the first release know them: all but direct messages are rooms.
 fn kind(channel: &str) -> &'static str {
-    match channel.split(':').next() {
-        Some("dm") => "dm",
+    match ChannelId::scheme(channel) {
+        "dm" => "dm",
         _ => "room",
     }
 }

@@ -43,6 +43,7 @@ async fn health(State(rest): State<Shared>) -> Response {
     let body = json!({
         "status": if healthy { "healthy" } else { "unhealthy" },
         "node": rest.node_id,
+        "sockets": rest.hub.session_count(),
         "uptime_seconds": rest.started.elapsed().as_secs(),
         "dependencies": {
             "primary_db": {"name": "primary_db", "status": database, "connections": rest.pool.size()},

@@ -5,7 +5,7 @@ use asobi_proto::{
     error::ErrorCode,
 };
 use asobi_store::{
-    modes, players,
+    players,
     tickets::{self, CancelError, TicketError, TicketState},
 };
 use axum::{
@@ -38,8 +38,7 @@ async fn add(State(rest): State<Shared>, Caller(claims): Caller, fields: Fields)
         None => "default",
         Some(value) => value.as_str().ok_or_else(|| ApiError::missing("mode", "a string"))?,
     };
-    let settings = modes::all(&rest.pool).await?.into_iter().find(|(name, _)| name == mode);
-    let Some((_, settings)) = settings else {
+    let Some(settings) = rest.hub.modes().get(mode).await else {
         return Err(ApiError::new(ErrorCode::MATCHMAKER_UNKNOWN_MODE, "No game server plays that mode."));
     };
     let properties = properties(&fields)?;

@@ -1,13 +1,14 @@
 //! One node's REST side over a fresh database, asked without a network.
 
-use std::{str::FromStr, sync::Arc, time::Duration};
+use std::{net::SocketAddr, sync::Arc, time::Duration};
 
-use asobi_bus::{Bus, BusOptions};
-use asobi_cluster::Directory;
-use asobi_proto::bus::Topic;
+use asobi_cluster::{Node, NodeAddresses, Role};
 use asobi_rest::RestDeps;
-use asobi_service_kit::{Config, Shutdown, grpc::Channels, health::Readiness};
-use asobi_session::auth::{Issuer, Verifier};
+use asobi_service_kit::{Config, Shutdown, health::Readiness};
+use asobi_session::{
+    auth::{Issuer, Verifier},
+    hub::{self, Hub, HubDeps},
+};
 use asobi_store::testing::TestDatabase;
 use axum::{
     Router,
@@ -15,18 +16,19 @@ use axum::{
     http::{HeaderMap, Method, Request, StatusCode, header},
 };
 use serde_json::Value;
-use sqlx::postgres::PgConnectOptions;
-use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use tokio::sync::Mutex;
 use tower::ServiceExt as _;
+
+const PATIENCE: Duration = Duration::from_secs(20);
 
 pub struct Play {
     pub db: TestDatabase,
     pub router: Router,
     pub verifier: Arc<Verifier>,
     pub readiness: Readiness,
-    config: Arc<Config>,
+    config: Config,
     shutdown: Shutdown,
-    stop: CancellationToken,
+    nodes: Mutex<Vec<(Node, Arc<Hub>)>>,
 }
 
 /// An answer, as far as tests look at it.
@@ -57,17 +59,20 @@ impl Play {
         let off =
             ["limits.register_per_second", "limits.auth_per_second", "limits.requests_per_second"].map(|k| (k, "0"));
         let guest = [("auth.guest", "true"), ("chat.global_channels", "[\"lobby\"]")];
-        let config = Config::with_sets(off.iter().chain(&guest).chain(sets).copied())?;
+        let database = [("database.url", db.url.as_str()), ("database.max_connections", "4")];
+        let config = Config::with_sets(off.iter().chain(&guest).chain(&database).chain(sets).copied())?;
         let shutdown = Shutdown::manual(Duration::from_secs(5));
-        let stop = CancellationToken::new();
-        let (router, verifier, readiness) = node(&db, Arc::new(config.clone()), &shutdown, &stop).await?;
-        Ok(Self { db, router, verifier, readiness, config: Arc::new(config), shutdown, stop })
+        let Joined { router, verifier, readiness, node, hub } = join(&config, "test-0", &shutdown).await?;
+        let nodes = Mutex::new(vec![(node, hub)]);
+        Ok(Self { db, router, verifier, readiness, config, shutdown, nodes })
     }
 
     /// Another node of the same cluster.
     pub async fn another(&self) -> anyhow::Result<(Router, Arc<Verifier>)> {
-        let (router, verifier, _) = node(&self.db, Arc::clone(&self.config), &self.shutdown, &self.stop).await?;
-        Ok((router, verifier))
+        let mut nodes = self.nodes.lock().await;
+        let joined = join(&self.config, &format!("test-{}", nodes.len()), &self.shutdown).await?;
+        nodes.push((joined.node, joined.hub));
+        Ok((joined.router, joined.verifier))
     }
 
     pub async fn ask(&self, method: &str, path: &str, token: &str, body: impl Into<Option<Value>>) -> Answer {
@@ -92,43 +97,60 @@ impl Play {
 
     pub async fn end(self) -> anyhow::Result<()> {
         self.shutdown.begin();
-        self.stop.cancel();
+        for (node, hub) in self.nodes.into_inner() {
+            hub.close_all(Duration::ZERO, Duration::from_secs(3)).await;
+            node.leave().await;
+        }
         self.shutdown.finished().await;
         self.db.drop_now().await
     }
 }
 
-async fn node(
-    db: &TestDatabase,
-    config: Arc<Config>,
-    shutdown: &Shutdown,
-    stop: &CancellationToken,
-) -> anyhow::Result<(Router, Arc<Verifier>, Readiness)> {
-    let options = BusOptions {
-        pool: db.pool.clone(),
-        direct: PgConnectOptions::from_str(&db.url)?,
-        origin: format!("test-{}", uuid::Uuid::now_v7()),
-        topics: vec![Topic::Revoked, Topic::Queue],
-    };
-    let bus = Bus::start(options, stop, &TaskTracker::new());
-    let mut connected = bus.connected();
-    tokio::time::timeout(Duration::from_secs(20), connected.wait_for(|yes| *yes)).await??;
-    let verifier = Verifier::start(db.pool.clone(), &bus, &config.auth, shutdown).await?;
-    let publisher = bus.publisher().clone();
-    let issuer = Issuer::start(db.pool.clone(), publisher.clone(), Arc::clone(&verifier), &config.auth).await?;
+struct Joined {
+    router: Router,
+    verifier: Arc<Verifier>,
+    readiness: Readiness,
+    node: Node,
+    hub: Arc<Hub>,
+}
+
+async fn join(config: &Config, name: &str, shutdown: &Shutdown) -> anyhow::Result<Joined> {
+    let mut config = config.clone();
+    config.node.id = name.into();
+    let config = Arc::new(config);
+    let nowhere = SocketAddr::from(([127, 0, 0, 1], 9));
+    let addresses = NodeAddresses { http: Some(nowhere), grpc: nowhere, metrics: nowhere };
+    let node = Node::join(&config, Role::Gateway, addresses, hub::topics(), shutdown).await?;
+    let mut connected = node.bus.connected();
+    tokio::time::timeout(PATIENCE, connected.wait_for(|yes| *yes)).await??;
+    let verifier = Verifier::start(node.pool.clone(), &node.bus, &config.auth, shutdown).await?;
+    let publisher = node.bus.publisher().clone();
+    let issuer = Issuer::start(node.pool.clone(), publisher.clone(), Arc::clone(&verifier), &config.auth).await?;
+    let hub = Hub::start(HubDeps {
+        config: Arc::clone(&config),
+        pool: node.pool.clone(),
+        bus: node.bus.clone(),
+        membership: Arc::clone(&node.membership),
+        directory: Arc::clone(&node.directory),
+        channels: node.channels.clone(),
+        verifier: Arc::clone(&verifier),
+        near: None,
+        shutdown: shutdown.clone(),
+    });
     let readiness = Readiness::new();
     let router = asobi_rest::router(RestDeps {
         config,
-        node_id: "test".into(),
-        pool: db.pool.clone(),
+        node_id: name.into(),
+        pool: node.pool.clone(),
         publisher,
-        directory: Directory::load(&db.pool).await?,
-        channels: Channels::new("key"),
+        directory: Arc::clone(&node.directory),
+        channels: node.channels.clone(),
         verifier: Arc::clone(&verifier),
         issuer,
+        hub: Arc::clone(&hub),
         readiness: readiness.clone(),
     });
-    Ok((router, verifier, readiness))
+    Ok(Joined { router, verifier, readiness, node, hub })
 }
 
 pub fn request(method: &str, path: &str, token: &str, body: Option<&str>) -> Request<Body> {

@@ -29,6 +29,7 @@ async fn every_failure_has_the_error_object() -> anyhow::Result<()> {
         ("GET", "/api/v1/chat/room:x/history", token, 403, "forbidden"),
         ("GET", "/api/v1/players/%00", token, 400, "invalid_payload"),
         ("GET", "/api/v1/chat/global:%00/history", token, 400, "chat.invalid_channel_id"),
+        ("GET", "/api/v1/dm/x/history", token, 400, "invalid_payload"),
         ("GET", "/api/v1/chat/%ff/history", token, 400, "invalid_payload"),
         ("GET", "/api/v1/matches?mode=%00", token, 400, "invalid_payload"),
         ("POST", "/api/v1/friends", token, 400, "invalid_payload"),
@@ -163,5 +164,52 @@ async fn probes_cors_and_traces() -> anyhow::Result<()> {
         assert_eq!(page.status, 200);
         assert!(page.headers["content-security-policy"].to_str()?.starts_with("default-src 'none'"));
     }
+    play.end().await
+}
+
+#[tokio::test]
+async fn direct_messages_are_stored_and_read_by_both() -> anyhow::Result<()> {
+    let play = Play::begin(&[]).await?;
+    let (ada, bo) = (play.register("ada").await, play.register("bo_").await);
+    let (to_bo, token) = (bo.text("player_id"), ada.text("access_token"));
+    let send = |body: Value| play.ask("POST", "/api/v1/dm", token, body);
+    let keyed = json!({"recipient_id": to_bo, "content": "hello", "idempotency_key": "k1"});
+    let sent = send(keyed.clone()).await;
+    assert_eq!((&sent.body["success"], sent.status.as_u16()), (&json!(true), 200), "{}", sent.body);
+    assert_eq!(send(keyed).await.status, 200, "a repeat answers as the first did");
+    let path = format!("/api/v1/dm/{}/history?limit=10", ada.text("player_id"));
+    let read = play.ask("GET", &path, bo.text("access_token"), None).await;
+    assert_eq!(read.text("channel_id"), sent.text("channel_id"));
+    assert_eq!(read.body["messages"].as_array().map(Vec::len), Some(1), "{}", read.body);
+    assert!(read.body["messages"][0]["sent_at"].is_i64() && read.body["messages"][0]["content"] == "hello");
+    let channel = format!("/api/v1/chat/{}/history", sent.text("channel_id"));
+    let history = play.ask("GET", &channel, token, None).await;
+    assert_eq!(
+        (&history.body["messages"][0]["channel_type"], &history.body["messages"][0]["seq"]),
+        (&json!("dm"), &json!(1))
+    );
+    let stranger = play.register("carol").await;
+    assert_eq!(play.ask("GET", &channel, stranger.text("access_token"), None).await.code(), "forbidden");
+    for (body, status, code) in [
+        (json!({"recipient_id": to_bo}), 400, "invalid_payload"),
+        (json!({"recipient_id": "x", "content": "y"}), 400, "invalid_payload"),
+        (json!({"recipient_id": to_bo, "content": ""}), 400, "dm.content_empty"),
+        (json!({"recipient_id": to_bo, "content": "x".repeat(2_001)}), 413, "dm.content_too_large"),
+        (json!({"recipient_id": ada.text("player_id"), "content": "me"}), 400, "invalid_payload"),
+    ] {
+        let answer = send(body).await;
+        assert_eq!((answer.status.as_u16(), answer.code()), (status, code));
+    }
+    sqlx::query("INSERT INTO friendships (id, player_id, friend_id, status, blocked_by) VALUES (gen_random_uuid(), $1::uuid, $2::uuid, 'blocked', $1::uuid)")
+        .bind(to_bo)
+        .bind(ada.text("player_id"))
+        .execute(&play.db.pool)
+        .await?;
+    let mut blocked = send(json!({"recipient_id": to_bo, "content": "hello?"})).await;
+    // What may be used is remembered for less than a second.
+    while blocked.status == 200 {
+        blocked = send(json!({"recipient_id": to_bo, "content": "hello?"})).await;
+    }
+    assert_eq!((blocked.status.as_u16(), blocked.code()), (403, "dm.blocked"));
     play.end().await
 }
