@@ -20,14 +20,8 @@ impl Setup {
     #[must_use]
     pub fn new(match_id: Uuid, mode: impl Into<String>) -> Self {
         let bytes = match_id.as_bytes();
-        let seed = bytes[10..]
-            .iter()
-            .fold(0_u64, |seed, byte| (seed << 8) | u64::from(*byte));
-        Self {
-            match_id,
-            mode: mode.into(),
-            seed,
-        }
+        let seed = bytes[10..].iter().fold(0_u64, |seed, byte| (seed << 8) | u64::from(*byte));
+        Self { match_id, mode: mode.into(), seed }
     }
 }
 
@@ -45,12 +39,7 @@ pub trait Game {
     ///
     /// # Errors
     /// The callback failed; the player is refused.
-    fn join(
-        &mut self,
-        player: Uuid,
-        ctx: Option<&str>,
-        outcome: &mut Outcome,
-    ) -> Result<Joined, GameError>;
+    fn join(&mut self, player: Uuid, ctx: Option<&str>, outcome: &mut Outcome) -> Result<Joined, GameError>;
 
     /// A seat was given up.
     ///
@@ -74,12 +63,7 @@ pub trait Game {
     ///
     /// # Errors
     /// The callback failed or returned what JSON cannot say; what was appended is to be thrown away.
-    fn state(
-        &mut self,
-        player: Option<Uuid>,
-        json: &mut String,
-        outcome: &mut Outcome,
-    ) -> Result<(), GameError>;
+    fn state(&mut self, player: Option<Uuid>, json: &mut String, outcome: &mut Outcome) -> Result<(), GameError>;
 
     /// The player's last connection is gone; the seat waits.
     ///
@@ -199,9 +183,6 @@ impl Registry {
     /// Every mode with its settings, by name.
     #[must_use]
     pub fn modes(&self) -> Vec<(String, ModeSettings)> {
-        self.modes
-            .iter()
-            .map(|(mode, factory)| (mode.clone(), factory.settings().clone()))
-            .collect()
+        self.modes.iter().map(|(mode, factory)| (mode.clone(), factory.settings().clone())).collect()
     }
 }

@@ -7,9 +7,9 @@ use std::{
 };
 
 use asobi_proto::match_v1::{
-    CreateMatchRequest, CreateMatchResponse, ProbeRequest, ProbeResponse, RelayDeliver,
-    RelayDropped, RelayEnter, RelayEntered, RelayHello, RelayLeft, RelayRequest, RelayResponse,
-    match_host_service_server::MatchHostService, relay_request, relay_response::Kind,
+    CreateMatchRequest, CreateMatchResponse, ProbeRequest, ProbeResponse, RelayDeliver, RelayDropped, RelayEnter,
+    RelayEntered, RelayHello, RelayLeft, RelayRequest, RelayResponse, match_host_service_server::MatchHostService,
+    relay_request, relay_response::Kind,
 };
 use asobi_service_kit::telemetry;
 use asobi_session::link::{Edge, Entry, FrameKind, LinkError, MatchLink, SessionNo};
@@ -59,42 +59,23 @@ impl MatchHostService for HostService {
         }
     }
 
-    async fn probe(
-        &self,
-        request: Request<ProbeRequest>,
-    ) -> Result<Response<ProbeResponse>, Status> {
+    async fn probe(&self, request: Request<ProbeRequest>) -> Result<Response<ProbeResponse>, Status> {
         let request = request.into_inner();
         let match_id = uuid(&request.match_id, "match_id")?;
         let meant = request.host_incarnation == self.host.incarnation();
         let epoch = self.host.running(match_id).filter(|_| meant);
-        Ok(Response::new(ProbeResponse {
-            running: epoch.is_some(),
-            epoch: epoch.unwrap_or(0),
-        }))
+        Ok(Response::new(ProbeResponse { running: epoch.is_some(), epoch: epoch.unwrap_or(0) }))
     }
 
     type RelayStream = Outgoing;
 
-    async fn relay(
-        &self,
-        request: Request<Streaming<RelayRequest>>,
-    ) -> Result<Response<Outgoing>, Status> {
+    async fn relay(&self, request: Request<Streaming<RelayRequest>>) -> Result<Response<Outgoing>, Status> {
         let (sender, queue) = mpsc::channel(QUEUE);
         let over = self.stop.child_token();
-        let edge = Arc::new(RelayEdge {
-            outgoing: Mutex::new(Some(sender)),
-            over: over.clone(),
-        });
-        let stream = Relay {
-            host: Arc::clone(&self.host),
-            edge,
-            tasks: self.tasks.clone(),
-        };
+        let edge = Arc::new(RelayEdge { outgoing: Mutex::new(Some(sender)), over: over.clone() });
+        let stream = Relay { host: Arc::clone(&self.host), edge, tasks: self.tasks.clone() };
         self.tasks.spawn(stream.run(request.into_inner()));
-        Ok(Response::new(Outgoing {
-            queue: ReceiverStream::new(queue),
-            over: Box::pin(over.cancelled_owned()),
-        }))
+        Ok(Response::new(Outgoing { queue: ReceiverStream::new(queue), over: Box::pin(over.cancelled_owned()) }))
     }
 }
 
@@ -104,11 +85,7 @@ fn new_match(request: CreateMatchRequest) -> Result<NewMatch, Status> {
     }
     Ok(NewMatch {
         match_id: uuid(&request.match_id, "match_id")?,
-        players: request
-            .players
-            .iter()
-            .map(|player| uuid(player, "players"))
-            .collect::<Result<_, _>>()?,
+        players: request.players.iter().map(|player| uuid(player, "players")).collect::<Result<_, _>>()?,
         mode: request.mode,
         epoch: request.epoch,
         term: request.term,
@@ -142,10 +119,7 @@ impl RelayEdge {
     fn send(&self, kind: Kind) {
         let response = RelayResponse { kind: Some(kind) };
         let full = match &*self.outgoing.lock() {
-            Some(outgoing) => matches!(
-                outgoing.try_send(Ok(response)),
-                Err(mpsc::error::TrySendError::Full(_))
-            ),
+            Some(outgoing) => matches!(outgoing.try_send(Ok(response)), Err(mpsc::error::TrySendError::Full(_))),
             None => false,
         };
         if full {
@@ -156,10 +130,7 @@ impl RelayEdge {
     }
 
     fn has_room_for_states(&self) -> bool {
-        self.outgoing
-            .lock()
-            .as_ref()
-            .is_some_and(|outgoing| outgoing.capacity() > QUEUE - STATES)
+        self.outgoing.lock().as_ref().is_some_and(|outgoing| outgoing.capacity() > QUEUE - STATES)
     }
 }
 
@@ -215,10 +186,7 @@ impl Relay {
             let origin = format!("{}#{}", hello.node_id, hello.incarnation);
             tracing::info!(node.id = hello.node_id, "A node relays its players' matches.");
             let edge: Arc<dyn Edge> = Arc::clone(&self.edge) as _;
-            let link = Arc::new(HostLink {
-                host: Arc::clone(&self.host),
-                port: Port::new(origin, edge),
-            });
+            let link = Arc::new(HostLink { host: Arc::clone(&self.host), port: Port::new(origin, edge) });
             while let Some(kind) = self.next(&mut incoming).await {
                 self.handle(&link, kind);
             }
@@ -282,9 +250,7 @@ impl Relay {
 
     fn enter(&self, link: &Arc<HostLink>, enter: RelayEnter) {
         let request = enter.request;
-        let entering = entry(enter)
-            .ok_or_else(|| refused("match_not_found"))
-            .and_then(|entry| link.start_enter(entry));
+        let entering = entry(enter).ok_or_else(|| refused("match_not_found")).and_then(|entry| link.start_enter(entry));
         let (edge, link) = (Arc::clone(&self.edge), Arc::clone(link));
         self.tasks.spawn(async move {
             let entered = match entering {
@@ -297,11 +263,7 @@ impl Relay {
 }
 
 fn entry(enter: RelayEnter) -> Option<Entry> {
-    let join = if enter.join {
-        Some(String::from_utf8(enter.ctx_json.to_vec()).ok()?)
-    } else {
-        None
-    };
+    let join = if enter.join { Some(String::from_utf8(enter.ctx_json.to_vec()).ok()?) } else { None };
     Some(Entry {
         session: SessionNo(enter.session),
         player_id: Uuid::try_parse(&enter.player_id).ok()?,
@@ -311,16 +273,10 @@ fn entry(enter: RelayEnter) -> Option<Entry> {
 }
 
 fn answer(request: u64, entered: Result<String, LinkError>) -> RelayEntered {
-    let mut answer = RelayEntered {
-        request,
-        ..RelayEntered::default()
-    };
+    let mut answer = RelayEntered { request, ..RelayEntered::default() };
     match entered {
         Ok(view) => answer.view = Bytes::from(view),
-        Err(LinkError::Refused {
-            reason,
-            refused_reason,
-        }) => {
+        Err(LinkError::Refused { reason, refused_reason }) => {
             answer.refusal = reason;
             answer.refused_reason = refused_reason.unwrap_or_default();
         }

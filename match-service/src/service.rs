@@ -49,11 +49,7 @@ pub async fn run(config: Arc<Config>, shutdown: Shutdown) -> anyhow::Result<()> 
 ///
 /// # Errors
 /// As [`run`].
-pub async fn run_with(
-    config: Arc<Config>,
-    shutdown: Shutdown,
-    games: Registry,
-) -> anyhow::Result<()> {
+pub async fn run_with(config: Arc<Config>, shutdown: Shutdown, games: Registry) -> anyhow::Result<()> {
     let registry = load_games(&config, games)?;
     let listeners = Listeners::bind(&config).await?;
     let topics = hub::topics();
@@ -79,8 +75,8 @@ fn load_games(config: &Config, games: Registry) -> anyhow::Result<Registry> {
         memory_bytes: config.matches.memory_bytes,
         callback: Duration::from_millis(config.matches.callback_ms),
     };
-    let (registry, manifest) = lua::load(&config.matches.games, limits)
-        .context("match.games names a folder whose games do not load")?;
+    let (registry, manifest) =
+        lua::load(&config.matches.games, limits).context("match.games names a folder whose games do not load")?;
     if let Some(guests) = manifest.guest_auth {
         tracing::info!(guests, "The games' manifest has a wish about guests; auth.guest decides.");
     }
@@ -104,11 +100,7 @@ impl Listeners {
     }
 
     fn addresses(&self) -> NodeAddresses {
-        NodeAddresses {
-            http: Some(self.http.1),
-            grpc: self.grpc.1,
-            metrics: self.metrics.1,
-        }
+        NodeAddresses { http: Some(self.http.1), grpc: self.grpc.1, metrics: self.metrics.1 }
     }
 }
 
@@ -152,13 +144,7 @@ async fn serve(
         .await
         .context("signing keys and revocations could not be read")?;
     let publisher = node.bus.publisher().clone();
-    let issuer = Issuer::start(
-        node.pool.clone(),
-        publisher.clone(),
-        Arc::clone(&verifier),
-        &config.auth,
-    )
-    .await?;
+    let issuer = Issuer::start(node.pool.clone(), publisher.clone(), Arc::clone(&verifier), &config.auth).await?;
     let identity = node.membership.identity();
     let edge = Arc::new(NearEdge::default());
     let origin = format!("{}#{}", identity.node_id, identity.incarnation);
@@ -191,25 +177,16 @@ async fn serve(
         channels: node.channels.clone(),
         verifier,
         issuer,
+        hub: Arc::clone(&hub),
         readiness: readiness.clone(),
     });
     announce(config, node, &host).await?;
     let (stop, relays) = (CancellationToken::new(), TaskTracker::new());
-    let service = MatchHostServiceServer::new(HostService {
-        host: Arc::clone(&host),
-        stop: stop.clone(),
-        tasks: relays.clone(),
-    });
+    let service =
+        MatchHostServiceServer::new(HostService { host: Arc::clone(&host), stop: stop.clone(), tasks: relays.clone() });
     let routes = Routes::new(ops::service(node.pool.clone())).add_service(service);
     server::serve_metrics(listeners.metrics.0, readiness.clone(), shutdown);
-    server::serve_grpc_until(
-        listeners.grpc.0,
-        routes,
-        readiness,
-        node.cluster_key.as_str(),
-        shutdown,
-        stop.clone(),
-    );
+    server::serve_grpc_until(listeners.grpc.0, routes, readiness, node.cluster_key.as_str(), shutdown, stop.clone());
     server::serve_http(listeners.http.0, rest.merge(hub.router()), shutdown);
     shutdown.spawn("match rows", watch_rows(Watch::new(config, node, &host), stop.clone()));
     tracing::info!(
@@ -219,12 +196,7 @@ async fn serve(
         modes = host.modes().len(),
         "The match host serves."
     );
-    Ok(Serving {
-        host,
-        hub,
-        stop,
-        relays,
-    })
+    Ok(Serving { host, hub, stop, relays })
 }
 
 fn start_host(config: &Config, node: &Node, registry: Registry) -> std::io::Result<Arc<Host>> {
@@ -240,9 +212,7 @@ fn start_host(config: &Config, node: &Node, registry: Registry) -> std::io::Resu
             runtime: Handle::current(),
             timeout: config.database.timeout(),
         }),
-        manners: Manners {
-            dev_errors: config.matches.dev_errors,
-        },
+        manners: Manners { dev_errors: config.matches.dev_errors },
         capacity: match config.matches.capacity {
             0 => usize::MAX,
             capacity => capacity as usize,
@@ -310,11 +280,7 @@ async fn watch_rows(watch: Watch, stop: CancellationToken) {
         }
         let identity = watch.membership.identity();
         let read_from = Instant::now();
-        let held = within(
-            watch.timeout,
-            matches::held(&watch.pool, &identity.node_id, identity.incarnation),
-        )
-        .await;
+        let held = within(watch.timeout, matches::held(&watch.pool, &identity.node_id, identity.incarnation)).await;
         let Ok(held) = held else {
             continue;
         };
@@ -344,9 +310,7 @@ impl Serving {
             self.host.stop_all(Stop::HostStopped);
             self.host.emptied(LAST_WORDS / 3).await;
         }
-        self.hub
-            .close_all(LAST_WORDS / 10, LAST_WORDS / 4)
-            .await;
+        self.hub.close_all(LAST_WORDS / 10, LAST_WORDS / 4).await;
         self.stop.cancel();
         self.relays.close();
         let _ = tokio::time::timeout(LAST_WORDS / 10, self.relays.wait()).await;

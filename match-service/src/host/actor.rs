@@ -45,15 +45,7 @@ pub struct Actor {
 impl Actor {
     #[must_use]
     pub fn new(room: Room, fence: Fence, mailbox: Mailbox, rows: Arc<dyn Rows>) -> Self {
-        Self {
-            room,
-            fence,
-            mailbox,
-            rows,
-            writing: None,
-            waiting: Vec::new(),
-            over: false,
-        }
+        Self { room, fence, mailbox, rows, writing: None, waiting: Vec::new(), over: false }
     }
 
     /// Runs the match until its end is written or it may no longer be.
@@ -93,35 +85,24 @@ impl Actor {
 
     fn message(&mut self, message: Message) {
         match message {
-            Message::Enter {
-                port,
-                session,
-                player,
-                join,
-                reply,
-            } => {
-                self.waiting.push((port.number, session));
+            Message::Enter { port, session, player, join, reply } => {
+                let joining = self.room.joining;
                 self.room.enter(&port, session, player, join, reply);
-                if self.room.joining == 0 {
-                    self.waiting.clear();
+                if self.room.joining > joining {
+                    self.waiting.push((port.number, session));
                 }
             }
             Message::Leave { session, reply } => {
                 self.gone(session);
                 self.room.leave(session, reply);
             }
-            Message::Input {
-                session,
-                number,
-                payload,
-            } => self.room.input(session, number, payload, &self.mailbox),
+            Message::Input { session, number, payload } => self.room.input(session, number, payload, &self.mailbox),
             Message::Detach { session } => {
                 self.gone(session);
                 self.room.detach(session);
             }
             Message::Stop(Stop::HostStopped) => {
-                self.room
-                    .finish(false, r#"{"error":"host_stopped"}"#.to_owned());
+                self.room.finish(false, r#"{"error":"host_stopped"}"#.to_owned());
                 self.room.settle();
             }
             // Whether an end is still ours to write, its transaction will say.
@@ -152,15 +133,9 @@ impl Actor {
             };
             let effects = self.room.effects.clone();
             self.writing = Some(Box::pin(async move {
-                let ended = persist("end", || {
-                    rows.finish(
-                        fence.clone(),
-                        end.finished,
-                        end.result.clone(),
-                        effects.clone(),
-                    )
-                })
-                .await;
+                let ended =
+                    persist("end", || rows.finish(fence.clone(), end.finished, end.result.clone(), effects.clone()))
+                        .await;
                 Written::Finished(ended)
             }));
             return;
@@ -174,10 +149,7 @@ impl Actor {
                 Written::Seat(joining, taken)
             }),
             Op::GiveUp { players, reply } => Box::pin(async move {
-                persist("seats", || {
-                    rows.give_up_seats(fence.clone(), players.clone())
-                })
-                .await;
+                persist("seats", || rows.give_up_seats(fence.clone(), players.clone())).await;
                 if let Some(reply) = reply {
                     let _ = reply.send(());
                 }
@@ -187,20 +159,14 @@ impl Actor {
                 let effects = self.room.effects.clone();
                 let upto = effects.last().map_or(0, |effect| effect.ordinal);
                 Box::pin(async move {
-                    let ours = persist("effects", || {
-                        rows.append_effects(fence.clone(), effects.clone())
-                    })
-                    .await;
+                    let ours = persist("effects", || rows.append_effects(fence.clone(), effects.clone())).await;
                     Written::Effects(upto, ours)
                 })
             }
             Op::Listing => {
                 let (settings, state) = (self.room.settings.clone(), self.room.listing());
                 Box::pin(async move {
-                    persist("listing", || {
-                        rows.put_listing(fence.clone(), settings.clone(), state)
-                    })
-                    .await;
+                    persist("listing", || rows.put_listing(fence.clone(), settings.clone(), state)).await;
                     Written::Other
                 })
             }
@@ -237,10 +203,7 @@ impl Actor {
             Err(error) => {
                 tracing::warn!(%error, game.match_id = %self.fence.match_id, "A seat could not be taken.");
                 // It may have been taken all the same.
-                self.room.ops.push_back(Op::GiveUp {
-                    players: vec![joining.player],
-                    reply: None,
-                });
+                self.room.ops.push_back(Op::GiveUp { players: vec![joining.player], reply: None });
                 let _ = joining.reply.send(Err(LinkError::Unavailable));
             }
         }

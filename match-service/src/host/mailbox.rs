@@ -76,22 +76,10 @@ const CONTROL: usize = 64;
 
 /// A queue for one match. Inputs over `input_limit` are refused; anything else waits for room.
 #[must_use]
-pub fn mailbox(
-    match_id: Uuid,
-    epoch: i64,
-    input_limit: usize,
-    runtime: Handle,
-) -> (MatchHandle, Mailbox) {
+pub fn mailbox(match_id: Uuid, epoch: i64, input_limit: usize, runtime: Handle) -> (MatchHandle, Mailbox) {
     let (sender, receiver) = mpsc::channel(input_limit + CONTROL);
     let inputs = Arc::new(AtomicUsize::new(0));
-    let handle = MatchHandle {
-        match_id,
-        epoch,
-        sender,
-        inputs: Arc::clone(&inputs),
-        input_limit,
-        runtime,
-    };
+    let handle = MatchHandle { match_id, epoch, sender, inputs: Arc::clone(&inputs), input_limit, runtime };
     (handle, Mailbox { receiver, inputs })
 }
 
@@ -106,11 +94,7 @@ impl MatchHandle {
             metrics::counter!("asobi_match_inputs_refused_total").increment(1);
             return Err(LinkError::Full);
         }
-        let message = Message::Input {
-            session,
-            number,
-            payload,
-        };
+        let message = Message::Input { session, number, payload };
         self.sender.try_send(message).map_err(|error| {
             self.inputs.fetch_sub(1, Ordering::Relaxed);
             match error {

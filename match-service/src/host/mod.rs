@@ -37,17 +37,17 @@ use tokio::{
 };
 use uuid::Uuid;
 
-pub use self::{
-    mailbox::{MatchHandle, Message, SessionKey, Stop},
-    port::{Entering, HostLink, Port, refused},
-    room::Manners,
-    rows::{PgRows, Rows},
-};
 use self::{
     actor::Actor,
     mailbox::{Mailbox, mailbox},
     room::Room,
     worker::Worker,
+};
+pub use self::{
+    mailbox::{MatchHandle, Message, SessionKey, Stop},
+    port::{Entering, HostLink, Port, refused},
+    room::Manners,
+    rows::{PgRows, Rows},
 };
 use crate::game::{GameFactory, Registry, Setup};
 
@@ -134,11 +134,8 @@ impl Host {
     /// # Errors
     /// The system has no more threads.
     pub fn start(deps: HostDeps) -> std::io::Result<Arc<Self>> {
-        let count = if deps.workers == 0 {
-            std::thread::available_parallelism().map_or(1, usize::from)
-        } else {
-            deps.workers
-        };
+        let count =
+            if deps.workers == 0 { std::thread::available_parallelism().map_or(1, usize::from) } else { deps.workers };
         let workers = (0..count).map(Worker::start).collect::<Result<_, _>>()?;
         Ok(Arc::new(Self {
             node_id: deps.node_id,
@@ -167,10 +164,7 @@ impl Host {
     /// How to reach a match that is here, also one that is just starting: it answers when it runs.
     #[must_use]
     pub fn find(&self, match_id: Uuid) -> Option<MatchHandle> {
-        self.matches
-            .lock()
-            .get(&match_id)
-            .map(|entry| entry.handle.clone())
+        self.matches.lock().get(&match_id).map(|entry| entry.handle.clone())
     }
 
     /// The epoch under which a match runs here.
@@ -216,10 +210,7 @@ impl Host {
         if new.term > 0 {
             let seen = self.term.fetch_max(new.term, Ordering::SeqCst);
             if new.term < seen {
-                return Err(CreateError::Fenced(format!(
-                    "term {} is over, {seen} was seen",
-                    new.term
-                )));
+                return Err(CreateError::Fenced(format!("term {} is over, {seen} was seen", new.term)));
             }
         }
         Ok(())
@@ -252,12 +243,7 @@ impl Host {
         let Some(worker) = worker else {
             return Err(CreateError::Full);
         };
-        let (handle, inbox) = mailbox(
-            new.match_id,
-            new.epoch,
-            self.input_limit,
-            self.runtime.clone(),
-        );
+        let (handle, inbox) = mailbox(new.match_id, new.epoch, self.input_limit, self.runtime.clone());
         let (tell, done) = watch::channel(None);
         let presence = Presence {
             host: Arc::clone(self),
@@ -274,14 +260,7 @@ impl Host {
             // The job was dropped, and with it the presence that counted it.
             return Err(CreateError::Full);
         }
-        matches.insert(
-            handle.match_id,
-            Entry {
-                handle,
-                since: Instant::now(),
-                done: done.clone(),
-            },
-        );
+        matches.insert(handle.match_id, Entry { handle, since: Instant::now(), done: done.clone() });
         let count = matches.len();
         drop(matches);
         self.tell_load(count);
@@ -296,10 +275,7 @@ impl Host {
 
     fn remove(&self, match_id: Uuid, epoch: i64) {
         let mut matches = self.matches.lock();
-        if matches
-            .get(&match_id)
-            .is_some_and(|entry| entry.handle.epoch == epoch)
-        {
+        if matches.get(&match_id).is_some_and(|entry| entry.handle.epoch == epoch) {
             matches.remove(&match_id);
         }
         let count = matches.len();
@@ -347,28 +323,17 @@ impl Host {
                 entry.handle.post(Message::Stop(Stop::Lost));
             }
         }
-        rows.iter()
-            .filter(|(id, _)| !matches.contains_key(id))
-            .copied()
-            .collect()
+        rows.iter().filter(|(id, _)| !matches.contains_key(id)).copied().collect()
     }
 
     fn fence(&self, match_id: Uuid, epoch: i64) -> Fence {
-        Fence {
-            match_id,
-            host_node: self.node_id.clone(),
-            host_incarnation: self.incarnation,
-            epoch,
-        }
+        Fence { match_id, host_node: self.node_id.clone(), host_incarnation: self.incarnation, epoch }
     }
 
     /// Ends a row of ours that no match belongs to, such as one whose claim's answer was lost.
     pub async fn fail_row(&self, match_id: Uuid, epoch: i64) {
         let result = r#"{"error":"host_failed"}"#.to_owned();
-        let ended = self
-            .rows
-            .finish(self.fence(match_id, epoch), false, result, Vec::new())
-            .await;
+        let ended = self.rows.finish(self.fence(match_id, epoch), false, result, Vec::new()).await;
         tracing::warn!(game.match_id = %match_id, ?ended, "A row without a match was ended.");
     }
 }
@@ -403,9 +368,8 @@ async fn live(
 ) {
     let host = &presence.host;
     let fence = host.fence(new.match_id, new.epoch);
-    let room = span
-        .in_scope(|| prepare(host, factory.as_ref(), &new))
-        .map_err(|error| CreateError::Game(error.to_string()));
+    let room =
+        span.in_scope(|| prepare(host, factory.as_ref(), &new)).map_err(|error| CreateError::Game(error.to_string()));
     let claimed = match room {
         Ok(room) => claim(host.rows.as_ref(), &fence).await.map(|()| room),
         Err(error) => Err(error),
@@ -414,9 +378,7 @@ async fn live(
         Ok(room) => {
             tracing::info!(game.match_id = %new.match_id, game.mode = new.mode, players = new.players.len(), "A match runs.");
             tell.send_replace(Some(Ok(())));
-            Actor::new(room, fence, inbox, Arc::clone(&host.rows))
-                .run()
-                .await;
+            Actor::new(room, fence, inbox, Arc::clone(&host.rows)).run().await;
             tracing::info!(game.match_id = %new.match_id, game.mode = new.mode, "A match has ended.");
         }
         Err(error) => {
@@ -427,20 +389,10 @@ async fn live(
     drop(presence);
 }
 
-fn prepare(
-    host: &Host,
-    factory: &dyn GameFactory,
-    new: &NewMatch,
-) -> Result<Room, crate::game::GameError> {
+fn prepare(host: &Host, factory: &dyn GameFactory, new: &NewMatch) -> Result<Room, crate::game::GameError> {
     let setup = Setup::new(new.match_id, new.mode.clone());
     let game = factory.create(&setup)?;
-    Room::start(
-        game,
-        setup,
-        factory.settings().clone(),
-        host.manners,
-        &new.players,
-    )
+    Room::start(game, setup, factory.settings().clone(), host.manners, &new.players)
 }
 
 async fn claim(rows: &dyn Rows, fence: &Fence) -> Result<(), CreateError> {
@@ -448,9 +400,7 @@ async fn claim(rows: &dyn Rows, fence: &Fence) -> Result<(), CreateError> {
         match rows.claim(fence.clone()).await {
             Ok(Some(_)) => return Ok(()),
             Ok(None) => {
-                return Err(CreateError::Fenced(
-                    "the match's row is not, or no longer, this host's".into(),
-                ));
+                return Err(CreateError::Fenced("the match's row is not, or no longer, this host's".into()));
             }
             Err(error) => {
                 tracing::warn!(%error, game.match_id = %fence.match_id, "A match's row could not be claimed yet.");

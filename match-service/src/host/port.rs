@@ -57,10 +57,7 @@ impl Port {
         {
             let mut attached = self.attached.lock();
             for session in sessions {
-                if attached
-                    .get(session)
-                    .is_some_and(|handle| handle.match_id == match_id)
-                {
+                if attached.get(session).is_some_and(|handle| handle.match_id == match_id) {
                     attached.remove(session);
                 }
             }
@@ -72,18 +69,13 @@ impl Port {
     pub fn close(&self) {
         let attached = std::mem::take(&mut *self.attached.lock());
         for (session, handle) in attached {
-            handle.post(Message::Detach {
-                session: (self.number, session),
-            });
+            handle.post(Message::Detach { session: (self.number, session) });
         }
     }
 
     fn forget(&self, session: SessionNo, match_id: Uuid) {
         let mut attached = self.attached.lock();
-        if attached
-            .get(&session)
-            .is_some_and(|handle| handle.match_id == match_id)
-        {
+        if attached.get(&session).is_some_and(|handle| handle.match_id == match_id) {
             attached.remove(&session);
         }
     }
@@ -112,15 +104,9 @@ impl HostLink {
             return Err(refused("match_not_found"));
         };
         // Before the match knows: a detach that comes meanwhile must find it.
-        let before = self
-            .port
-            .attached
-            .lock()
-            .insert(entry.session, handle.clone());
+        let before = self.port.attached.lock().insert(entry.session, handle.clone());
         if let Some(before) = before.filter(|before| before.match_id != entry.match_id) {
-            before.post(Message::Detach {
-                session: (self.port.number, entry.session),
-            });
+            before.post(Message::Detach { session: (self.port.number, entry.session) });
         }
         let (reply, answer) = oneshot::channel();
         handle.post(Message::Enter {
@@ -130,11 +116,7 @@ impl HostLink {
             join: entry.join,
             reply,
         });
-        Ok(Entering {
-            session: entry.session,
-            handle,
-            answer,
-        })
+        Ok(Entering { session: entry.session, handle, answer })
     }
 
     /// The second half: waits for the answer.
@@ -142,11 +124,7 @@ impl HostLink {
     /// # Errors
     /// As [`MatchLink::enter`].
     pub async fn finish_enter(&self, entering: Entering) -> Result<String, LinkError> {
-        let Entering {
-            session,
-            handle,
-            answer,
-        } = entering;
+        let Entering { session, handle, answer } = entering;
         let result = match tokio::time::timeout(ANSWER, answer).await {
             Ok(Ok(result)) => result,
             // A match that ends drops the question.
@@ -158,9 +136,7 @@ impl HostLink {
         }
         if result == Err(LinkError::Unavailable) {
             // It may have been attached all the same.
-            handle.post(Message::Detach {
-                session: (self.port.number, session),
-            });
+            handle.post(Message::Detach { session: (self.port.number, session) });
         }
         result
     }
@@ -170,10 +146,7 @@ impl HostLink {
     pub fn start_leave(&self, session: SessionNo) -> Option<oneshot::Receiver<()>> {
         let handle = self.port.attached.lock().remove(&session)?;
         let (reply, answer) = oneshot::channel();
-        handle.post(Message::Leave {
-            session: (self.port.number, session),
-            reply,
-        });
+        handle.post(Message::Leave { session: (self.port.number, session), reply });
         Some(answer)
     }
 
@@ -183,10 +156,7 @@ impl HostLink {
     /// [`LinkError::Unavailable`] when that takes too long.
     pub async fn finish_leave(&self, leaving: oneshot::Receiver<()>) -> Result<(), LinkError> {
         // A dropped question: the match has ended, and the seat with it.
-        tokio::time::timeout(ANSWER, leaving)
-            .await
-            .map(drop)
-            .map_err(|_| LinkError::Unavailable)
+        tokio::time::timeout(ANSWER, leaving).await.map(drop).map_err(|_| LinkError::Unavailable)
     }
 }
 
@@ -215,9 +185,7 @@ impl MatchLink for HostLink {
     fn detach(&self, session: SessionNo) {
         let handle = self.port.attached.lock().remove(&session);
         if let Some(handle) = handle {
-            handle.post(Message::Detach {
-                session: (self.port.number, session),
-            });
+            handle.post(Message::Detach { session: (self.port.number, session) });
         }
     }
 }
@@ -225,8 +193,5 @@ impl MatchLink for HostLink {
 /// A refusal without a reason of the game's own.
 #[must_use]
 pub fn refused(reason: &str) -> LinkError {
-    LinkError::Refused {
-        reason: reason.to_owned(),
-        refused_reason: None,
-    }
+    LinkError::Refused { reason: reason.to_owned(), refused_reason: None }
 }

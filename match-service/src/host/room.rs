@@ -100,6 +100,9 @@ pub struct Room {
     timers: BinaryHeap<Due>,
     timer_number: u64,
     failures: u32,
+    /// Failed calls for a state in a row, counted apart: the ticks between them may succeed.
+    state_failures: u32,
+    logged: Option<Instant>,
     shared_last: Option<Bytes>,
     /// A turn-based game's state is to be sent.
     state_due: bool,
@@ -108,6 +111,8 @@ pub struct Room {
     /// Seats asked for whose rows are not written.
     pub joining: usize,
     pub ops: VecDeque<Op>,
+    /// Players who left with the match's end: dropped, and so answered, with the room.
+    leaving: Vec<oneshot::Sender<()>>,
     pub effects: Vec<Effect>,
     next_ordinal: i64,
     listed: Option<ListingState>,
@@ -164,11 +169,14 @@ impl Room {
             timers: BinaryHeap::new(),
             timer_number: 0,
             failures: 0,
+            state_failures: 0,
+            logged: None,
             shared_last: None,
             state_due: false,
             deserted_at: players.is_empty().then(|| now + NOBODY_CAME),
             joining: 0,
             ops: VecDeque::new(),
+            leaving: Vec::new(),
             effects: Vec::new(),
             next_ordinal: 1,
             listed: None,
@@ -185,10 +193,7 @@ impl Room {
             }
         }
         if !without.is_empty() {
-            room.ops.push_back(Op::GiveUp {
-                players: without,
-                reply: None,
-            });
+            room.ops.push_back(Op::GiveUp { players: without, reply: None });
         }
         room.settle();
         Ok(room)
@@ -269,24 +274,14 @@ impl Room {
         if !self.seats.has(joining.player)
             && let Err(reason) = self.seat(joining.player, joining.ctx.as_deref())
         {
-            self.ops.push_back(Op::GiveUp {
-                players: vec![joining.player],
-                reply: None,
-            });
-            let _ = joining.reply.send(Err(LinkError::Refused {
-                reason: "join_refused".into(),
-                refused_reason: reason,
-            }));
+            self.ops.push_back(Op::GiveUp { players: vec![joining.player], reply: None });
+            let _ =
+                joining.reply.send(Err(LinkError::Refused { reason: "join_refused".into(), refused_reason: reason }));
             self.settle();
             return;
         }
         if still_there {
-            self.attach(
-                &joining.port,
-                joining.session,
-                joining.player,
-                joining.reply,
-            );
+            self.attach(&joining.port, joining.session, joining.player, joining.reply);
         }
         self.settle();
     }
@@ -324,9 +319,7 @@ impl Room {
         };
         let _ = reply.send(Ok(self.view()));
         if attached == Attached::Back {
-            self.run(Some(player), |game, outcome| {
-                game.on_reconnect(player, outcome)
-            });
+            self.run(Some(player), |game, outcome| game.on_reconnect(player, outcome));
         }
         for frame in self.seats.take_early(player) {
             port.deliver(&[session], FrameKind::Event, frame);
@@ -351,9 +344,7 @@ impl Room {
             return;
         };
         if !self.ending() {
-            self.run(Some(player), |game, outcome| {
-                game.on_disconnect(player, outcome)
-            });
+            self.run(Some(player), |game, outcome| game.on_disconnect(player, outcome));
             self.settle();
         }
     }
@@ -389,18 +380,8 @@ impl Room {
     }
 
     /// An input arrived.
-    pub fn input(
-        &mut self,
-        session: SessionKey,
-        number: u64,
-        payload: Bytes,
-        mailbox: &Mailbox,
-    ) {
-        let player = if self.phase == Phase::Running {
-            self.seats.is_new_input(session, number)
-        } else {
-            None
-        };
+    pub fn input(&mut self, session: SessionKey, number: u64, payload: Bytes, mailbox: &Mailbox) {
+        let player = if self.phase == Phase::Running { self.seats.is_new_input(session, number) } else { None };
         let Some(player) = player else {
             mailbox.input_done();
             return;
@@ -419,9 +400,7 @@ impl Room {
                 continue;
             }
             if let Ok(input) = std::str::from_utf8(&payload) {
-                self.run(Some(player), |game, outcome| {
-                    game.input(player, input, outcome)
-                });
+                self.run(Some(player), |game, outcome| game.input(player, input, outcome));
                 self.state_due = true;
             }
         }
@@ -506,11 +485,13 @@ impl Room {
         let mut outcome = Outcome::default();
         match self.game.state(player, &mut json, &mut outcome) {
             Ok(()) => {
+                self.state_failures = 0;
                 self.apply(outcome);
                 json.push('}');
                 Some(Bytes::from(json))
             }
             Err(error) => {
+                self.state_failures += 1;
                 self.failed(player, &error);
                 None
             }
@@ -518,11 +499,7 @@ impl Room {
     }
 
     /// Calls the game and does what it asks for.
-    fn run(
-        &mut self,
-        player: Option<Uuid>,
-        call: impl FnOnce(&mut dyn Game, &mut Outcome) -> Result<(), GameError>,
-    ) {
+    fn run(&mut self, player: Option<Uuid>, call: impl FnOnce(&mut dyn Game, &mut Outcome) -> Result<(), GameError>) {
         if let Some(((), outcome)) = self.callback(player, call) {
             self.apply(outcome);
         }
@@ -541,6 +518,7 @@ impl Room {
                 Some((value, outcome))
             }
             Err(error) => {
+                self.failures += 1;
                 self.apply(outcome);
                 self.failed(player, &error);
                 None
@@ -550,12 +528,16 @@ impl Room {
 
     fn failed(&mut self, player: Option<Uuid>, error: &GameError) {
         metrics::counter!("asobi_match_callback_errors_total").increment(1);
-        self.failures += 1;
-        tracing::warn!(
-            game.mode = self.setup.mode, game.match_id = %self.setup.match_id,
-            script.file = error.script, script.line = error.line, script.callback = error.callback,
-            "A callback failed: {}", error.message
-        );
+        // Once a second says as much as sixty times.
+        let now = Instant::now();
+        if self.logged.is_none_or(|at| now.duration_since(at) >= Duration::from_secs(1)) {
+            self.logged = Some(now);
+            tracing::warn!(
+                game.mode = self.setup.mode, game.match_id = %self.setup.match_id,
+                script.file = error.script, script.line = error.line, script.callback = error.callback,
+                "A callback failed: {}", error.message
+            );
+        }
         if self.manners.dev_errors {
             let payload = json!({
                 "module": "lua", "callback": error.callback, "script": error.script,
@@ -566,7 +548,7 @@ impl Room {
         }
         if error.fatal {
             self.finish(false, json!({"error": "out_of_memory"}).to_string());
-        } else if self.failures >= FAILURES {
+        } else if self.failures.max(self.state_failures) >= FAILURES {
             self.finish(false, json!({"error": "script_failed"}).to_string());
         }
     }
@@ -614,11 +596,7 @@ impl Room {
                 break;
             }
             self.timer_number += 1;
-            self.timers.push(Due {
-                at: Instant::now() + timer.after,
-                number: self.timer_number,
-                timer,
-            });
+            self.timers.push(Due { at: Instant::now() + timer.after, number: self.timer_number, timer });
         }
         if let Some(result) = outcome.finished {
             self.finish(true, result);
@@ -628,10 +606,7 @@ impl Room {
     /// The match is over; the first reason counts.
     pub fn finish(&mut self, finished: bool, result: String) {
         if self.end.is_none() {
-            self.end = Some(End {
-                finished,
-                result: storable(result),
-            });
+            self.end = Some(End { finished, result: storable(result) });
         }
     }
 
@@ -650,9 +625,12 @@ impl Room {
         }
         if self.end.is_some() {
             self.phase = Phase::Ending;
-            // Who waits for a seat or for having left learns it from the dropped question.
-            self.ops.clear();
-            self.inputs.clear();
+            // Who waits for a seat learns it from the dropped question at once, who leaves when the seat's row is gone.
+            for op in self.ops.drain(..) {
+                if let Op::GiveUp { reply: Some(reply), .. } = op {
+                    self.leaving.push(reply);
+                }
+            }
             return;
         }
         let listing = self.listing();
@@ -676,11 +654,7 @@ impl Room {
 
     /// The payload of `match.joined`.
     fn view(&self) -> String {
-        let status = if self.phase == Phase::Waiting {
-            "waiting"
-        } else {
-            "running"
-        };
+        let status = if self.phase == Phase::Waiting { "waiting" } else { "running" };
         let players: Vec<Uuid> = self.seats.players().collect();
         json!({
             "match_id": self.setup.match_id, "mode": self.setup.mode, "status": status,

@@ -23,24 +23,13 @@ pub trait Rows: Send + Sync {
     /// See [`matches::claim`].
     async fn claim(&self, fence: Fence) -> Result<Option<(String, Vec<Uuid>)>, Error>;
     /// True once the match has ended under this fence, also when it had before.
-    async fn finish(
-        &self,
-        fence: Fence,
-        finished: bool,
-        result: String,
-        effects: Vec<Effect>,
-    ) -> Result<bool, Error>;
+    async fn finish(&self, fence: Fence, finished: bool, result: String, effects: Vec<Effect>) -> Result<bool, Error>;
     /// See [`matches::take_seat`].
     async fn take_seat(&self, fence: Fence, player: Uuid) -> Result<SeatTaken, Error>;
     /// See [`matches::give_up_seats`].
     async fn give_up_seats(&self, fence: Fence, players: Vec<Uuid>) -> Result<(), Error>;
     /// See [`matches::put_listing`].
-    async fn put_listing(
-        &self,
-        fence: Fence,
-        settings: ModeSettings,
-        state: ListingState,
-    ) -> Result<(), Error>;
+    async fn put_listing(&self, fence: Fence, settings: ModeSettings, state: ListingState) -> Result<(), Error>;
     /// See [`effects::append`].
     async fn append_effects(&self, fence: Fence, effects: Vec<Effect>) -> Result<bool, Error>;
 }
@@ -79,28 +68,16 @@ impl PgRows {
 impl Rows for PgRows {
     async fn claim(&self, fence: Fence) -> Result<Option<(String, Vec<Uuid>)>, Error> {
         let pool = self.pool.clone();
-        self.run(async move { matches::claim(&pool, &fence).await })
-            .await
+        self.run(async move { matches::claim(&pool, &fence).await }).await
     }
 
-    async fn finish(
-        &self,
-        fence: Fence,
-        finished: bool,
-        result: String,
-        effects: Vec<Effect>,
-    ) -> Result<bool, Error> {
+    async fn finish(&self, fence: Fence, finished: bool, result: String, effects: Vec<Effect>) -> Result<bool, Error> {
         let pool = self.pool.clone();
         let any = !effects.is_empty();
         let ended = self
             .run(async move {
-                let ending = Ending {
-                    finished,
-                    result: &result,
-                    effects: &effects,
-                };
-                Ok(matches::finish(&pool, &fence, &ending).await?
-                    || matches::ended_by(&pool, &fence).await?)
+                let ending = Ending { finished, result: &result, effects: &effects };
+                Ok(matches::finish(&pool, &fence, &ending).await? || matches::ended_by(&pool, &fence).await?)
             })
             .await?;
         self.wake_effects(ended && any);
@@ -109,32 +86,22 @@ impl Rows for PgRows {
 
     async fn take_seat(&self, fence: Fence, player: Uuid) -> Result<SeatTaken, Error> {
         let pool = self.pool.clone();
-        self.run(async move { matches::take_seat(&pool, &fence, player).await })
-            .await
+        self.run(async move { matches::take_seat(&pool, &fence, player).await }).await
     }
 
     async fn give_up_seats(&self, fence: Fence, players: Vec<Uuid>) -> Result<(), Error> {
         let pool = self.pool.clone();
-        self.run(async move { matches::give_up_seats(&pool, &fence, &players).await })
-            .await
+        self.run(async move { matches::give_up_seats(&pool, &fence, &players).await }).await
     }
 
-    async fn put_listing(
-        &self,
-        fence: Fence,
-        settings: ModeSettings,
-        state: ListingState,
-    ) -> Result<(), Error> {
+    async fn put_listing(&self, fence: Fence, settings: ModeSettings, state: ListingState) -> Result<(), Error> {
         let pool = self.pool.clone();
-        self.run(async move { matches::put_listing(&pool, &fence, &settings, state).await })
-            .await
+        self.run(async move { matches::put_listing(&pool, &fence, &settings, state).await }).await
     }
 
     async fn append_effects(&self, fence: Fence, effects: Vec<Effect>) -> Result<bool, Error> {
         let pool = self.pool.clone();
-        let written = self
-            .run(async move { effects::append(&pool, &fence, &effects).await })
-            .await?;
+        let written = self.run(async move { effects::append(&pool, &fence, &effects).await }).await?;
         self.wake_effects(written);
         Ok(written)
     }

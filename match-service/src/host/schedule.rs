@@ -19,10 +19,7 @@ impl TickClock {
             return None;
         }
         let period = Duration::from_secs(1) / ticks_per_second;
-        Some(Self {
-            period,
-            next: now + period,
-        })
+        Some(Self { period, next: now + period })
     }
 
     #[must_use]

@@ -112,11 +112,7 @@ impl Seats {
         };
         seat.attached_once = true;
         seat.gone_at = None;
-        if !seat
-            .sessions
-            .iter()
-            .any(|(at, number)| at.number == port.number && *number == session)
-        {
+        if !seat.sessions.iter().any(|(at, number)| at.number == port.number && *number == session) {
             seat.sessions.push((Arc::clone(port), session));
         }
         self.by_session.insert(key, player);
@@ -126,9 +122,7 @@ impl Seats {
 
     /// What was kept for a player until somebody was there to see it.
     pub fn take_early(&mut self, player: Uuid) -> Vec<Bytes> {
-        self.seat(player)
-            .map(|seat| std::mem::take(&mut seat.early))
-            .unwrap_or_default()
+        self.seat(player).map(|seat| std::mem::take(&mut seat.early)).unwrap_or_default()
     }
 
     /// Detaches a session. The player is returned when it was their last one; the seat then waits until `gone_at`.
@@ -136,8 +130,7 @@ impl Seats {
         let player = self.by_session.remove(&session)?;
         self.groups = None;
         let seat = self.seat(player)?;
-        seat.sessions
-            .retain(|(port, number)| (port.number, *number) != session);
+        seat.sessions.retain(|(port, number)| (port.number, *number) != session);
         if !seat.sessions.is_empty() {
             return None;
         }
@@ -160,14 +153,8 @@ impl Seats {
     pub fn is_new_input(&mut self, session: SessionKey, number: u64) -> Option<Uuid> {
         let player = self.player_of(session)?;
         let seat = self.seat(player)?;
-        let (port, session) = seat
-            .sessions
-            .iter()
-            .find(|(port, at)| (port.number, *at) == session)?;
-        let known = seat
-            .numbers
-            .iter_mut()
-            .find(|(origin, at, _)| *origin == port.origin && at == session);
+        let (port, session) = seat.sessions.iter().find(|(port, at)| (port.number, *at) == session)?;
+        let known = seat.numbers.iter_mut().find(|(origin, at, _)| *origin == port.origin && at == session);
         match known {
             Some((_, _, last)) if number <= *last => return None,
             Some((_, _, last)) => *last = number,
@@ -175,8 +162,7 @@ impl Seats {
                 if seat.numbers.len() >= REMEMBERED {
                     seat.numbers.remove(0);
                 }
-                seat.numbers
-                    .push((Arc::clone(&port.origin), *session, number));
+                seat.numbers.push((Arc::clone(&port.origin), *session, number));
             }
         }
         Some(player)
@@ -185,11 +171,7 @@ impl Seats {
     /// Players whose seats have waited long enough.
     #[must_use]
     pub fn expired(&self, now: Instant) -> Vec<Uuid> {
-        self.seats
-            .iter()
-            .filter(|seat| seat.gone_at.is_some_and(|at| at <= now))
-            .map(|seat| seat.player)
-            .collect()
+        self.seats.iter().filter(|seat| seat.gone_at.is_some_and(|at| at <= now)).map(|seat| seat.player).collect()
     }
 
     /// When the next seat will have waited long enough.
@@ -232,19 +214,13 @@ impl Seats {
 
     /// Players somebody is attached for, in seat order, each with the last state they were sent.
     pub fn present(&mut self) -> impl Iterator<Item = &mut Seat> {
-        self.seats
-            .iter_mut()
-            .filter(|seat| !seat.sessions.is_empty())
+        self.seats.iter_mut().filter(|seat| !seat.sessions.is_empty())
     }
 
     /// Every attached session by its edge.
     pub fn groups(&mut self) -> &[(Arc<Port>, Vec<SessionNo>)] {
         self.groups.get_or_insert_with(|| {
-            let all: Vec<_> = self
-                .seats
-                .iter()
-                .flat_map(|seat| seat.sessions.iter().cloned())
-                .collect();
+            let all: Vec<_> = self.seats.iter().flat_map(|seat| seat.sessions.iter().cloned()).collect();
             grouped(&all)
         })
     }

@@ -1,0 +1,231 @@
+//! A match with a database that is a vector, and with edges that remember what reached them.
+
+mod bench;
+mod hosts;
+mod matches;
+mod streams;
+
+use std::{
+    collections::VecDeque,
+    sync::{
+        Arc,
+        atomic::{AtomicU32, Ordering},
+    },
+    time::Duration,
+};
+
+use asobi_proto::mode::ModeSettings;
+use asobi_session::link::{Edge, FrameKind, SessionNo};
+use asobi_store::{
+    Error,
+    effects::Effect,
+    matches::{Fence, ListingState, SeatTaken},
+};
+use async_trait::async_trait;
+use bytes::Bytes;
+use parking_lot::Mutex;
+use serde_json::Value as Json;
+use uuid::Uuid;
+
+use super::Rows;
+use crate::game::{Game, GameError, GameFactory, Joined, Outcome, Push, Score, Setup, Timer};
+
+/// What was written, and what shall be answered.
+#[derive(Default)]
+pub struct FakeRows {
+    pub written: Mutex<Vec<String>>,
+    pub effects: Mutex<Vec<Effect>>,
+    /// Answers to the next wishes for a seat; none: taken.
+    pub seats: Mutex<VecDeque<SeatTaken>>,
+    /// So many ends fail before one succeeds.
+    pub broken: AtomicU32,
+    /// The row belongs to another host.
+    pub not_ours: std::sync::atomic::AtomicBool,
+}
+
+impl FakeRows {
+    fn note(&self, what: impl Into<String>) {
+        self.written.lock().push(what.into());
+    }
+
+    fn ours(&self) -> bool {
+        !self.not_ours.load(Ordering::SeqCst)
+    }
+}
+
+#[async_trait]
+impl Rows for FakeRows {
+    async fn claim(&self, fence: Fence) -> Result<Option<(String, Vec<Uuid>)>, Error> {
+        self.note(format!("claim {}", fence.epoch));
+        Ok(self.ours().then(|| (String::new(), Vec::new())))
+    }
+
+    async fn finish(&self, _: Fence, finished: bool, result: String, effects: Vec<Effect>) -> Result<bool, Error> {
+        let left = self.broken.load(Ordering::SeqCst);
+        if left > 0 {
+            self.broken.store(left - 1, Ordering::SeqCst);
+            return Err(Error::Deadline(Duration::ZERO));
+        }
+        self.effects.lock().extend(effects);
+        self.note(format!("finish {finished} {result}"));
+        Ok(self.ours())
+    }
+
+    async fn take_seat(&self, _: Fence, player: Uuid) -> Result<SeatTaken, Error> {
+        self.note(format!("seat {}", player.as_u128()));
+        tokio::task::yield_now().await;
+        Ok(self.seats.lock().pop_front().unwrap_or(SeatTaken::Taken))
+    }
+
+    async fn give_up_seats(&self, _: Fence, players: Vec<Uuid>) -> Result<(), Error> {
+        self.note(format!("give up {:?}", players.iter().map(Uuid::as_u128).collect::<Vec<_>>()));
+        Ok(())
+    }
+
+    async fn put_listing(&self, _: Fence, _: ModeSettings, state: ListingState) -> Result<(), Error> {
+        self.note(format!("list {} {} {}", state.running, state.player_count, state.joinable));
+        Ok(())
+    }
+
+    async fn append_effects(&self, _: Fence, effects: Vec<Effect>) -> Result<bool, Error> {
+        self.note(format!("effects {}", effects.len()));
+        self.effects.lock().extend(effects);
+        Ok(self.ours())
+    }
+}
+
+/// An edge that remembers.
+#[derive(Default)]
+pub struct FakeEdge {
+    pub frames: Mutex<Vec<(Vec<u64>, FrameKind, String)>>,
+    pub dropped: Mutex<Vec<u64>>,
+}
+
+impl FakeEdge {
+    /// The frames of that type that reached a session, parsed.
+    pub fn seen(&self, session: u64, kind: &str) -> Vec<Json> {
+        self.frames
+            .lock()
+            .iter()
+            .filter(|(sessions, _, _)| sessions.contains(&session))
+            .filter_map(|(_, _, frame)| serde_json::from_str::<Json>(frame).ok())
+            .filter(|frame| frame["type"] == kind)
+            .map(|mut frame| frame["payload"].take())
+            .collect()
+    }
+
+    pub fn count(&self, kind: &str) -> usize {
+        let prefix = format!("{{\"type\":\"{kind}\"");
+        self.frames.lock().iter().filter(|(_, _, frame)| frame.starts_with(&prefix)).count()
+    }
+}
+
+impl Edge for FakeEdge {
+    fn deliver(&self, sessions: &[SessionNo], kind: FrameKind, frame: Bytes) {
+        let frame = String::from_utf8(frame.to_vec()).expect("UTF-8");
+        self.frames.lock().push((sessions.iter().map(|s| s.0).collect(), kind, frame));
+    }
+
+    fn dropped(&self, sessions: &[SessionNo], _: Uuid) {
+        self.dropped.lock().extend(sessions.iter().map(|s| s.0));
+    }
+}
+
+/// A game in Rust that says what happens to it, in its state.
+pub struct Diary {
+    pages: Vec<String>,
+    ticks: u32,
+}
+
+impl Game for Diary {
+    fn init(&mut self, _: &mut Outcome) -> Result<(), GameError> {
+        Ok(())
+    }
+
+    fn join(&mut self, player: Uuid, ctx: Option<&str>, outcome: &mut Outcome) -> Result<Joined, GameError> {
+        if ctx.is_some_and(|ctx| ctx.contains("odd")) {
+            return Ok(Joined::Refused(Some("too_odd".into())));
+        }
+        self.pages.push(format!("join {}", player.as_u128()));
+        outcome.pushes.push(Push::Message { player, message: "\"welcome\"".into() });
+        Ok(Joined::Seated)
+    }
+
+    fn leave(&mut self, player: Uuid, _: &mut Outcome) -> Result<(), GameError> {
+        self.pages.push(format!("leave {}", player.as_u128()));
+        Ok(())
+    }
+
+    fn input(&mut self, player: Uuid, input: &str, outcome: &mut Outcome) -> Result<(), GameError> {
+        self.pages.push(format!("{} {input}", player.as_u128()));
+        if input.contains("score") {
+            outcome.scores.push(Score { board: "b".into(), player, score: 1.0, sub_score: 0.0 });
+        }
+        if input.contains("close") {
+            outcome.joinable = Some(false);
+        }
+        if input.contains("later") {
+            outcome.timers.push(Timer { after: Duration::from_secs(3), name: "bell".into(), data: None });
+        }
+        if input.contains("finish") {
+            outcome.finished = Some(r#"{"winner":1}"#.into());
+        }
+        if input.contains("fail") {
+            return Err(GameError {
+                script: "diary.rs".into(),
+                line: Some(7),
+                callback: "handle_input",
+                message: "on purpose".into(),
+                fatal: input.contains("fatal"),
+            });
+        }
+        Ok(())
+    }
+
+    fn tick(&mut self, _: &mut Outcome) -> Result<(), GameError> {
+        self.ticks += 1;
+        Ok(())
+    }
+
+    fn state(&mut self, player: Option<Uuid>, json: &mut String, _: &mut Outcome) -> Result<(), GameError> {
+        let state = serde_json::json!({"pages": self.pages, "you": player.map(|p| p.as_u128().to_string())});
+        json.push_str(&state.to_string());
+        Ok(())
+    }
+
+    fn on_disconnect(&mut self, player: Uuid, _: &mut Outcome) -> Result<(), GameError> {
+        self.pages.push(format!("lost {}", player.as_u128()));
+        Ok(())
+    }
+
+    fn on_reconnect(&mut self, player: Uuid, _: &mut Outcome) -> Result<(), GameError> {
+        self.pages.push(format!("back {}", player.as_u128()));
+        Ok(())
+    }
+
+    fn timer(&mut self, timer: &Timer, _: &mut Outcome) -> Result<(), GameError> {
+        self.pages.push(timer.name.clone());
+        Ok(())
+    }
+}
+
+/// Makes diaries.
+pub struct Diaries(pub ModeSettings);
+
+impl GameFactory for Diaries {
+    fn settings(&self) -> &ModeSettings {
+        &self.0
+    }
+
+    fn create(&self, _: &Setup) -> Result<Box<dyn Game>, GameError> {
+        Ok(Box::new(Diary { pages: Vec::new(), ticks: 0 }))
+    }
+}
+
+pub fn player(n: u128) -> Uuid {
+    Uuid::from_u128(n)
+}
+
+pub fn edge() -> Arc<FakeEdge> {
+    Arc::default()
+}

@@ -30,23 +30,16 @@ impl Worker {
     /// The system has no more threads.
     pub fn start(number: usize) -> std::io::Result<Self> {
         let (jobs, mut queue) = mpsc::channel::<Job>(JOBS);
-        let runtime = runtime::Builder::new_current_thread()
-            .enable_time()
-            .build()?;
-        thread::Builder::new()
-            .name(format!("match-{number}"))
-            .spawn(move || {
-                let local = LocalSet::new();
-                local.block_on(&runtime, async move {
-                    while let Some(job) = queue.recv().await {
-                        job();
-                    }
-                });
-            })?;
-        Ok(Self {
-            jobs,
-            load: Arc::default(),
-        })
+        let runtime = runtime::Builder::new_current_thread().enable_time().build()?;
+        thread::Builder::new().name(format!("match-{number}")).spawn(move || {
+            let local = LocalSet::new();
+            local.block_on(&runtime, async move {
+                while let Some(job) = queue.recv().await {
+                    job();
+                }
+            });
+        })?;
+        Ok(Self { jobs, load: Arc::default() })
     }
 
     /// Gives it a job. False: it has too many waiting.

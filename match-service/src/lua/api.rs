@@ -85,9 +85,7 @@ impl World {
         world.add(lua, &game, "array", Self::array)?;
         world.add(lua, &game, "after", Self::after)?;
         world.add(lua, &game, "id", |_, lua, _| {
-            Ok(Value::String(
-                lua.create_string(Uuid::now_v7().hyphenated().to_string())?,
-            ))
+            Ok(Value::String(lua.create_string(Uuid::now_v7().hyphenated().to_string())?))
         })?;
         let matches = lua.create_table()?;
         world.add(lua, &matches, "set_joinable", Self::set_joinable)?;
@@ -182,9 +180,7 @@ impl World {
             return wrong(lua, "the event must be a string");
         };
         let well_formed = (1..=64).contains(&event.len())
-            && event
-                .bytes()
-                .all(|b| b.is_ascii_alphanumeric() || b == b'_' || b == b'-');
+            && event.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_' || b == b'-');
         if !well_formed {
             return wrong(lua, "an event is 1 to 64 of A-Za-z0-9_-");
         }
@@ -257,12 +253,7 @@ impl World {
         if outcome.scores.len() >= MAX_PER_CALLBACK {
             return Ok(Value::Boolean(false));
         }
-        outcome.scores.push(Score {
-            board,
-            player,
-            score,
-            sub_score,
-        });
+        outcome.scores.push(Score { board, player, score, sub_score });
         Ok(Value::Boolean(true))
     }
 
@@ -321,10 +312,7 @@ impl World {
                 Err(_) => r#"{"_truncated":true}"#.to_owned(),
             }),
         };
-        if !matches!(
-            level.as_str(),
-            "debug" | "info" | "warn" | "warning" | "error"
-        ) {
+        if !matches!(level.as_str(), "debug" | "info" | "warn" | "warning" | "error") {
             return wrong(lua, "the level must be debug, info, warn or error");
         }
         if !self.may_log() {
@@ -351,10 +339,7 @@ impl World {
 
     fn may_log(&self) -> bool {
         let now = Instant::now();
-        let fresh = self
-            .log_window
-            .get()
-            .is_none_or(|since| now.duration_since(since) >= Duration::from_secs(1));
+        let fresh = self.log_window.get().is_none_or(|since| now.duration_since(since) >= Duration::from_secs(1));
         if fresh {
             self.log_window.set(Some(now));
             self.log_lines.set(0);
@@ -368,10 +353,7 @@ impl World {
 /// Functions of the contract that this release does not have: they answer so.
 fn absent(lua: &Lua, table: &Table, names: &[&str]) -> mlua::Result<()> {
     for name in names {
-        table.raw_set(
-            *name,
-            lua.create_function(|lua, _: MultiValue| wrong(lua, "not_available"))?,
-        )?;
+        table.raw_set(*name, lua.create_function(|lua, _: MultiValue| wrong(lua, "not_available"))?)?;
     }
     Ok(())
 }

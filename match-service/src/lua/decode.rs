@@ -13,14 +13,8 @@ use super::encode::MAX_DEPTH;
 /// Not JSON, nested deeper than [`MAX_DEPTH`], or the VM is out of memory.
 pub fn decode(lua: &Lua, array_marker: &Table, json: &str) -> mlua::Result<Value> {
     let mut reader = serde_json::Deserializer::from_str(json);
-    let seed = Seed {
-        lua,
-        array_marker,
-        depth: 0,
-    };
-    let value = seed
-        .deserialize(&mut reader)
-        .map_err(mlua::Error::external)?;
+    let seed = Seed { lua, array_marker, depth: 0 };
+    let value = seed.deserialize(&mut reader).map_err(mlua::Error::external)?;
     reader.end().map_err(mlua::Error::external)?;
     Ok(value)
 }
@@ -37,10 +31,7 @@ impl Seed<'_> {
         if self.depth >= MAX_DEPTH {
             return Err(E::custom("nested too deeply"));
         }
-        Ok(Self {
-            depth: self.depth + 1,
-            ..self
-        })
+        Ok(Self { depth: self.depth + 1, ..self })
     }
 }
 
@@ -82,9 +73,7 @@ impl<'de> Visitor<'de> for Seed<'_> {
     }
 
     fn visit_str<E: serde::de::Error>(self, value: &str) -> Result<Value, E> {
-        Ok(Value::String(
-            self.lua.create_string(value).map_err(E::custom)?,
-        ))
+        Ok(Value::String(self.lua.create_string(value).map_err(E::custom)?))
     }
 
     fn visit_seq<A: SeqAccess<'de>>(self, mut items: A) -> Result<Value, A::Error> {
@@ -98,9 +87,7 @@ impl<'de> Visitor<'de> for Seed<'_> {
             }
         }
         if index == 0 {
-            table
-                .set_metatable(Some(self.array_marker.clone()))
-                .map_err(A::Error::custom)?;
+            table.set_metatable(Some(self.array_marker.clone())).map_err(A::Error::custom)?;
         }
         Ok(Value::Table(table))
     }
@@ -129,22 +116,13 @@ mod tests {
         let marker = lua.create_table().expect("a table");
         let value = decode(&lua, &marker, json).map_err(|error| error.to_string())?;
         let mut out = String::new();
-        Encoder::new(&mut out, 10_000, &marker)
-            .value(&value)
-            .map_err(|error| error.to_string())?;
+        Encoder::new(&mut out, 10_000, &marker).value(&value).map_err(|error| error.to_string())?;
         Ok(out)
     }
 
     #[test]
     fn json_comes_back_as_it_went() {
-        for json in [
-            "{}",
-            "[]",
-            "[1,2.5,\"x\",true,[],{}]",
-            r#"{"a":{"b":[1]}}"#,
-            r#"{"é\n":-1}"#,
-            "1.5",
-        ] {
+        for json in ["{}", "[]", "[1,2.5,\"x\",true,[],{}]", r#"{"a":{"b":[1]}}"#, r#"{"é\n":-1}"#, "1.5"] {
             assert_eq!(there_and_back(json).as_deref(), Ok(json));
         }
         assert_eq!(there_and_back(r#"{"a":null}"#).as_deref(), Ok("{}"));

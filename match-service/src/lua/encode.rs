@@ -36,12 +36,7 @@ impl<'a> Encoder<'a> {
     /// Appends to `out` at most `limit` bytes.
     pub fn new(out: &'a mut String, limit: usize, array_marker: &'a Table) -> Self {
         let end = out.len().saturating_add(limit);
-        Self {
-            out,
-            end,
-            limit,
-            array_marker,
-        }
+        Self { out, end, limit, array_marker }
     }
 
     /// Whole numbers become integers, numbers that JSON does not know `null`, keys 1..n an array.
@@ -101,11 +96,7 @@ impl<'a> Encoder<'a> {
         }
         let size = n.abs();
         // Plain digits where a person would write them so, an exponent where they would be many.
-        let _ = if (1e-7..1e17).contains(&size) {
-            write!(self.out, "{n}")
-        } else {
-            write!(self.out, "{n:e}")
-        };
+        let _ = if (1e-7..1e17).contains(&size) { write!(self.out, "{n}") } else { write!(self.out, "{n:e}") };
         self.check()
     }
 
@@ -186,12 +177,7 @@ impl<'a> Encoder<'a> {
     }
 
     /// Writes the items of a table whose only keys are 1..length, kept in order; false when it is not such a one.
-    fn sequence(
-        &mut self,
-        table: &Table,
-        length: usize,
-        depth: usize,
-    ) -> Result<bool, EncodeError> {
+    fn sequence(&mut self, table: &Table, length: usize, depth: usize) -> Result<bool, EncodeError> {
         let mut expected = 1;
         let mut failed = None;
         let walked = table.for_each(|key: Value, value: Value| {
@@ -312,15 +298,9 @@ mod tests {
     fn tables_are_arrays_when_their_keys_are_one_to_n() {
         assert_eq!(encode("{}").as_deref(), Ok("{}"));
         assert_eq!(encode("setmetatable({}, marker)").as_deref(), Ok("[]"));
-        assert_eq!(
-            encode("setmetatable({a = 1}, marker)").as_deref(),
-            Ok(r#"{"a":1}"#)
-        );
+        assert_eq!(encode("setmetatable({a = 1}, marker)").as_deref(), Ok(r#"{"a":1}"#));
         assert_eq!(encode("{{}, {1}, {a = {}}}").as_deref(), Ok(r#"[{},[1],{"a":{}}]"#));
-        assert_eq!(
-            encode("local t = {} t[3] = 'c' t[2] = 'b' t[1] = 'a' return t").as_deref(),
-            Ok(r#"["a","b","c"]"#)
-        );
+        assert_eq!(encode("local t = {} t[3] = 'c' t[2] = 'b' t[1] = 'a' return t").as_deref(), Ok(r#"["a","b","c"]"#));
         assert_eq!(encode("{[2] = 1}").as_deref(), Ok(r#"{"2":1}"#));
         assert_eq!(encode("{[1.5] = 1}").as_deref(), Ok(r#"{"1.5":1}"#));
         let mixed = encode("{'x', k = true}").expect("encodes");
@@ -346,10 +326,7 @@ mod tests {
 
     #[test]
     fn the_text_is_bounded_also_where_a_table_is_shared() {
-        assert_eq!(
-            encode("string.rep('x', 200000)"),
-            Err(EncodeError::Size(100_000))
-        );
+        assert_eq!(encode("string.rep('x', 200000)"), Err(EncodeError::Size(100_000)));
         let shared = "local t = {1} for _ = 1, 30 do t = {t, t} end return t";
         assert_eq!(encode(shared), Err(EncodeError::Size(100_000)));
     }

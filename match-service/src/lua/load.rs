@@ -66,18 +66,11 @@ pub fn load(path: &Path, limits: Limits) -> Result<(Registry, Manifest), LoadErr
     let loaded = load_into(path, limits, &mut problems);
     match loaded {
         Some(loaded) if problems.is_empty() => Ok(loaded),
-        _ => Err(LoadError {
-            folder: path.display().to_string(),
-            problems,
-        }),
+        _ => Err(LoadError { folder: path.display().to_string(), problems }),
     }
 }
 
-fn load_into(
-    path: &Path,
-    limits: Limits,
-    problems: &mut Vec<Problem>,
-) -> Option<(Registry, Manifest)> {
+fn load_into(path: &Path, limits: Limits, problems: &mut Vec<Problem>) -> Option<(Registry, Manifest)> {
     let folder = match Folder::open(path) {
         Ok(folder) => Arc::new(folder),
         Err(error) => {
@@ -88,18 +81,10 @@ fn load_into(
     let (modes, manifest) = if folder.has(MANIFEST) {
         manifest(&folder, limits, problems)?
     } else if folder.has(SINGLE) {
-        let entry = Entry {
-            mode: "default".into(),
-            script: SINGLE.into(),
-            line: None,
-        };
+        let entry = Entry { mode: "default".into(), script: SINGLE.into(), line: None };
         (vec![entry], Manifest::default())
     } else {
-        problems.push(problem(
-            MANIFEST,
-            None,
-            "the folder has neither a config.lua nor a match.lua",
-        ));
+        problems.push(problem(MANIFEST, None, "the folder has neither a config.lua nor a match.lua"));
         return None;
     };
     let mut registry = Registry::default();
@@ -112,19 +97,11 @@ fn load_into(
 }
 
 fn problem(file: &str, line: Option<u32>, message: impl Into<String>) -> Problem {
-    Problem {
-        file: file.to_owned(),
-        line,
-        message: message.into(),
-    }
+    Problem { file: file.to_owned(), line, message: message.into() }
 }
 
 fn from_script(error: GameError) -> Problem {
-    Problem {
-        file: error.script,
-        line: error.line,
-        message: error.message,
-    }
+    Problem { file: error.script, line: error.line, message: error.message }
 }
 
 /// A mode as the manifest names it.
@@ -135,11 +112,7 @@ struct Entry {
     line: Option<u32>,
 }
 
-fn manifest(
-    folder: &Arc<Folder>,
-    limits: Limits,
-    problems: &mut Vec<Problem>,
-) -> Option<(Vec<Entry>, Manifest)> {
+fn manifest(folder: &Arc<Folder>, limits: Limits, problems: &mut Vec<Problem>) -> Option<(Vec<Entry>, Manifest)> {
     let source = match folder.file(MANIFEST) {
         Ok(source) => source,
         Err(error) => {
@@ -168,11 +141,7 @@ fn manifest(
 
 fn entries(source: &Source, value: &Value, problems: &mut Vec<Problem>) -> Vec<Entry> {
     let Value::Table(table) = value else {
-        problems.push(problem(
-            MANIFEST,
-            None,
-            "must return a table from mode name to script path",
-        ));
+        problems.push(problem(MANIFEST, None, "must return a table from mode name to script path"));
         return Vec::new();
     };
     let mut entries = Vec::new();
@@ -185,20 +154,13 @@ fn entries(source: &Source, value: &Value, problems: &mut Vec<Problem>) -> Vec<E
                     let message = "a mode's name has 1 to 64 bytes and no control characters";
                     problems.push(problem(MANIFEST, line, message));
                 } else {
-                    entries.push(Entry {
-                        mode,
-                        script: script.to_string_lossy(),
-                        line,
-                    });
+                    entries.push(Entry { mode, script: script.to_string_lossy(), line });
                 }
             }
             (Value::String(mode), other) => {
                 let mode = mode.to_string_lossy();
                 let line = mode_line(&source.text, &mode);
-                let message = format!(
-                    "mode `{mode}` must name its script's path, not a {}",
-                    other.type_name()
-                );
+                let message = format!("mode `{mode}` must name its script's path, not a {}", other.type_name());
                 problems.push(problem(MANIFEST, line, message));
             }
             (other, _) => problems.push(problem(
@@ -222,11 +184,7 @@ fn mode_line(text: &str, mode: &str) -> Option<u32> {
         quoted.iter().any(|quoted| line.contains(quoted))
             || line
                 .split(['{', ',', ';'])
-                .any(|part| {
-                    part.trim_start()
-                        .strip_prefix(mode)
-                        .is_some_and(|rest| rest.trim_start().starts_with('='))
-                })
+                .any(|part| part.trim_start().strip_prefix(mode).is_some_and(|rest| rest.trim_start().starts_with('=')))
     })?;
     u32::try_from(index + 1).ok()
 }
@@ -252,18 +210,10 @@ fn globals(source: &Source, globals: &mlua::Table, problems: &mut Vec<Problem>) 
             None
         }
     };
-    Manifest {
-        guest_auth,
-        registration,
-    }
+    Manifest { guest_auth, registration }
 }
 
-fn load_mode(
-    folder: &Arc<Folder>,
-    entry: &Entry,
-    limits: Limits,
-    problems: &mut Vec<Problem>,
-) -> Option<LuaFactory> {
+fn load_mode(folder: &Arc<Folder>, entry: &Entry, limits: Limits, problems: &mut Vec<Problem>) -> Option<LuaFactory> {
     let script = match folder.file(&entry.script) {
         Ok(script) => script,
         Err(error) => {
@@ -300,12 +250,6 @@ impl GameFactory for LuaFactory {
     }
 
     fn create(&self, setup: &Setup) -> Result<Box<dyn Game>, GameError> {
-        Ok(Box::new(LuaGame::load(
-            &self.folder,
-            &self.script,
-            setup,
-            self.settings.shared_state,
-            self.limits,
-        )?))
+        Ok(Box::new(LuaGame::load(&self.folder, &self.script, setup, self.settings.shared_state, self.limits)?))
     }
 }

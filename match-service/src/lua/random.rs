@@ -10,9 +10,7 @@ pub struct Random {
 impl Random {
     #[must_use]
     pub fn new(seed: u64) -> Self {
-        Self {
-            state: Cell::new(seed),
-        }
+        Self { state: Cell::new(seed) }
     }
 
     pub fn seed(&self, seed: u64) {
@@ -56,9 +54,7 @@ mod tests {
     fn one_seed_draws_one_sequence_within_its_bounds() {
         let draw = |seed| {
             let random = Random::new(seed);
-            (0..50)
-                .map(|_| random.between(1, 6))
-                .collect::<Vec<_>>()
+            (0..50).map(|_| random.between(1, 6)).collect::<Vec<_>>()
         };
         assert_eq!(draw(7), draw(7));
         assert_ne!(draw(7), draw(8));

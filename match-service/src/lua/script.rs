@@ -17,17 +17,8 @@ use crate::game::{Game, GameError, Joined, Outcome, Setup, Timer};
 pub const MAX_STATE: usize = 1 << 20;
 
 /// Every callback a script may define.
-pub const CALLBACKS: [&str; 9] = [
-    "init",
-    "join",
-    "leave",
-    "handle_input",
-    "tick",
-    "get_state",
-    "on_disconnect",
-    "on_reconnect",
-    "on_timer",
-];
+pub const CALLBACKS: [&str; 9] =
+    ["init", "join", "leave", "handle_input", "tick", "get_state", "on_disconnect", "on_reconnect", "on_timer"];
 
 /// One match's script in its VM. A callback that is not defined does nothing and keeps the state.
 pub struct LuaGame {
@@ -64,18 +55,8 @@ impl LuaGame {
                 _ => None,
             })
             .collect();
-        let state = vm
-            .lua
-            .create_table()
-            .map_err(|error| vm.complaint("load", error.to_string()))?;
-        Ok(Self {
-            vm,
-            callbacks,
-            state,
-            setup: setup.clone(),
-            shared_state,
-            ids: HashMap::new(),
-        })
+        let state = vm.lua.create_table().map_err(|error| vm.complaint("load", error.to_string()))?;
+        Ok(Self { vm, callbacks, state, setup: setup.clone(), shared_state, ids: HashMap::new() })
     }
 
     fn id(&mut self, player: Uuid) -> Result<LuaString, GameError> {
@@ -87,13 +68,8 @@ impl LuaGame {
         Ok(id)
     }
 
-    fn args(
-        &self,
-        callback: &'static str,
-        args: impl IntoLuaMulti,
-    ) -> Result<MultiValue, GameError> {
-        args.into_lua_multi(&self.vm.lua)
-            .map_err(|error| self.vm.complaint(callback, error.to_string()))
+    fn args(&self, callback: &'static str, args: impl IntoLuaMulti) -> Result<MultiValue, GameError> {
+        args.into_lua_multi(&self.vm.lua).map_err(|error| self.vm.complaint(callback, error.to_string()))
     }
 
     /// Calls a callback that returns the state. When it fails or does not, the state and the random numbers are what they were before, and
@@ -111,10 +87,7 @@ impl LuaGame {
         let before = self.vm.copy_state(&self.state);
         let random = self.vm.world.random.position();
         self.vm.world.outcome.take();
-        let result = self
-            .vm
-            .call(callback, &function, args)
-            .and_then(|returned| accept(self, returned));
+        let result = self.vm.call(callback, &function, args).and_then(|returned| accept(self, returned));
         let asked = self.vm.world.outcome.take();
         let undo = |game: &mut Self| {
             if let Some(before) = before {
@@ -140,11 +113,7 @@ impl LuaGame {
         }
     }
 
-    fn look_for_end(
-        &self,
-        callback: &'static str,
-        outcome: &mut Outcome,
-    ) -> Result<(), GameError> {
+    fn look_for_end(&self, callback: &'static str, outcome: &mut Outcome) -> Result<(), GameError> {
         match self.state.raw_get::<Value>("_finished") {
             Ok(Value::Boolean(true)) => {}
             _ => return Ok(()),
@@ -163,48 +132,28 @@ impl LuaGame {
         Ok(())
     }
 
-    fn encode(
-        &self,
-        callback: &'static str,
-        value: &Value,
-        json: &mut String,
-    ) -> Result<(), GameError> {
+    fn encode(&self, callback: &'static str, value: &Value, json: &mut String) -> Result<(), GameError> {
         Encoder::new(json, MAX_STATE, &self.vm.world.array_marker)
             .value(value)
             .map_err(|error| self.vm.complaint(callback, error.to_string()))
     }
 
     /// A callback of one player that returns the state and nothing else.
-    fn about(
-        &mut self,
-        callback: &'static str,
-        player: Uuid,
-        outcome: &mut Outcome,
-    ) -> Result<(), GameError> {
+    fn about(&mut self, callback: &'static str, player: Uuid, outcome: &mut Outcome) -> Result<(), GameError> {
         if !self.callbacks.contains_key(callback) {
             return Ok(());
         }
         let id = self.id(player)?;
         let args = self.args(callback, (id, &self.state))?;
-        self.change(callback, args, outcome, |game, returned| {
-            game.must_be_state(callback, returned)
-        })
-        .map(drop)
+        self.change(callback, args, outcome, |game, returned| game.must_be_state(callback, returned)).map(drop)
     }
 
-    fn must_be_state(
-        &self,
-        callback: &'static str,
-        returned: MultiValue,
-    ) -> Result<Returned, GameError> {
+    fn must_be_state(&self, callback: &'static str, returned: MultiValue) -> Result<Returned, GameError> {
         match returned.into_iter().next() {
             Some(Value::Table(state)) => Ok(Returned::State(state)),
             other => Err(self.vm.complaint(
                 callback,
-                format!(
-                    "must return the state, but returned {}",
-                    other.map_or("nothing", |value| value.type_name())
-                ),
+                format!("must return the state, but returned {}", other.map_or("nothing", |value| value.type_name())),
             )),
         }
     }
@@ -225,27 +174,16 @@ impl Game for LuaGame {
             .create_table()
             .and_then(|config| {
                 config.raw_set("mode", self.setup.mode.as_str())?;
-                config.raw_set(
-                    "match_id",
-                    self.setup.match_id.hyphenated().to_string(),
-                )?;
+                config.raw_set("match_id", self.setup.match_id.hyphenated().to_string())?;
                 config.raw_set("seed", self.setup.seed)?;
                 Ok(config)
             })
             .map_err(|error| self.vm.complaint("init", error.to_string()))?;
         let args = self.args("init", config)?;
-        self.change("init", args, outcome, |game, returned| {
-            game.must_be_state("init", returned)
-        })
-        .map(drop)
+        self.change("init", args, outcome, |game, returned| game.must_be_state("init", returned)).map(drop)
     }
 
-    fn join(
-        &mut self,
-        player: Uuid,
-        ctx: Option<&str>,
-        outcome: &mut Outcome,
-    ) -> Result<Joined, GameError> {
+    fn join(&mut self, player: Uuid, ctx: Option<&str>, outcome: &mut Outcome) -> Result<Joined, GameError> {
         self.vm.world.players.borrow_mut().insert(player);
         let joined = self.try_join(player, ctx, outcome);
         if !matches!(joined, Ok(Joined::Seated)) {
@@ -269,26 +207,16 @@ impl Game for LuaGame {
         let input = self.read("handle_input", input)?;
         let id = self.id(player)?;
         let args = self.args("handle_input", (id, input, &self.state))?;
-        self.change("handle_input", args, outcome, |game, returned| {
-            game.must_be_state("handle_input", returned)
-        })
-        .map(drop)
+        self.change("handle_input", args, outcome, |game, returned| game.must_be_state("handle_input", returned))
+            .map(drop)
     }
 
     fn tick(&mut self, outcome: &mut Outcome) -> Result<(), GameError> {
         let args = self.args("tick", &self.state)?;
-        self.change("tick", args, outcome, |game, returned| {
-            game.must_be_state("tick", returned)
-        })
-        .map(drop)
+        self.change("tick", args, outcome, |game, returned| game.must_be_state("tick", returned)).map(drop)
     }
 
-    fn state(
-        &mut self,
-        player: Option<Uuid>,
-        json: &mut String,
-        outcome: &mut Outcome,
-    ) -> Result<(), GameError> {
+    fn state(&mut self, player: Option<Uuid>, json: &mut String, outcome: &mut Outcome) -> Result<(), GameError> {
         let Some(function) = self.callbacks.get("get_state").cloned() else {
             json.push_str("{}");
             return Ok(());
@@ -307,10 +235,7 @@ impl Game for LuaGame {
             Some(value @ Value::Table(_)) => self.encode("get_state", &value, json),
             other => Err(self.vm.complaint(
                 "get_state",
-                format!(
-                    "must return a table, but returned {}",
-                    other.map_or("nothing", |value| value.type_name())
-                ),
+                format!("must return a table, but returned {}", other.map_or("nothing", |value| value.type_name())),
             )),
         }
     }
@@ -332,20 +257,12 @@ impl Game for LuaGame {
             None => Value::Nil,
         };
         let args = self.args("on_timer", (timer.name.as_str(), data, &self.state))?;
-        self.change("on_timer", args, outcome, |game, returned| {
-            game.must_be_state("on_timer", returned)
-        })
-        .map(drop)
+        self.change("on_timer", args, outcome, |game, returned| game.must_be_state("on_timer", returned)).map(drop)
     }
 }
 
 impl LuaGame {
-    fn try_join(
-        &mut self,
-        player: Uuid,
-        ctx: Option<&str>,
-        outcome: &mut Outcome,
-    ) -> Result<Joined, GameError> {
+    fn try_join(&mut self, player: Uuid, ctx: Option<&str>, outcome: &mut Outcome) -> Result<Joined, GameError> {
         if !self.callbacks.contains_key("join") {
             return Ok(Joined::Seated);
         }

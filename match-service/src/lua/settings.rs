@@ -3,20 +3,11 @@
 use asobi_proto::mode::{ModeSettings, Strategy};
 use mlua::Value;
 
-use super::{
-    load::Problem,
-    script::CALLBACKS,
-    source::Source,
-    vm::Vm,
-};
+use super::{load::Problem, script::CALLBACKS, source::Source, vm::Vm};
 
 /// Reads the globals, and collects every mistake instead of stopping at the first.
 pub fn read(vm: &Vm, source: &Source, problems: &mut Vec<Problem>) -> ModeSettings {
-    let mut reader = Reader {
-        vm,
-        source,
-        problems,
-    };
+    let mut reader = Reader { vm, source, problems };
     let defaults = ModeSettings::default();
     let match_size = reader.whole("match_size", 1, 1000).unwrap_or_else(|| {
         if reader.vm.global("match_size").is_nil() {
@@ -24,12 +15,8 @@ pub fn read(vm: &Vm, source: &Source, problems: &mut Vec<Problem>) -> ModeSettin
         }
         1
     });
-    let max_players = reader
-        .whole("max_players", 1, 1000)
-        .unwrap_or(match_size);
-    let min_players = reader
-        .whole("min_players", 1, 1000)
-        .unwrap_or(match_size);
+    let max_players = reader.whole("max_players", 1, 1000).unwrap_or(match_size);
+    let min_players = reader.whole("min_players", 1, 1000).unwrap_or(match_size);
     if max_players < match_size {
         reader.complain("max_players", "must be at least match_size");
     }
@@ -42,27 +29,15 @@ pub fn read(vm: &Vm, source: &Source, problems: &mut Vec<Problem>) -> ModeSettin
         min_players: narrow(min_players),
         relax_after_ms: reader.whole("relax_after_ms", 0, DAY_MS),
         strategy: reader.strategy(),
-        skill_window: reader
-            .number("skill_window")
-            .unwrap_or(defaults.skill_window),
-        skill_expand_rate: reader
-            .number("skill_expand_rate")
-            .unwrap_or(defaults.skill_expand_rate),
-        tick_rate: reader
-            .whole("tick_rate", 0, 120)
-            .map_or(defaults.tick_rate, narrow),
+        skill_window: reader.number("skill_window").unwrap_or(defaults.skill_window),
+        skill_expand_rate: reader.number("skill_expand_rate").unwrap_or(defaults.skill_expand_rate),
+        tick_rate: reader.whole("tick_rate", 0, 120).map_or(defaults.tick_rate, narrow),
         shared_state: reader.shared_state(),
-        send_unchanged: reader
-            .boolean("send_unchanged")
-            .unwrap_or(defaults.send_unchanged),
+        send_unchanged: reader.boolean("send_unchanged").unwrap_or(defaults.send_unchanged),
         listed: reader.boolean("listed").unwrap_or(defaults.listed),
         quick_play: reader.boolean("quick_play").unwrap_or(defaults.quick_play),
-        player_ttl_ms: reader
-            .whole("player_ttl_ms", 0, DAY_MS)
-            .unwrap_or(defaults.player_ttl_ms),
-        max_wait_seconds: reader
-            .whole("max_wait_seconds", 1, DAY_MS / 1000)
-            .map_or(defaults.max_wait_seconds, narrow),
+        player_ttl_ms: reader.whole("player_ttl_ms", 0, DAY_MS).unwrap_or(defaults.player_ttl_ms),
+        max_wait_seconds: reader.whole("max_wait_seconds", 1, DAY_MS / 1000).map_or(defaults.max_wait_seconds, narrow),
         checkpoint_interval_ms: reader
             .whole("checkpoint_interval_ms", 10, DAY_MS)
             .unwrap_or(defaults.checkpoint_interval_ms),
@@ -200,8 +175,7 @@ pub(super) fn line_of(text: &str, global: &str) -> Option<u32> {
     let sets = |line: &str| {
         let line = line.trim_start();
         let line = line.strip_prefix("function ").unwrap_or(line);
-        line.strip_prefix(global)
-            .is_some_and(|rest| rest.trim_start().starts_with(['=', '(']))
+        line.strip_prefix(global).is_some_and(|rest| rest.trim_start().starts_with(['=', '(']))
     };
     let index = text.lines().position(sets)?;
     u32::try_from(index + 1).ok()

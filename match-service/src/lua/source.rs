@@ -25,10 +25,7 @@ pub enum SourceError {
     #[error("`{0}` is larger than {MAX_BYTES} bytes")]
     TooLarge(String),
     #[error("`{name}` cannot be read")]
-    Unreadable {
-        name: String,
-        source: std::io::Error,
-    },
+    Unreadable { name: String, source: std::io::Error },
     #[error("`{0}` is no module name: use letters, digits, `_` and `-`, with dots between folders")]
     ModuleName(String),
 }
@@ -54,10 +51,7 @@ impl Folder {
                 SourceError::Unreadable { name, source }
             }
         })?;
-        Ok(Self {
-            root,
-            read: Mutex::default(),
-        })
+        Ok(Self { root, read: Mutex::default() })
     }
 
     /// Whether the folder has such a file.
@@ -74,32 +68,20 @@ impl Folder {
         if let Some(source) = self.read.lock().get(name) {
             return Ok(Arc::clone(source));
         }
-        let source = Arc::new(Source {
-            name: name.to_owned(),
-            text: self.text_of(name)?,
-        });
-        self.read
-            .lock()
-            .insert(name.to_owned(), Arc::clone(&source));
+        let source = Arc::new(Source { name: name.to_owned(), text: self.text_of(name)? });
+        self.read.lock().insert(name.to_owned(), Arc::clone(&source));
         Ok(source)
     }
 
     fn text_of(&self, name: &str) -> Result<String, SourceError> {
         let path = Path::new(name);
-        let plain = path
-            .components()
-            .all(|part| matches!(part, Component::Normal(_)));
+        let plain = path.components().all(|part| matches!(part, Component::Normal(_)));
         if name.is_empty() || name.contains(['\\', '\0']) || !plain {
             return Err(SourceError::Outside(name.to_owned()));
         }
         let unreadable = |source: std::io::Error| match source.kind() {
-            std::io::ErrorKind::NotFound | std::io::ErrorKind::NotADirectory => {
-                SourceError::Missing(name.to_owned())
-            }
-            _ => SourceError::Unreadable {
-                name: name.to_owned(),
-                source,
-            },
+            std::io::ErrorKind::NotFound | std::io::ErrorKind::NotADirectory => SourceError::Missing(name.to_owned()),
+            _ => SourceError::Unreadable { name: name.to_owned(), source },
         };
         let real = self.root.join(path).canonicalize().map_err(unreadable)?;
         if !real.starts_with(&self.root) {
@@ -120,12 +102,9 @@ impl Folder {
     /// # Errors
     /// See [`SourceError`].
     pub fn module(&self, base: &Path, module: &str) -> Result<Arc<Source>, SourceError> {
-        let well_formed = module.split('.').all(|part| {
-            !part.is_empty()
-                && part
-                    .chars()
-                    .all(|c| c.is_ascii_alphanumeric() || c == '_' || c == '-')
-        });
+        let well_formed = module
+            .split('.')
+            .all(|part| !part.is_empty() && part.chars().all(|c| c.is_ascii_alphanumeric() || c == '_' || c == '-'));
         if !well_formed {
             return Err(SourceError::ModuleName(module.to_owned()));
         }

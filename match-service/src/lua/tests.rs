@@ -8,10 +8,7 @@ use uuid::Uuid;
 use super::{Limits, LoadError, load};
 use crate::game::{Game, GameError, Joined, Outcome, Push, Registry, Setup, Timer};
 
-const LIMITS: Limits = Limits {
-    memory_bytes: 8 << 20,
-    callback: Duration::from_millis(50),
-};
+const LIMITS: Limits = Limits { memory_bytes: 8 << 20, callback: Duration::from_millis(50) };
 
 fn folder(files: &[(&str, &str)]) -> tempfile::TempDir {
     let dir = tempfile::tempdir().expect("a folder");
@@ -35,14 +32,7 @@ fn lines(error: &LoadError) -> Vec<String> {
     error
         .problems
         .iter()
-        .map(|p| {
-            format!(
-                "{}:{}: {}",
-                p.file,
-                p.line.map_or("-".to_owned(), |line| line.to_string()),
-                p.message
-            )
-        })
+        .map(|p| format!("{}:{}: {}", p.file, p.line.map_or("-".to_owned(), |line| line.to_string()), p.message))
         .collect()
 }
 
@@ -51,9 +41,7 @@ fn registry(path: &Path) -> Registry {
 }
 
 fn registry_with(path: &Path, limits: Limits) -> Registry {
-    load(path, limits)
-        .unwrap_or_else(|error| panic!("{error}"))
-        .0
+    load(path, limits).unwrap_or_else(|error| panic!("{error}")).0
 }
 
 /// A match of the one script given, started.
@@ -75,11 +63,7 @@ impl Play {
         let mut game = factory.create(&setup).expect("creates");
         let mut outcome = Outcome::default();
         game.init(&mut outcome).expect("starts");
-        Self {
-            game,
-            outcome,
-            _dir: dir,
-        }
+        Self { game, outcome, _dir: dir }
     }
 
     fn script(text: &str) -> Self {
@@ -93,20 +77,16 @@ impl Play {
 
     fn state(&mut self) -> Json {
         let mut json = String::new();
-        self.game
-            .state(None, &mut json, &mut self.outcome)
-            .expect("a state");
+        self.game.state(None, &mut json, &mut self.outcome).expect("a state");
         serde_json::from_str(&json).expect("is JSON")
     }
 
     fn input(&mut self, n: u128, input: &Json) -> Result<(), GameError> {
-        self.game
-            .input(Uuid::from_u128(n), &input.to_string(), &mut self.outcome)
+        self.game.input(Uuid::from_u128(n), &input.to_string(), &mut self.outcome)
     }
 
     fn join(&mut self, n: u128) -> Result<Joined, GameError> {
-        self.game
-            .join(Uuid::from_u128(n), None, &mut self.outcome)
+        self.game.join(Uuid::from_u128(n), None, &mut self.outcome)
     }
 
     fn tick(&mut self) -> Result<(), GameError> {
@@ -133,10 +113,7 @@ fn counter(callback: &str) -> Play {
 #[test]
 fn init_is_told_what_the_match_is() {
     let mut play = counter("");
-    assert_eq!(
-        play.state(),
-        json!({"n": 0, "seed": 0x42, "mode": "default", "id": id(0x42)})
-    );
+    assert_eq!(play.state(), json!({"n": 0, "seed": 0x42, "mode": "default", "id": id(0x42)}));
 }
 
 #[test]
@@ -178,11 +155,7 @@ function join(id, state, ctx)
   if ctx.code == "good" then return state end
 end"#,
     );
-    let mut join = |ctx: Option<&str>| {
-        play.game
-            .join(Uuid::from_u128(1), ctx, &mut play.outcome)
-            .expect("answers")
-    };
+    let mut join = |ctx: Option<&str>| play.game.join(Uuid::from_u128(1), ctx, &mut play.outcome).expect("answers");
     assert_eq!(join(None), Joined::Refused(Some("no_code".into())));
     assert_eq!(join(Some(r#"{"code":"odd"}"#)), Joined::Refused(None));
     assert_eq!(join(Some(r#"{"code":"bad"}"#)), Joined::Refused(None));
@@ -200,8 +173,7 @@ fn finished_carries_the_result() {
 end"#,
     );
     play.tick().expect("ticks");
-    let result: Json =
-        serde_json::from_str(play.outcome.finished.as_deref().expect("finished")).expect("JSON");
+    let result: Json = serde_json::from_str(play.outcome.finished.as_deref().expect("finished")).expect("JSON");
     assert_eq!(result, json!({"winner": "x", "losers": []}));
 }
 
@@ -222,9 +194,7 @@ function join(id, state) return state end
 function get_state(player_id, state) return { you = player_id } end"#,
     );
     let mut json = String::new();
-    play.game
-        .state(Some(Uuid::from_u128(7)), &mut json, &mut play.outcome)
-        .expect("a state");
+    play.game.state(Some(Uuid::from_u128(7)), &mut json, &mut play.outcome).expect("a state");
     assert_eq!(json, format!("{{\"you\":\"{}\"}}", id(7)));
 }
 
@@ -293,15 +263,9 @@ end"#,
         (score.board.as_str(), score.player, score.score, score.sub_score),
         ("board", Uuid::from_u128(1), 12.5, 3.0)
     );
-    let timer = Timer {
-        after: Duration::from_millis(1500),
-        name: "bell".into(),
-        data: Some(r#"{"n":1}"#.into()),
-    };
+    let timer = Timer { after: Duration::from_millis(1500), name: "bell".into(), data: Some(r#"{"n":1}"#.into()) };
     assert_eq!(play.outcome.timers, [timer.clone()]);
-    play.game
-        .timer(&timer, &mut play.outcome)
-        .expect("the bell rings");
+    play.game.timer(&timer, &mut play.outcome).expect("the bell rings");
     assert_eq!(play.state()["n"], 5);
 }
 
@@ -327,7 +291,7 @@ fn random_numbers_come_from_the_matchs_seed() {
   state.n = { game.random(), math.random(), game.random(6), math.random(10, 20), #game.id() }
   return state
 end"#;
-    let mut draw = || {
+    let draw = || {
         let mut play = counter(script);
         play.tick().expect("runs");
         play.state()["n"].clone()
@@ -403,10 +367,10 @@ state_strategy = "shared"
         ("absent", "there is no file `absent.lua`"),
         ("match", "requires itself"),
     ] {
-        let error = problems(&[(
-            "match.lua",
-            "match_size = 2\nrequire('x')\nfunction init() end",
-        ), ("x.lua", &format!("return require('{}')", if module == "match" { "x" } else { module }))]);
+        let error = problems(&[
+            ("match.lua", "match_size = 2\nrequire('x')\nfunction init() end"),
+            ("x.lua", &format!("return require('{}')", if module == "match" { "x" } else { module })),
+        ]);
         assert!(error.problems[0].message.contains(says), "{module}: {error}");
     }
 }
@@ -415,11 +379,8 @@ state_strategy = "shared"
 #[test]
 fn a_symlink_out_of_the_folder_is_refused() {
     let outside = folder(&[("secret.lua", "return 1")]);
-    let dir = folder(&[
-        ("config.lua", r#"return { m = "link.lua", n = "../x.lua", o = "/etc/passwd" }"#),
-    ]);
-    std::os::unix::fs::symlink(outside.path().join("secret.lua"), dir.path().join("link.lua"))
-        .expect("linked");
+    let dir = folder(&[("config.lua", r#"return { m = "link.lua", n = "../x.lua", o = "/etc/passwd" }"#)]);
+    std::os::unix::fs::symlink(outside.path().join("secret.lua"), dir.path().join("link.lua")).expect("linked");
     let Err(error) = load(dir.path(), LIMITS) else {
         panic!("it loaded");
     };
@@ -430,10 +391,7 @@ fn a_symlink_out_of_the_folder_is_refused() {
 #[test]
 fn every_mistake_is_named_with_its_line() {
     let error = problems(&[
-        (
-            "config.lua",
-            "return {\n  a = \"a.lua\",\n  b = \"b.lua\",\n  gone = \"gone.lua\",\n  n = 3,\n}",
-        ),
+        ("config.lua", "return {\n  a = \"a.lua\",\n  b = \"b.lua\",\n  gone = \"gone.lua\",\n  n = 3,\n}"),
         ("a.lua", "match_size = 2\nfunction tick(state)\n  local x = = 1\nend\n"),
         (
             "b.lua",
@@ -464,8 +422,13 @@ fn a_folder_without_games_and_a_manifest_without_modes_are_mistakes() {
     assert!(lines(&problems(&[("config.lua", "return {}")]))[0].contains("names no mode"));
     assert!(lines(&problems(&[("config.lua", "return 1")]))[0].contains("must return a table"));
     assert!(lines(&problems(&[("config.lua", "x = 1\nerror('boom')")]))[0].starts_with("config.lua:2: boom"));
-    assert!(lines(&problems(&[("config.lua", "registration = 'maybe'\nreturn { m = 'm.lua' }"), ("m.lua", "match_size = 1 function init() end")]))[0]
-        .starts_with("config.lua:1: registration"));
+    assert!(
+        lines(&problems(&[
+            ("config.lua", "registration = 'maybe'\nreturn { m = 'm.lua' }"),
+            ("m.lua", "match_size = 1 function init() end")
+        ]))[0]
+            .starts_with("config.lua:1: registration")
+    );
 }
 
 #[test]
@@ -477,10 +440,7 @@ fn settings_have_their_defaults_and_names() {
     let registry = registry(dir.path());
     let (mode, settings) = &registry.modes()[0];
     assert_eq!(mode, "default");
-    assert_eq!(
-        (settings.match_size, settings.max_players, settings.min_players, settings.tick_rate),
-        (3, 6, 3, 10)
-    );
+    assert_eq!((settings.match_size, settings.max_players, settings.min_players, settings.tick_rate), (3, 6, 3, 10));
     assert!(settings.listed && !settings.quick_play && !settings.shared_state && settings.send_unchanged);
     assert_eq!(settings.player_ttl_ms, 5);
 }
@@ -531,10 +491,7 @@ fn memory_ends_the_game_and_cannot_be_swallowed() {
         "coroutine.resume(coroutine.create(function() return buffer.create(100000000) end))",
     ] {
         // Filling the memory takes its time in a debug build.
-        let patient = Limits {
-            callback: Duration::from_secs(20),
-            ..LIMITS
-        };
+        let patient = Limits { callback: Duration::from_secs(20), ..LIMITS };
         let (_, error) = hurt(body, patient);
         assert!(error.fatal, "{body}: {error}");
         assert_eq!(error.message, "used more than the match's memory", "{body}");
@@ -551,7 +508,10 @@ fn recursion_and_odd_errors_are_errors() {
         ("local x = nil + 1", "arithmetic"),
         ("table.move({}, 1, 2^31 - 2, 2)", "million"),
         ("coroutine.yield()", "yield"),
-        ("setmetatable({}, { __gc = 1, __index = function(t) return t.x end }).y = nil; local t = setmetatable({}, { __index = function(t) return t.x end }) return t.x", "overflow"),
+        (
+            "setmetatable({}, { __gc = 1, __index = function(t) return t.x end }).y = nil; local t = setmetatable({}, { __index = function(t) return t.x end }) return t.x",
+            "overflow",
+        ),
     ] {
         let (mut play, error) = hurt(body, LIMITS);
         assert!(error.message.contains(says), "{body}: {error}");
@@ -565,17 +525,12 @@ fn a_state_or_input_in_a_circle_is_an_error() {
     let mut play = counter("function tick(s) s.n = s return s end");
     play.tick().expect("a state may refer to itself");
     let mut json = String::new();
-    let error = play
-        .game
-        .state(None, &mut json, &mut play.outcome)
-        .expect_err("but has no JSON then");
+    let error = play.game.state(None, &mut json, &mut play.outcome).expect_err("but has no JSON then");
     assert!(error.message.contains("circle"), "{error}");
     let deep = format!("{{\"a\":{}{}}}", "[".repeat(100), "]".repeat(100));
     let mut play = counter("function handle_input(id, input, s) return s end");
     play.join(1).expect("joins");
-    play.game
-        .input(Uuid::from_u128(1), &deep, &mut play.outcome)
-        .expect_err("too deep");
+    play.game.input(Uuid::from_u128(1), &deep, &mut play.outcome).expect_err("too deep");
 }
 
 fn example(mode: &str) -> Play {

@@ -39,29 +39,13 @@ impl Vm {
     ///
     /// # Errors
     /// The script does not compile or fails.
-    pub fn load(
-        folder: &Arc<Folder>,
-        script: &Arc<Source>,
-        setup: &Setup,
-        limits: Limits,
-    ) -> Result<Self, GameError> {
+    pub fn load(folder: &Arc<Folder>, script: &Arc<Source>, setup: &Setup, limits: Limits) -> Result<Self, GameError> {
         let budget = Rc::new(Budget::new());
         let made = Self::bare(setup, limits, &budget, Some((folder, script)));
-        let (lua, world, copy_state) =
-            made.map_err(|error| explain(&error, &script.name, "load", None))?;
-        let vm = Self {
-            lua,
-            world,
-            copy_state,
-            script: Arc::clone(script),
-            budget,
-            limits,
-        };
+        let (lua, world, copy_state) = made.map_err(|error| explain(&error, &script.name, "load", None))?;
+        let vm = Self { lua, world, copy_state, script: Arc::clone(script), budget, limits };
         vm.within(limits.callback * LOAD_FACTOR, "load", || {
-            vm.lua
-                .load(&*script.text)
-                .set_name(format!("={}", script.name))
-                .exec()
+            vm.lua.load(&*script.text).set_name(format!("={}", script.name)).exec()
         })?;
         Ok(vm)
     }
@@ -77,21 +61,11 @@ impl Vm {
     ) -> Result<T, GameError> {
         let budget = Rc::new(Budget::new());
         let setup = Setup::new(uuid::Uuid::nil(), "");
-        let (lua, world, copy_state) = Self::bare(&setup, limits, &budget, None)
-            .map_err(|error| explain(&error, &source.name, "load", None))?;
-        let vm = Self {
-            lua,
-            world,
-            copy_state,
-            script: Arc::clone(source),
-            budget,
-            limits,
-        };
+        let (lua, world, copy_state) =
+            Self::bare(&setup, limits, &budget, None).map_err(|error| explain(&error, &source.name, "load", None))?;
+        let vm = Self { lua, world, copy_state, script: Arc::clone(source), budget, limits };
         let value = vm.within(limits.callback * LOAD_FACTOR, "load", || {
-            vm.lua
-                .load(&*source.text)
-                .set_name(format!("={}", source.name))
-                .eval::<Value>()
+            vm.lua.load(&*source.text).set_name(format!("={}", source.name)).eval::<Value>()
         })?;
         Ok(read(&vm.lua, value))
     }
@@ -114,15 +88,7 @@ impl Vm {
         let lua = Lua::new_with(libs, LuaOptions::new().catch_rust_panics(false))?;
         lua.set_memory_limit(limits.memory_bytes)?;
         let globals = lua.globals();
-        for name in [
-            "collectgarbage",
-            "loadstring",
-            "getfenv",
-            "setfenv",
-            "newproxy",
-            "debug",
-            "require",
-        ] {
+        for name in ["collectgarbage", "loadstring", "getfenv", "setfenv", "newproxy", "debug", "require"] {
             globals.raw_set(name, Value::Nil)?;
         }
         let copy_state = prelude(&lua, budget)?;
@@ -143,12 +109,7 @@ impl Vm {
     ///
     /// # Errors
     /// It failed, ran too long or used up the memory (then it is fatal).
-    pub fn call(
-        &self,
-        callback: &'static str,
-        function: &Function,
-        args: MultiValue,
-    ) -> Result<MultiValue, GameError> {
+    pub fn call(&self, callback: &'static str, function: &Function, args: MultiValue) -> Result<MultiValue, GameError> {
         self.within(self.limits.callback, callback, || function.call(args))
     }
 
@@ -188,31 +149,19 @@ impl Vm {
     /// A global of the script, whatever it is.
     #[must_use]
     pub fn global(&self, name: &str) -> Value {
-        self.lua
-            .globals()
-            .raw_get(name)
-            .unwrap_or_default()
+        self.lua.globals().raw_get(name).unwrap_or_default()
     }
 
     /// A copy of a state to go back to; none when it is too large to be copied before every callback.
     #[must_use]
     pub fn copy_state(&self, state: &Table) -> Option<Table> {
-        self.copy_state
-            .call::<Option<Table>>((state, UNDO_ENTRIES))
-            .ok()
-            .flatten()
+        self.copy_state.call::<Option<Table>>((state, UNDO_ENTRIES)).ok().flatten()
     }
 
     /// An error of this script that is not an error of the VM: a callback that returned what it must not.
     #[must_use]
     pub fn complaint(&self, callback: &'static str, message: impl Into<String>) -> GameError {
-        GameError {
-            script: self.script.name.clone(),
-            line: None,
-            callback,
-            message: message.into(),
-            fatal: false,
-        }
+        GameError { script: self.script.name.clone(), line: None, callback, message: message.into(), fatal: false }
     }
 
     /// Lua's string of a player's id.
@@ -220,9 +169,7 @@ impl Vm {
     /// # Errors
     /// The VM is out of memory.
     pub fn string(&self, text: &str) -> Result<LuaString, GameError> {
-        self.lua
-            .create_string(text)
-            .map_err(|error| explain(&error, &self.script.name, "host", None))
+        self.lua.create_string(text).map_err(|error| explain(&error, &self.script.name, "host", None))
     }
 }
 
@@ -242,22 +189,15 @@ fn prelude(lua: &Lua, budget: &Rc<Budget>) -> mlua::Result<Function> {
         Ok(())
     })?;
     let refuse_print = lua.create_function(|_, _: MultiValue| -> mlua::Result<()> {
-        Err(mlua::Error::runtime(
-            "print is not available: use game.log(level, message)",
-        ))
+        Err(mlua::Error::runtime("print is not available: use game.log(level, message)"))
     })?;
-    lua.load(include_str!("prelude.luau"))
-        .set_name("=prelude")
-        .call((note, refuse_print))
+    lua.load(include_str!("prelude.luau")).set_name("=prelude").call((note, refuse_print))
 }
 
 /// `require("a.b")`: `a/b.lua` in the folder of the match's script, once per VM.
 fn require(lua: &Lua, folder: &Arc<Folder>, script: &Arc<Source>) -> mlua::Result<Function> {
     let folder = Arc::clone(folder);
-    let base = Path::new(&script.name)
-        .parent()
-        .unwrap_or(Path::new(""))
-        .to_owned();
+    let base = Path::new(&script.name).parent().unwrap_or(Path::new("")).to_owned();
     // None: it is being loaded right now.
     let loaded: RefCell<HashMap<String, Option<Value>>> = RefCell::new(HashMap::new());
     lua.create_function(move |lua, name: String| {
@@ -274,19 +214,12 @@ fn require(lua: &Lua, folder: &Arc<Folder>, script: &Arc<Source>) -> mlua::Resul
             .module(&base, &name)
             .map_err(|problem| mlua::Error::runtime(format!("module \"{name}\": {problem}")))?;
         loaded.borrow_mut().insert(name.clone(), None);
-        let result = lua
-            .load(&*source.text)
-            .set_name(format!("={}", source.name))
-            .eval::<Value>();
+        let result = lua.load(&*source.text).set_name(format!("={}", source.name)).eval::<Value>();
         let mut modules = loaded.borrow_mut();
         match result {
             Ok(value) => {
                 // A module that returns nothing was loaded nevertheless.
-                let value = if value.is_nil() {
-                    Value::Boolean(true)
-                } else {
-                    value
-                };
+                let value = if value.is_nil() { Value::Boolean(true) } else { value };
                 modules.insert(name, Some(value.clone()));
                 Ok(value)
             }
@@ -301,24 +234,14 @@ fn require(lua: &Lua, folder: &Arc<Folder>, script: &Arc<Source>) -> mlua::Resul
 fn is_memory(error: &mlua::Error) -> bool {
     match error {
         mlua::Error::MemoryError(_) => true,
-        mlua::Error::CallbackError { cause, .. } | mlua::Error::WithContext { cause, .. } => {
-            is_memory(cause)
-        }
-        mlua::Error::RuntimeError(text) => text
-            .lines()
-            .next()
-            .is_some_and(|line| line.ends_with("not enough memory")),
+        mlua::Error::CallbackError { cause, .. } | mlua::Error::WithContext { cause, .. } => is_memory(cause),
+        mlua::Error::RuntimeError(text) => text.lines().next().is_some_and(|line| line.ends_with("not enough memory")),
         _ => false,
     }
 }
 
 /// Finds out where it happened, and says what happened in one line.
-pub(super) fn explain(
-    error: &mlua::Error,
-    script: &str,
-    callback: &'static str,
-    trip: Option<Trip>,
-) -> GameError {
+pub(super) fn explain(error: &mlua::Error, script: &str, callback: &'static str, trip: Option<Trip>) -> GameError {
     let mut root = error;
     let mut places = String::new();
     while let mlua::Error::CallbackError { cause, traceback } = root {
@@ -327,9 +250,7 @@ pub(super) fn explain(
         root = cause;
     }
     let text = match root {
-        mlua::Error::RuntimeError(text) | mlua::Error::SyntaxError { message: text, .. } => {
-            text.clone()
-        }
+        mlua::Error::RuntimeError(text) | mlua::Error::SyntaxError { message: text, .. } => text.clone(),
         other => other.to_string(),
     };
     let (first, rest) = text.split_once('\n').unwrap_or((&text, ""));
@@ -347,11 +268,7 @@ pub(super) fn explain(
         script,
         line,
         callback,
-        message: if fatal {
-            OUT_OF_MEMORY.to_owned()
-        } else {
-            api::shortened(message, 500)
-        },
+        message: if fatal { OUT_OF_MEMORY.to_owned() } else { api::shortened(message, 500) },
         fatal,
     }
 }
@@ -372,9 +289,6 @@ fn mentioned(line: &str) -> Option<(&str, u32)> {
     let line = line.trim();
     let at = line.find(".lua:")?;
     let start = line[..at].rfind(char::is_whitespace).map_or(0, |i| i + 1);
-    let digits: &str = line[at + 5..]
-        .split(|c: char| !c.is_ascii_digit())
-        .next()
-        .unwrap_or_default();
+    let digits: &str = line[at + 5..].split(|c: char| !c.is_ascii_digit()).next().unwrap_or_default();
     Some((&line[start..at + 4], digits.parse().ok()?))
 }
