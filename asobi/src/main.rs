@@ -61,9 +61,7 @@ fn run(command: Command) -> ExitCode {
     match command {
         Command::Dev(args) => block_on(dev::run(args)),
         Command::Gateway(args) => service::main("gateway", &args.config, asobi_gateway::run),
-        Command::MatchService(args) => {
-            service::main("match", &args.config, migrate::run /*LATER asobi_match_service::run*/)
-        }
+        Command::MatchService(args) => service::main("match", &args.config, asobi_match_service::run),
         Command::Matchmaker(args) => service::main("matchmaker", &args.config, asobi_matchmaker::run),
         Command::SocialService(args) => service::main("social", &args.config, asobi_social_service::run),
         Command::Migrate(args) => service::main("migrate", &args.config, migrate::run),
