@@ -1,5 +1,6 @@
 //! The command line: runs a cluster on a laptop, each service alone, migrations, and what development needs.
 
+mod bench;
 mod config_command;
 mod dev;
 mod migrate;
@@ -37,6 +38,7 @@ enum Command {
     SocialService(ServiceArgs),
     /// Bring the database's schema up to date
     Migrate(ServiceArgs),
+    Bench(bench::BenchArgs),
     Config(config_command::ConfigCommand),
     Postgres(with_postgres::PostgresArgs),
     /// Keep a PostgreSQL server for a supervisor
@@ -65,6 +67,7 @@ fn run(command: Command) -> ExitCode {
         Command::Matchmaker(args) => service::main("matchmaker", &args.config, asobi_matchmaker::run),
         Command::SocialService(args) => service::main("social", &args.config, asobi_social_service::run),
         Command::Migrate(args) => service::main("migrate", &args.config, migrate::run),
+        Command::Bench(args) => block_on(async { bench::run(args).await.map(|()| ExitCode::SUCCESS) }),
         Command::Config(args) => config_command::run(&args),
         Command::Postgres(args) => block_on(with_postgres::run(args)),
         Command::PostgresGuard(args) => block_on(postgres::guard::run(args)),

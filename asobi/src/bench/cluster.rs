@@ -1,0 +1,206 @@
+//! What is measured: gateways given by address, a running `asobi dev`, or a cluster of the bench's own.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    process::Stdio,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context as _, bail, ensure};
+use nix::{
+    sys::signal::{Signal, kill},
+    unistd::{Pid, SysconfVar, sysconf},
+};
+use serde_json::{Value, json};
+use tokio::process::{Child, Command};
+
+use super::Common;
+
+const START: Duration = Duration::from_secs(60);
+const STOP: Duration = Duration::from_secs(20);
+
+pub struct Target {
+    /// `http://host:port` of each gateway.
+    pub gateways: Vec<String>,
+    processes: Vec<(String, u32)>,
+    own: Option<Own>,
+}
+
+struct Own {
+    supervisor: Child,
+    _dir: tempfile::TempDir,
+}
+
+/// CPU seconds of the processes that are known, at one moment.
+pub struct Spent(Vec<(String, f64)>);
+
+impl Target {
+    /// # Errors
+    /// When there is nothing to measure, with what to do about it.
+    pub async fn reach(common: &Common) -> anyhow::Result<Self> {
+        if let Some(file) = &common.ready_file {
+            return Self::from_ready(file, None);
+        }
+        if common.url.is_empty() {
+            return Self::start().await;
+        }
+        let gateways = common.url.iter().map(|url| url.trim_end_matches('/').to_owned()).collect();
+        Ok(Self { gateways, processes: Vec::new(), own: None })
+    }
+
+    async fn start() -> anyhow::Result<Self> {
+        eprintln!("starting a cluster of its own …");
+        let dir = tempfile::tempdir()?;
+        let ready = dir.path().join("ready.json");
+        let log = fs::File::create(dir.path().join("log"))?;
+        let games = dir.path().join("games");
+        fs::create_dir(&games)?;
+        fs::write(games.join("match.lua"), include_str!("idle.lua"))?;
+        let mut command = Command::new(std::env::current_exe()?);
+        command.args(["dev", "--port", "0", "--no-restart", "--matchmakers", "1", "--match-hosts", "1"]);
+        command
+            .arg("--ready-file")
+            .arg(&ready)
+            .arg("--games")
+            .arg(&games)
+            .arg("--data-dir")
+            .arg(dir.path().join("data"));
+        for limit in [
+            "frames_per_second",
+            "connects_per_second",
+            "register_per_second",
+            "auth_per_second",
+            "requests_per_second",
+        ] {
+            command.args(["--set", &format!("limits.{limit}=0")]);
+        }
+        command.args(["--set", "log.filter=warn"]);
+        command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
+        let mut supervisor = command.spawn().context("asobi dev cannot be started")?;
+        let started = Instant::now();
+        while !ready.exists() {
+            if let Some(status) = supervisor.try_wait()? {
+                bail!(
+                    "asobi dev ended with {status}:\n{}",
+                    fs::read_to_string(dir.path().join("log")).unwrap_or_default()
+                );
+            }
+            ensure!(started.elapsed() < START, "the cluster was not ready after {START:?}");
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+        Self::from_ready(&ready, Some(Own { supervisor, _dir: dir }))
+    }
+
+    fn from_ready(file: &Path, own: Option<Own>) -> anyhow::Result<Self> {
+        let text = fs::read_to_string(file).with_context(|| format!("{} cannot be read", file.display()))?;
+        let ready: Value =
+            serde_json::from_str(&text).with_context(|| format!("{} is no ready file", file.display()))?;
+        let list = |role: &str| ready[role].as_array().cloned().unwrap_or_default();
+        let gateways: Vec<String> =
+            list("gateways").iter().filter_map(|g| g["http"].as_str().map(str::to_owned)).collect();
+        ensure!(!gateways.is_empty(), "{} names no gateway", file.display());
+        let processes = ["gateways", "match_hosts", "matchmakers", "social_services"]
+            .into_iter()
+            .flat_map(list)
+            .filter_map(|p| Some((p["node_id"].as_str()?.to_owned(), u32::try_from(p["pid"].as_u64()?).ok()?)))
+            .collect();
+        Ok(Self { gateways, processes, own })
+    }
+
+    /// Stops the cluster if it is the bench's own.
+    pub async fn stop(mut self) {
+        let Some(mut own) = self.own.take() else { return };
+        if let Some(pid) = own.supervisor.id().and_then(|pid| i32::try_from(pid).ok()) {
+            let _ = kill(Pid::from_raw(pid), Signal::SIGTERM);
+        }
+        if tokio::time::timeout(STOP, own.supervisor.wait()).await.is_err() {
+            eprintln!("the bench's own cluster did not stop in time and is killed");
+            let _ = own.supervisor.kill().await;
+        }
+    }
+
+    /// Starts a measurement of CPU time.
+    pub fn spent(&self) -> Spent {
+        Spent(
+            self.all()
+                .filter_map(|(name, pids)| {
+                    Some((name, pids.iter().filter_map(|p| cpu_seconds(*p)).reduce(|a, b| a + b)?))
+                })
+                .collect(),
+        )
+    }
+
+    /// CPU seconds and resident memory of each process since `before`.
+    pub fn since(&self, before: &Spent) -> Vec<Value> {
+        let now = self.spent();
+        self.all()
+            .filter_map(|(name, pids)| {
+                let at = |spent: &Spent| spent.0.iter().find(|(n, _)| *n == name).map(|(_, cpu)| *cpu);
+                let cpu = ((at(&now)? - at(before)?) * 1e3).round() / 1e3;
+                let resident_kb: u64 = pids.iter().filter_map(|p| resident_kb(*p)).sum();
+                Some(json!({"node": name, "cpu_s": cpu, "rss_mb": resident_kb / 1024}))
+            })
+            .collect()
+    }
+
+    /// The processes by name, PostgreSQL's as one.
+    fn all(&self) -> impl Iterator<Item = (String, Vec<u32>)> + '_ {
+        let postgres = self.own.as_ref().map(|own| own.postgres()).unwrap_or_default();
+        let postgres = (!postgres.is_empty()).then(|| ("postgresql".to_owned(), postgres));
+        self.processes.iter().map(|(name, pid)| (name.clone(), vec![*pid])).chain(postgres)
+    }
+}
+
+impl Own {
+    /// The server's processes: descendants of ours whose command is postgres.
+    fn postgres(&self) -> Vec<u32> {
+        let Some(root) = self.supervisor.id() else { return Vec::new() };
+        let processes = processes();
+        let mut family = vec![root];
+        let mut at = 0;
+        while let Some(parent) = family.get(at).copied() {
+            family.extend(processes.iter().filter(|p| p.parent == parent).map(|p| p.pid));
+            at += 1;
+        }
+        processes.iter().filter(|p| family.contains(&p.pid) && p.name.starts_with("postgres")).map(|p| p.pid).collect()
+    }
+}
+
+struct ProcessStat {
+    pid: u32,
+    parent: u32,
+    name: String,
+}
+
+fn processes() -> Vec<ProcessStat> {
+    let Ok(entries) = fs::read_dir("/proc") else { return Vec::new() };
+    entries
+        .filter_map(|entry| {
+            let pid = entry.ok()?.file_name().to_str()?.parse().ok()?;
+            let (name, fields) = stat(pid)?;
+            Some(ProcessStat { pid, name, parent: fields.get(1)?.parse().ok()? })
+        })
+        .collect()
+}
+
+/// The command's name, and the fields of `/proc/PID/stat` behind it (the first is the state).
+fn stat(pid: u32) -> Option<(String, Vec<String>)> {
+    let text = fs::read_to_string(PathBuf::from(format!("/proc/{pid}/stat"))).ok()?;
+    let (name, rest) = text.split_once('(')?.1.rsplit_once(')')?;
+    Some((name.to_owned(), rest.split_whitespace().map(str::to_owned).collect()))
+}
+
+fn cpu_seconds(pid: u32) -> Option<f64> {
+    let (_, fields) = stat(pid)?;
+    // utime and stime, the 14th and 15th of all fields, in ticks.
+    let ticks = fields.get(11)?.parse::<u32>().ok()?.checked_add(fields.get(12)?.parse().ok()?)?;
+    let per_second = u32::try_from(sysconf(SysconfVar::CLK_TCK).ok().flatten()?).ok()?;
+    Some(f64::from(ticks) / f64::from(per_second))
+}
+
+fn resident_kb(pid: u32) -> Option<u64> {
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
+    let line = status.lines().find(|l| l.starts_with("VmRSS:"))?;
+    line.split_whitespace().nth(1)?.parse().ok()
+}

@@ -1,0 +1,81 @@
+//! `asobi bench`: loads over real sockets, open-loop, with what each process spent beside every figure.
+
+mod chat;
+mod cluster;
+mod heartbeat;
+mod player;
+mod report;
+
+use std::time::Duration;
+
+use clap::{Args, Subcommand};
+
+use cluster::Target;
+
+/// Measures a cluster over real sockets.
+#[derive(Debug, Args)]
+pub struct BenchArgs {
+    #[command(subcommand)]
+    scenario: Scenario,
+}
+
+#[derive(Debug, Subcommand)]
+enum Scenario {
+    /// Authenticated connections that send heartbeats: the cost of one frame in and one out.
+    Heartbeat(heartbeat::Options),
+    /// Durable, acknowledged messages into channels whose members are spread over the gateways.
+    Chat(chat::Options),
+}
+
+/// What every scenario takes.
+#[derive(Debug, Clone, Args)]
+pub struct Common {
+    /// A gateway's address, e.g. <http://127.0.0.1:8080>; may be given several times, connections are spread over
+    /// them. Without it a cluster of its own is started on free ports and stopped at the end. A cluster that is given
+    /// must have guests enabled and its rate limits for this address lifted (see --help of each scenario)
+    #[arg(long, value_name = "URL")]
+    url: Vec<String>,
+    /// The ready file of a running `asobi dev`: its gateways are used, and CPU and memory of its processes reported
+    #[arg(long, value_name = "FILE", conflicts_with = "url")]
+    ready_file: Option<std::path::PathBuf>,
+    /// How long to measure, in seconds, after the warm-up
+    #[arg(long, default_value_t = 10, value_parser = clap::value_parser!(u64).range(1..=3600))]
+    seconds: u64,
+    /// How long to load before measuring, in seconds
+    #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u64).range(0..=600))]
+    warm_up: u64,
+    /// Print one JSON object as the last line of standard output
+    #[arg(long)]
+    json: bool,
+}
+
+impl Common {
+    fn measured(&self) -> Duration {
+        Duration::from_secs(self.seconds)
+    }
+
+    fn warming(&self) -> Duration {
+        Duration::from_secs(self.warm_up)
+    }
+}
+
+/// Runs the scenario.
+///
+/// # Errors
+/// When no cluster could be reached or started, or the load could not be applied.
+pub async fn run(args: BenchArgs) -> anyhow::Result<()> {
+    let common = match &args.scenario {
+        Scenario::Heartbeat(options) => &options.common,
+        Scenario::Chat(options) => &options.common,
+    };
+    let json = common.json;
+    let target = Target::reach(common).await?;
+    let outcome = match &args.scenario {
+        Scenario::Heartbeat(options) => heartbeat::run(options, &target).await,
+        Scenario::Chat(options) => chat::run(options, &target).await,
+    };
+    target.stop().await;
+    let report = outcome?;
+    report.print(json);
+    Ok(())
+}

@@ -1,0 +1,5 @@
+return {
+  duel = "duel.lua",
+  crowd = "crowd.lua",
+  chaos = "chaos.lua",
+}

@@ -1,0 +1,177 @@
+//! The WebSocket side of a player: calls that wait for their reply, pushes that are waited for by type.
+
+use std::collections::VecDeque;
+
+use anyhow::{Context as _, bail};
+use futures_util::{SinkExt as _, StreamExt as _};
+use serde_json::{Value, json};
+use tokio::{net::TcpStream, time::timeout};
+use tokio_tungstenite::{MaybeTlsStream, WebSocketStream, connect_async, tungstenite::Message};
+
+use super::{PATIENCE, rest::Account};
+
+/// A connected player.
+pub struct Client {
+    pub account: Account,
+    socket: WebSocketStream<MaybeTlsStream<TcpStream>>,
+    /// Frames that came while something else was waited for, in order.
+    held: VecDeque<Value>,
+    next_cid: u64,
+    /// What `session.connected` said.
+    pub connected: Value,
+    pub closed: Option<(u16, String)>,
+}
+
+impl Client {
+    /// Opens a socket and connects the session with the account's access token.
+    pub async fn connect(ws: &str, account: Account, capabilities: &[&str]) -> anyhow::Result<Self> {
+        let payload = json!({"token": account.access_token, "capabilities": capabilities});
+        Self::connect_with(ws, account, payload).await
+    }
+
+    /// Opens a socket and connects with a payload of the play's own.
+    pub async fn connect_with(ws: &str, account: Account, payload: Value) -> anyhow::Result<Self> {
+        let mut client = Self::open(ws, account).await?;
+        client.connected = client.call("session.connect", payload).await?;
+        Ok(client)
+    }
+
+    /// A socket without a session.
+    pub async fn open(ws: &str, account: Account) -> anyhow::Result<Self> {
+        let (socket, _) =
+            timeout(PATIENCE, connect_async(ws)).await?.with_context(|| format!("no WebSocket at {ws}"))?;
+        Ok(Self { account, socket, held: VecDeque::new(), next_cid: 1, connected: Value::Null, closed: None })
+    }
+
+    pub fn id(&self) -> &str {
+        &self.account.player_id
+    }
+
+    /// Follows a `match.migrate`: closes this socket and connects to its url with its token alone.
+    pub async fn migrate(mut self, offer: &Value, capabilities: &[&str]) -> anyhow::Result<Self> {
+        let (url, token) = (offer["url"].as_str().context("url")?, offer["token"].as_str().context("token")?);
+        self.close().await;
+        let payload = json!({"migration_token": token, "capabilities": capabilities});
+        Self::connect_with(url, self.account, payload).await
+    }
+
+    pub async fn close(&mut self) {
+        let _ = timeout(PATIENCE, self.socket.close(None)).await;
+    }
+
+    /// Sends a frame without a `cid`.
+    pub async fn send(&mut self, kind: &str, payload: Value) -> anyhow::Result<()> {
+        self.send_text(json!({"type": kind, "payload": payload}).to_string()).await
+    }
+
+    pub async fn send_text(&mut self, text: String) -> anyhow::Result<()> {
+        Ok(timeout(PATIENCE, self.socket.send(Message::text(text))).await??)
+    }
+
+    pub async fn send_binary(&mut self, bytes: Vec<u8>) -> anyhow::Result<()> {
+        Ok(timeout(PATIENCE, self.socket.send(Message::binary(bytes))).await??)
+    }
+
+    /// Sends a frame with a `cid` and answers the whole frame that came back with it.
+    pub async fn ask(&mut self, kind: &str, payload: Value) -> anyhow::Result<Value> {
+        let cid = format!("t{}", self.next_cid);
+        self.next_cid += 1;
+        self.send_text(json!({"type": kind, "cid": cid, "payload": payload}).to_string()).await?;
+        self.wait(&format!("the reply to {kind}"), |frame| frame["cid"] == cid.as_str()).await
+    }
+
+    /// The payload of the reply; an error frame fails the play.
+    pub async fn call(&mut self, kind: &str, payload: Value) -> anyhow::Result<Value> {
+        let mut frame = self.ask(kind, payload).await?;
+        if frame["type"] == "error" {
+            bail!("{kind} was refused: {frame}");
+        }
+        Ok(frame["payload"].take())
+    }
+
+    /// The reason of the refusal that this frame must get.
+    pub async fn refused(&mut self, kind: &str, payload: Value) -> anyhow::Result<String> {
+        let frame = self.ask(kind, payload).await?;
+        match frame["payload"]["reason"].as_str() {
+            Some(reason) if frame["type"] == "error" => Ok(reason.to_owned()),
+            _ => bail!("{kind} was not refused: {frame}"),
+        }
+    }
+
+    /// The payload of the next push of that type.
+    pub async fn push(&mut self, kind: &str) -> anyhow::Result<Value> {
+        self.push_where(kind, |_| true).await
+    }
+
+    /// The payload of the next push of that type that the play is looking for.
+    pub async fn push_where(&mut self, kind: &str, wanted: impl Fn(&Value) -> bool) -> anyhow::Result<Value> {
+        let mut frame =
+            self.wait(kind, |f| f["type"] == kind && f.get("cid").is_none() && wanted(&f["payload"])).await?;
+        Ok(frame["payload"].take())
+    }
+
+    /// The content of the next `n` chat messages, as they came.
+    pub async fn chat(&mut self, n: usize) -> anyhow::Result<Vec<Value>> {
+        let mut messages = Vec::with_capacity(n);
+        for _ in 0..n {
+            messages.push(self.push("chat.message").await?);
+        }
+        Ok(messages)
+    }
+
+    /// Waits until the server closes; answers code and reason.
+    pub async fn closing(&mut self) -> anyhow::Result<(u16, String)> {
+        while self.closed.is_none() {
+            if let Some(frame) = self.receive().await? {
+                self.held.push_back(frame);
+            }
+        }
+        self.closed.clone().context("closed")
+    }
+
+    /// The first frame held or received that is wanted; others are held. States are not held in numbers: only the last
+    /// few matter.
+    pub async fn wait(&mut self, what: &str, wanted: impl Fn(&Value) -> bool) -> anyhow::Result<Value> {
+        if let Some(found) = self.held.iter().position(&wanted) {
+            return self.held.remove(found).context("held");
+        }
+        let searching = async {
+            loop {
+                match self.receive().await? {
+                    Some(frame) if wanted(&frame) => return Ok(frame),
+                    Some(frame) => self.held.push_back(frame),
+                    None => bail!("the socket closed ({:?}) while {what} was waited for", self.closed),
+                }
+            }
+        };
+        match timeout(PATIENCE, searching).await {
+            Ok(found) => found,
+            Err(_) => {
+                let last: Vec<String> = self.held.iter().rev().take(5).map(Value::to_string).collect();
+                bail!("{what} did not come; the last frames were {last:?}")
+            }
+        }
+    }
+
+    /// Forgets what was held: the play is interested in what comes from now on.
+    pub fn forget(&mut self) {
+        self.held.clear();
+    }
+
+    async fn receive(&mut self) -> anyhow::Result<Option<Value>> {
+        loop {
+            match self.socket.next().await {
+                Some(Ok(Message::Text(text))) => return Ok(Some(serde_json::from_str(&text)?)),
+                Some(Ok(Message::Close(frame))) => {
+                    self.closed = Some(frame.map_or((1005, String::new()), |f| (f.code.into(), f.reason.to_string())));
+                    return Ok(None);
+                }
+                Some(Ok(_)) => {}
+                Some(Err(_)) | None => {
+                    self.closed.get_or_insert((1006, String::new()));
+                    return Ok(None);
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,259 @@
+//! `asobi dev` as a test starts it: free ports, a fresh database, what dies stays dead.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    process::Stdio,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context as _, bail, ensure};
+use asobi_store::testing::TestDatabase;
+use nix::{
+    sys::signal::{Signal, kill},
+    unistd::Pid,
+};
+use serde_json::Value;
+use tokio::process::{Child, Command};
+
+use super::{Client, PATIENCE, rest::Account};
+
+/// What to start.
+pub struct Builder {
+    gateways: usize,
+    match_hosts: usize,
+    matchmakers: usize,
+    social_services: usize,
+    sets: Vec<String>,
+    games: Option<PathBuf>,
+}
+
+/// A running cluster; killed when dropped, stopped properly by [`Cluster::stop`].
+pub struct Cluster {
+    supervisor: Child,
+    ready_file: PathBuf,
+    _dir: tempfile::TempDir,
+    log: PathBuf,
+    pub database: TestDatabase,
+    pub http: reqwest::Client,
+}
+
+/// One process of the ready file.
+#[derive(Debug, Clone)]
+pub struct Process {
+    pub node_id: String,
+    pub http: Option<String>,
+    pub ws: Option<String>,
+    pub grpc: Option<String>,
+    pub metrics: Option<String>,
+    pub pid: i32,
+    pub leading: Option<bool>,
+}
+
+impl Cluster {
+    #[expect(clippy::new_ret_no_self, reason = "reads as the play's first line")]
+    pub fn new() -> Builder {
+        Builder { gateways: 2, match_hosts: 2, matchmakers: 2, social_services: 1, sets: Vec::new(), games: None }
+    }
+
+    /// The `i`th gateway.
+    pub fn gateway(&self, i: usize) -> Process {
+        self.processes("gateways").swap_remove(i)
+    }
+
+    pub fn match_host(&self, i: usize) -> Process {
+        self.processes("match_hosts").swap_remove(i)
+    }
+
+    /// The process of a node id, of any role.
+    pub fn node(&self, node_id: &str) -> Option<Process> {
+        ["gateways", "match_hosts", "matchmakers", "social_services"]
+            .into_iter()
+            .flat_map(|role| self.processes(role))
+            .find(|p| p.node_id == node_id)
+    }
+
+    pub fn processes(&self, role: &str) -> Vec<Process> {
+        let ready = read_ready(&self.ready_file).expect("the ready file stays readable");
+        ready[role].as_array().map(|list| list.iter().map(Process::read).collect()).unwrap_or_default()
+    }
+
+    /// The matchmaker that leads, waited for.
+    pub async fn leading_matchmaker(&self) -> anyhow::Result<Process> {
+        let started = Instant::now();
+        loop {
+            if let Some(leader) = self.processes("matchmakers").into_iter().find(|p| p.leading == Some(true)) {
+                return Ok(leader);
+            }
+            ensure!(started.elapsed() < PATIENCE, "no matchmaker leads");
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    }
+
+    /// Registers an account on a gateway, connects its socket there.
+    pub async fn player(&self, gateway: usize, name: &str) -> anyhow::Result<Client> {
+        self.player_with(gateway, name, &[]).await
+    }
+
+    /// As [`Self::player`], with capabilities.
+    pub async fn player_with(&self, gateway: usize, name: &str, capabilities: &[&str]) -> anyhow::Result<Client> {
+        let gateway = self.gateway(gateway);
+        let account = Account::register(&self.http, gateway.http.as_deref().context("http")?, name).await?;
+        Client::connect(gateway.ws.as_deref().context("ws")?, account, capabilities).await
+    }
+
+    /// `kill -9`, and waits until the process is gone.
+    pub async fn kill(&self, process: &Process) -> anyhow::Result<()> {
+        self.signal(process, Signal::SIGKILL)?;
+        self.gone(process).await
+    }
+
+    pub fn signal(&self, process: &Process, signal: Signal) -> anyhow::Result<()> {
+        Ok(kill(Pid::from_raw(process.pid), signal)?)
+    }
+
+    pub async fn gone(&self, process: &Process) -> anyhow::Result<()> {
+        let started = Instant::now();
+        // A zombie still answers signal 0: the supervisor reaps it.
+        while kill(Pid::from_raw(process.pid), None).is_ok() {
+            ensure!(started.elapsed() < PATIENCE, "{} does not end", process.node_id);
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        Ok(())
+    }
+
+    /// Drains everything, as Ctrl-C does.
+    pub async fn stop(mut self) -> anyhow::Result<()> {
+        let pid = self.supervisor.id().context("the supervisor has ended early")?;
+        kill(Pid::from_raw(i32::try_from(pid)?), Signal::SIGTERM)?;
+        let ended = tokio::time::timeout(PATIENCE, self.supervisor.wait()).await;
+        match ended {
+            Ok(Ok(status)) if status.success() => {}
+            other => bail!("the cluster did not stop cleanly: {other:?}\n{}", self.log_tail()),
+        }
+        Ok(())
+    }
+
+    /// The end of the cluster's log, for a failure's message.
+    pub fn log_tail(&self) -> String {
+        tail(&self.log)
+    }
+}
+
+impl Drop for Cluster {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            eprintln!("--- the cluster's log ends:\n{}", self.log_tail());
+        }
+        // The supervisor's children end with it: their standard input closes.
+        if let Some(pid) = self.supervisor.id().and_then(|p| i32::try_from(p).ok()) {
+            let _ = kill(Pid::from_raw(pid), Signal::SIGKILL);
+        }
+    }
+}
+
+impl Builder {
+    pub fn gateways(mut self, n: usize) -> Self {
+        self.gateways = n;
+        self
+    }
+
+    pub fn match_hosts(mut self, n: usize) -> Self {
+        self.match_hosts = n;
+        self
+    }
+
+    pub fn matchmakers(mut self, n: usize) -> Self {
+        self.matchmakers = n;
+        self
+    }
+
+    /// Overrides a configuration key, as `--set key=value`.
+    pub fn set(mut self, key: &str, value: impl ToString) -> Self {
+        self.sets.push(format!("{key}={}", value.to_string()));
+        self
+    }
+
+    /// The tests' own scripts instead of the project's games.
+    pub fn test_games(self) -> Self {
+        self.games(&Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/games"))
+    }
+
+    /// Another games folder than the project's.
+    pub fn games(mut self, dir: &Path) -> Self {
+        self.games = Some(dir.to_owned());
+        self
+    }
+
+    pub async fn start(self) -> anyhow::Result<Cluster> {
+        let database = TestDatabase::create().await?;
+        let dir = tempfile::tempdir()?;
+        let (ready_file, log) = (dir.path().join("ready.json"), dir.path().join("log"));
+        let project = Path::new(env!("CARGO_MANIFEST_DIR")).parent().context("the workspace")?;
+        let output = fs::File::create(&log)?;
+        let mut command = Command::new(env!("CARGO_BIN_EXE_asobi"));
+        command
+            .arg("dev")
+            .args(["--port", "0", "--no-restart"])
+            .args(["--gateways", &self.gateways.to_string()])
+            .args(["--match-hosts", &self.match_hosts.to_string()])
+            .args(["--matchmakers", &self.matchmakers.to_string()])
+            .args(["--social-services", &self.social_services.to_string()])
+            .args(["--database-url", &database.url])
+            .arg("--games")
+            .arg(self.games.unwrap_or_else(|| project.join("games")))
+            .arg("--data-dir")
+            .arg(dir.path().join("data"))
+            .arg("--ready-file")
+            .arg(&ready_file)
+            .current_dir(dir.path())
+            .stdin(Stdio::null())
+            .stdout(output.try_clone()?)
+            .stderr(output)
+            .kill_on_drop(false);
+        // Plays are about players, not about one address that registers them all.
+        let open = ["connects_per_second", "register_per_second", "auth_per_second", "requests_per_second"];
+        for key in open {
+            command.args(["--set", &format!("limits.{key}=0")]);
+        }
+        for set in &self.sets {
+            command.args(["--set", set]);
+        }
+        let mut supervisor = command.spawn()?;
+        let started = Instant::now();
+        while read_ready(&ready_file).is_none() {
+            if let Some(status) = supervisor.try_wait()? {
+                bail!("asobi dev ended with {status}:\n{}", tail(&log));
+            }
+            ensure!(started.elapsed() < 2 * PATIENCE, "the cluster is not ready:\n{}", tail(&log));
+            tokio::time::sleep(Duration::from_millis(30)).await;
+        }
+        let http = reqwest::Client::builder().timeout(PATIENCE).build()?;
+        Ok(Cluster { supervisor, ready_file, _dir: dir, log, database, http })
+    }
+}
+
+impl Process {
+    fn read(value: &Value) -> Self {
+        let text = |key: &str| value[key].as_str().map(str::to_owned);
+        Self {
+            node_id: text("node_id").unwrap_or_default(),
+            http: text("http"),
+            ws: text("ws"),
+            grpc: text("grpc"),
+            metrics: text("metrics"),
+            pid: value["pid"].as_i64().and_then(|p| i32::try_from(p).ok()).unwrap_or_default(),
+            leading: value["leading"].as_bool(),
+        }
+    }
+}
+
+fn read_ready(path: &Path) -> Option<Value> {
+    serde_json::from_slice(&fs::read(path).ok()?).ok()
+}
+
+fn tail(log: &Path) -> String {
+    let text = fs::read_to_string(log).unwrap_or_default();
+    let lines: Vec<&str> = text.lines().collect();
+    lines[lines.len().saturating_sub(80)..].join("\n")
+}

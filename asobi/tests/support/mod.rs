@@ -1,0 +1,19 @@
+//! A whole cluster of real processes on a fresh database, and players who talk to it like any client.
+//!
+//! ```ignore
+//! let cluster = Cluster::new().gateways(2).match_hosts(2).start().await?;
+//! let mut ada = cluster.player(0, "ada").await?;
+//! let joined = ada.call("chat.join", json!({"channel_id": "global:lobby"})).await?;
+//! ```
+
+pub mod client;
+pub mod cluster;
+pub mod rest;
+
+use std::time::Duration;
+
+pub use client::Client;
+pub use cluster::Cluster;
+
+/// How long a play waits for anything. Time bounds are the benches' business; this only ends a play that hangs.
+pub const PATIENCE: Duration = Duration::from_secs(45);
