@@ -29,7 +29,10 @@ pub enum Refusal {
 }
 
 #[derive(Default)]
-pub(super) struct Cache(Mutex<HashMap<(Uuid, ChannelId), (bool, Instant), foldhash::fast::RandomState>>);
+pub(super) struct Cache(Mutex<Answers>);
+
+/// Whether a player may use a channel, and when that was read.
+type Answers = HashMap<(Uuid, ChannelId), (bool, Instant), foldhash::fast::RandomState>;
 
 impl Cache {
     fn get(&self, player: Uuid, channel: &ChannelId) -> Option<bool> {

@@ -45,7 +45,6 @@ use crate::{frame::Frame, hub::Hub};
 const BUS_QUEUE: usize = 1_024;
 
 /// Unix milliseconds.
-#[expect(clippy::disallowed_methods, reason = "the wall clock is what the protocol speaks of")]
 pub(crate) fn now_ms() -> i64 {
     asobi_store::chat::unix_ms(OffsetDateTime::now_utc())
 }

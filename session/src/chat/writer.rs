@@ -38,17 +38,20 @@ const WRITE: Duration = Duration::from_secs(2);
 const LEARN: Duration = Duration::from_secs(4);
 const RETRY: Duration = Duration::from_millis(100);
 
+/// How a sender is answered, once.
+pub(crate) type Done = Box<dyn FnOnce(Result<Sent, SendError>) + Send + Sync>;
+
 /// A message taken from a sender, and how to answer them.
 pub(crate) struct Write {
     pub message: Outgoing,
-    pub done: Box<dyn FnOnce(Result<Sent, SendError>) + Send + Sync>,
+    pub done: Done,
 }
 
 /// A message with its id, and all who wait for it: repeats of one key within a batch share one.
 struct Pending {
     new: NewMessage,
     recipient: Option<Uuid>,
-    done: Vec<Box<dyn FnOnce(Result<Sent, SendError>) + Send + Sync>>,
+    done: Vec<Done>,
 }
 
 enum Attempt {

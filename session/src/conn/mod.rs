@@ -75,6 +75,9 @@ pub(crate) struct Conn {
     local: Mutex<Local>,
 }
 
+/// Every friend, and what a client was last told of them.
+pub(crate) type Told = HashMap<Uuid, Arc<str>, foldhash::fast::RandomState>;
+
 /// The changing part, under one short lock that is never held across an await.
 #[derive(Default)]
 pub(crate) struct Local {
@@ -83,8 +86,8 @@ pub(crate) struct Local {
     pub seat: Option<Seat>,
     /// Chat channels joined.
     pub channels: Vec<Arc<str>>,
-    /// With the capability `presence`: every friend, and what this client was last told of them.
-    pub told: Option<Box<HashMap<Uuid, Arc<str>, foldhash::fast::RandomState>>>,
+    /// With the capability `presence`.
+    pub told: Option<Told>,
     pub not_in_match: OncePer,
 }
 

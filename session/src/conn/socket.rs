@@ -299,3 +299,20 @@ fn is_too_big(error: &axum::Error) -> bool {
     }
     false
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn size_of_future<A, B, F: Future>(_: impl Fn(A, B) -> F) -> usize {
+        size_of::<F>()
+    }
+
+    #[test]
+    fn an_idle_connection_is_small() {
+        let (task, shared) = (size_of_future(serve), size_of::<Conn>());
+        // The read buffer of 4 KiB comes on top; everything else of an idle connection is in these two.
+        assert!(task <= 2_048, "the task of a connection takes {task} bytes");
+        assert!(shared <= 512, "what others hold of a connection takes {shared} bytes");
+    }
+}

@@ -1,7 +1,7 @@
 //! `rpc.call`: the envelope is checked, and there is no method yet.
 
 use asobi_proto::error::ErrorCode;
-use serde_json::{Value, json};
+use serde_json::{Value, json, value::RawValue};
 
 use super::{Call, Work, fields};
 
@@ -16,7 +16,7 @@ fn verdict(call: &Call<'_>) -> (ErrorCode, &'static str) {
     if call.conn.player().is_none() {
         return (ErrorCode::UNAUTHENTICATED, "Send session.connect first.");
     }
-    let cid = call.cid.map(|cid| cid.get());
+    let cid = call.cid.map(RawValue::get);
     if !cid.is_some_and(|cid| cid.starts_with('"') && cid.len() > 2) {
         return (ErrorCode::RPC_INVALID_CID, "A call needs a cid that is a string, to be answered by.");
     }

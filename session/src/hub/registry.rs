@@ -34,11 +34,13 @@ impl Player {
     }
 }
 
+type Players = HashMap<Uuid, Arc<Player>, RandomState>;
+
 pub(crate) struct Registry {
     /// All open sockets: reads (one per recipient of a match's frame) dominate.
     conns: papaya::HashMap<u64, Arc<Conn>, RandomState>,
     next: AtomicU64,
-    players: Box<[Mutex<HashMap<Uuid, Arc<Player>, RandomState>>]>,
+    players: Box<[Mutex<Players>]>,
     hasher: RandomState,
 }
 
@@ -127,7 +129,7 @@ impl Registry {
         self.players.iter().flat_map(|shard| shard.lock().values().cloned().collect::<Vec<_>>()).collect()
     }
 
-    fn shard(&self, player: Uuid) -> &Mutex<HashMap<Uuid, Arc<Player>, RandomState>> {
+    fn shard(&self, player: Uuid) -> &Mutex<Players> {
         let hash = usize::try_from(self.hasher.hash_one(player) >> 32).unwrap_or(0);
         &self.players[hash % SHARDS]
     }

@@ -171,7 +171,7 @@ impl Presence {
         let seen: HashMap<Uuid, String> = statuses.into_iter().map(|s| (s.player_id, s.status)).collect();
         let status = |friend: &Uuid| seen.get(friend).map_or(OFFLINE, String::as_str);
         let listed: Vec<_> = friends.iter().map(|f| json!({"player_id": f, "status": status(f)})).collect();
-        conn.local().told = Some(Box::new(friends.iter().map(|f| (*f, Arc::from(status(f)))).collect()));
+        conn.local().told = Some(friends.iter().map(|f| (*f, Arc::from(status(f)))).collect());
         conn.push(Frame::from(frame::push("presence.snapshot", json!({"friends": listed}))));
         self.watchers.watch(&friends, conn);
         // Whatever changed between the read and the watch is told as a difference.
@@ -227,7 +227,7 @@ mod tests {
 
     fn watcher(told: &[(Uuid, &str)]) -> Arc<Conn> {
         let conn = Arc::new(Conn::new(SessionNo(1), Bounds { frames: 10, bytes: 10_000 }));
-        conn.local().told = Some(Box::new(told.iter().map(|(p, s)| (*p, Arc::from(*s))).collect()));
+        conn.local().told = Some(told.iter().map(|(p, s)| (*p, Arc::from(*s))).collect());
         conn
     }
 
@@ -238,7 +238,7 @@ mod tests {
     #[test]
     fn watchers_hear_differences_once() {
         let (bo, conn) = (Uuid::now_v7(), watcher(&[]));
-        conn.local().told = Some(Box::new([(bo, Arc::from(OFFLINE))].into_iter().collect()));
+        conn.local().told = Some([(bo, Arc::from(OFFLINE))].into_iter().collect());
         let online = PlayerStatus { player_id: bo, status: "online".into(), node_id: "gw-1".into() };
         let watchers = [Arc::clone(&conn)];
         tell(&watchers, bo, Some(&online));
@@ -257,7 +257,7 @@ mod tests {
         assert_eq!(come, [dan]);
         assert_eq!(gone.into_iter().collect::<HashSet<_>>(), HashSet::from([bo, cleo]));
         assert!(frames(&conn).concat().contains("\"offline\""));
-        assert_eq!(conn.local().told.as_ref().map(|t| t.len()), Some(1));
+        assert_eq!(conn.local().told.as_ref().map(std::collections::HashMap::len), Some(1));
     }
 
     #[test]
