@@ -133,7 +133,15 @@ impl MatchmakerService for Api {
     }
 
     async fn get_status(&self, _: Request<GetStatusRequest>) -> Result<Response<GetStatusResponse>, Status> {
-        let (leading, term, depth) = self.deps.status.read();
+        let (leading, mut term, depth) = self.deps.status.read();
+        if !leading {
+            // What others lead under is in the rows.
+            let nodes = asobi_cluster::ops::nodes(&self.deps.pool).await.map_err(|error| {
+                tracing::warn!(%error, "The registry could not be read for GetStatus.");
+                status(ErrorCode::NOT_READY, "the database does not answer")
+            })?;
+            term = nodes.iter().find(|node| node.leading).map_or(term, |node| node.term.max(term));
+        }
         Ok(Response::new(GetStatusResponse { leading, term, depth }))
     }
 }

@@ -60,7 +60,10 @@ async fn a_group_is_claimed_whole_or_not_at_all() -> anyhow::Result<()> {
     assert_eq!(state(&db, waiting[2].0).await?, TicketState::Pending);
     assert_eq!(state(&db, waiting[3].0).await?, TicketState::Cancelled);
     assert_eq!(count(&db, "SELECT count(*) FROM match_players").await?, 4);
-    assert_eq!(count(&db, "SELECT count(*) FROM matches WHERE state = 'allocating' AND epoch = 1 AND term = 7").await?, 2);
+    assert_eq!(
+        count(&db, "SELECT count(*) FROM matches WHERE state = 'allocating' AND epoch = 1 AND term = 7").await?,
+        2
+    );
 
     // Who has a seat by now keeps no ticket, and the other one does.
     let late = Uuid::now_v7();
@@ -162,7 +165,10 @@ async fn one_ticket_per_player_and_mode_and_no_more_than_the_bound() -> anyhow::
     sqlx::query("UPDATE modes SET queued_at = now() - interval '1 minute'").execute(&db.pool).await?;
     assert!(add(Uuid::now_v7(), 5_000).await.is_ok(), "an old number is not believed");
 
-    assert!(matches!(tickets::cancel(&db.pool, one.ticket.id, Uuid::now_v7()).await, Err(tickets::CancelError::NotOwner)));
+    assert!(matches!(
+        tickets::cancel(&db.pool, one.ticket.id, Uuid::now_v7()).await,
+        Err(tickets::CancelError::NotOwner)
+    ));
     tickets::cancel(&db.pool, one.ticket.id, player).await?;
     assert!(matches!(tickets::cancel(&db.pool, one.ticket.id, player).await, Err(tickets::CancelError::NotFound)));
     db.drop_now().await
