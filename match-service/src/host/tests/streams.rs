@@ -14,7 +14,7 @@ use tokio_stream::wrappers::{ReceiverStream, TcpListenerStream};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tonic::{
     Code, Streaming,
-    transport::{Channel, Server},
+    transport::{Channel, Endpoint, Server},
 };
 use uuid::Uuid;
 
@@ -34,8 +34,9 @@ async fn serve(host: &Arc<Host>) -> (MatchHostServiceClient<Channel>, Cancellati
         .add_service(MatchHostServiceServer::new(service))
         .serve_with_incoming(TcpListenerStream::new(listener));
     tokio::spawn(serving);
-    let client = MatchHostServiceClient::connect(format!("http://{address}")).await.expect("connects");
-    (client, stop)
+    let endpoint = Endpoint::from_shared(format!("http://{address}")).expect("an address");
+    let channel = endpoint.connect().await.expect("connects");
+    (MatchHostServiceClient::new(channel), stop)
 }
 
 fn create(id: u128, term: i64) -> CreateMatchRequest {
@@ -147,8 +148,9 @@ async fn a_stream_that_breaks_detaches_its_players() {
     let (host, _) = host(diaries(), 5);
     let (mut client, _stop) = serve(&host).await;
     client.create_match(create(1, 5)).await.expect("made");
-    let stream = Stream::open(&mut client).await;
+    let mut stream = Stream::open(&mut client).await;
     stream.enter(1, 1, 1).await;
+    stream.next(|a| matches!(a, Answer::Entered(_)).then_some(())).await;
     drop(stream);
     let mut other = Stream::open(&mut client).await;
     other.enter(2, 1, 2).await;
