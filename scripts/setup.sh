@@ -37,6 +37,8 @@ install_packages() {
 }
 
 missing=()
+# Where rustup puts it, for shells that have not been told.
+command -v cargo >/dev/null || PATH="$PATH:${CARGO_HOME:-$HOME/.cargo}/bin"
 command -v cargo >/dev/null || { echo "Rust is missing: install it as https://rustup.rs says, then try again" >&2; exit 1; }
 command -v c++ >/dev/null || command -v g++ >/dev/null || command -v clang++ >/dev/null || missing+=(g++)
 [ -n "$(postgres_bin)" ] || missing+=(postgresql)

@@ -42,6 +42,7 @@ pub struct Board {
     /// What each node was when it was last seen ready; one that died keeps its place until it is back.
     known: HashMap<String, Entry>,
     shown: Option<Ready>,
+    complaint: Option<String>,
 }
 
 impl Board {
@@ -52,7 +53,7 @@ impl Board {
         ready_file: Option<PathBuf>,
         output: Output,
     ) -> Self {
-        Self { pool, database_url, nodes, ready_file, output, known: HashMap::new(), shown: None }
+        Self { pool, database_url, nodes, ready_file, output, known: HashMap::new(), shown: None, complaint: None }
     }
 
     /// Watches until it is dropped.
@@ -116,8 +117,12 @@ impl Board {
         if let Some(path) = &self.ready_file
             && let Err(error) = ready.write(path)
         {
-            // Tried again at the next look.
-            self.output.say(&format!("{error:#}"));
+            // Tried again at each look, and said once.
+            let complaint = format!("{error:#}");
+            if self.complaint.as_ref() != Some(&complaint) {
+                self.output.say(&complaint);
+                self.complaint = Some(complaint);
+            }
             return;
         }
         match self.shown.replace(ready) {

@@ -97,6 +97,11 @@ pub async fn run(args: DevArgs) -> anyhow::Result<ExitCode> {
 /// An absolute path, with the file of an earlier run removed.
 fn prepare_ready_file(path: &Path) -> anyhow::Result<PathBuf> {
     let path = std::path::absolute(path)?;
+    anyhow::ensure!(
+        path.parent().is_some_and(Path::is_dir),
+        "the ready file {} would lie in a folder that does not exist",
+        path.display()
+    );
     match fs::remove_file(&path) {
         Err(error) if error.kind() != ErrorKind::NotFound => {
             Err(error).with_context(|| format!("cannot replace the ready file {}", path.display()))

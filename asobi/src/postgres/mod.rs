@@ -92,7 +92,14 @@ impl OwnPostgres {
         let mut guard = spawn(&binaries, &place, port)?;
         let lifeline = guard.stdin.take();
         let mut server = Self { place, binaries, port, guard, lifeline };
-        server.wait_until_up().await?;
+        if let Err(error) = server.wait_until_up().await {
+            // Somebody may have taken the port in the moment between our looking and the server's.
+            if !server.log_end().contains("could not bind") {
+                return Err(error);
+            }
+            server.port = free_port()?;
+            server.restart().await?;
+        }
         server.create_database().await?;
         Ok(server)
     }
@@ -146,8 +153,8 @@ impl OwnPostgres {
     async fn wait_until_up(&mut self) -> anyhow::Result<()> {
         let until = Instant::now() + START;
         loop {
-            let refused = match connect(self.port, "postgres").await {
-                Ok(connection) => return Ok(connection.close().await?),
+            let refused = match self.is_up().await {
+                Ok(()) => return Ok(()),
                 Err(error) => error,
             };
             if let Some(status) = self.guard.try_wait()? {
@@ -166,6 +173,15 @@ impl OwnPostgres {
             }
             sleep(LOOK).await;
         }
+    }
+
+    /// Whether a server answers, and is ours: nobody's database shall be taken for our own.
+    async fn is_up(&self) -> anyhow::Result<()> {
+        let mut connection = connect(self.port, "postgres").await?;
+        let data: String = sqlx::query_scalar("SHOW data_directory").fetch_one(&mut connection).await?;
+        connection.close().await?;
+        ensure!(Path::new(&data) == self.place.pgdata, "another server, on {data}, has taken its port");
+        Ok(())
     }
 
     async fn create_database(&self) -> anyhow::Result<()> {
