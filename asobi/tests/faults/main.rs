@@ -1,5 +1,6 @@
 //! The long fault plays. They stop, kill and crash what other plays share, so they run one at a time: `./test --faults`.
 
+#[expect(dead_code, reason = "other plays use other parts of it")]
 #[path = "../support/mod.rs"]
 mod support;
 
@@ -12,6 +13,9 @@ use nix::{
 use serde_json::json;
 
 use support::{Client, Cluster};
+
+/// One fault at a time: a crash of the database is everybody's.
+static ALONE: tokio::sync::Mutex<()> = tokio::sync::Mutex::const_new(());
 
 /// Two players of the test game in one match.
 async fn duel(cluster: &Cluster) -> anyhow::Result<(Client, Client)> {
@@ -27,6 +31,7 @@ async fn duel(cluster: &Cluster) -> anyhow::Result<(Client, Client)> {
 
 #[tokio::test]
 async fn a_stopped_leader_is_replaced_and_changes_nothing_when_it_wakes() -> anyhow::Result<()> {
+    let _alone = ALONE.lock().await;
     let cluster = Cluster::new().test_games().start().await?;
     let leader = cluster.leading_matchmaker().await?;
     let mut ada = cluster.player(0, "ada").await?;
@@ -64,6 +69,7 @@ async fn term(cluster: &Cluster) -> anyhow::Result<i64> {
 
 #[tokio::test]
 async fn players_of_a_dead_host_are_told_and_free() -> anyhow::Result<()> {
+    let _alone = ALONE.lock().await;
     let cluster = Cluster::new().test_games().set("node.lease_ms", 2000).start().await?;
     let (mut ada, mut bo) = duel(&cluster).await?;
     ada.push("match.state").await?;
@@ -83,6 +89,7 @@ async fn players_of_a_dead_host_are_told_and_free() -> anyhow::Result<()> {
 
 #[tokio::test]
 async fn a_crash_of_the_database_loses_no_acknowledged_message_and_no_presence() -> anyhow::Result<()> {
+    let _alone = ALONE.lock().await;
     let lobby = json!({"channel_id": "global:lobby"});
     let cluster = Cluster::new().match_hosts(1).start().await?;
     let mut ada = cluster.player_with(0, "ada", &["presence"]).await?;

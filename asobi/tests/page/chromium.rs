@@ -147,9 +147,9 @@ impl Browser {
         self.call(Some(&window.session), "Input.dispatchKeyEvent", parameters).await.map(drop)
     }
 
-    /// Keeps a picture of the window where `ASOBI_TEST_PICTURES` names a folder.
+    /// Keeps a picture of the window where `TEST_PICTURES` names a folder.
     pub async fn keep_picture(&mut self, window: &mut Window, name: &str) -> anyhow::Result<()> {
-        let Some(dir) = std::env::var_os("ASOBI_TEST_PICTURES") else { return Ok(()) };
+        let Some(dir) = std::env::var_os("TEST_PICTURES") else { return Ok(()) };
         let answer = self.call(Some(&window.session), "Page.captureScreenshot", json!({})).await?;
         let png = BASE64_STANDARD.decode(answer["data"].as_str().unwrap_or_default())?;
         Ok(std::fs::write(PathBuf::from(dir).join(format!("{name}.png")), png)?)

@@ -1,5 +1,6 @@
 //! The page, in headless Chromium where it is installed: two windows sign in, talk, and play each other.
 
+#[expect(dead_code, reason = "other plays use other parts of it")]
 #[path = "../support/mod.rs"]
 mod support;
 
