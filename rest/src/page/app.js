@@ -43,6 +43,7 @@ async function signIn() {
   const guest = await rest("POST", "/auth/guest", device());
   Object.assign(me, { id: guest.player_id, name: guest.username, access: guest.access_token, refresh: guest.refresh_token });
   names.set(me.id, me.name);
+  asked.set(me.id, Promise.resolve(me.name));
   show("me", me.name);
 }
 
@@ -191,7 +192,8 @@ setInterval(() => {
 // ---- 3. The lobby --------------------------------------------------------------------------------------------------
 
 let lastSeq = null; // of the last message we have: what a re-join continues from
-const names = new Map(); // player id → name
+const names = new Map(); // player id → name, as far as we know
+const asked = new Map(); // player id → promise of the name
 const people = new Map(); // player id → status; friends and those who spoke
 const friends = new Set();
 
@@ -219,12 +221,13 @@ async function hear({ seq, sender_id, content }) {
   who.textContent = await nameOf(sender_id);
 }
 
-async function nameOf(id) {
-  if (!names.has(id)) {
-    names.set(id, id.slice(-6));
-    try { names.set(id, (await rest("GET", `/players/${id}`)).username); } catch { /* then the id has to do */ }
+// Asks once for each player, whoever wants to know.
+function nameOf(id) {
+  if (!asked.has(id)) {
+    const name = rest("GET", `/players/${id}`).then((player) => player.username, () => id.slice(-6));
+    asked.set(id, name.then((known) => { names.set(id, known); return known; }));
   }
-  return names.get(id);
+  return asked.get(id);
 }
 
 async function setPerson(id, status) {
@@ -233,7 +236,7 @@ async function setPerson(id, status) {
   const rows = [...people].map(([person, state]) => {
     const row = document.createElement("li");
     row.className = state === "offline" || state === "spoke" ? "" : "here";
-    row.append(`${names.get(person)} (${state})`);
+    row.append(`${called(person)} (${state})`);
     if (!friends.has(person)) row.append(button("Befriend", () => befriend(person)));
     return row;
   });
@@ -243,7 +246,7 @@ async function setPerson(id, status) {
 // Asks, or if the other has asked us, says yes. From then on each sees the other come and go.
 async function befriend(id) {
   const { status } = await rest("POST", "/friends", { friend_id: id });
-  note(status === "accepted" ? `You and ${names.get(id)} are friends.` : `${names.get(id)} has to befriend you too.`);
+  note(status === "accepted" ? `You and ${called(id)} are friends.` : `${called(id)} has to befriend you too.`);
   if (status === "accepted") friends.add(id);
   setPerson(id, people.get(id));
 }
@@ -319,6 +322,7 @@ function begin(id) {
 function end(why) {
   Object.assign(match, { id: null, last: null, next: null });
   $("leave").hidden = true;
+  show("scores", "");
   unqueue(why);
   show("match-node", "–");
   note(why);
@@ -348,7 +352,10 @@ const pushes = {
     open(migration.url);
   },
 
-  "match.state": (state) => Object.assign(match, { last: match.next ?? state, next: state, at: performance.now() }),
+  "match.state": (state) => {
+    Object.assign(match, { last: match.next ?? state, next: state, at: performance.now() });
+    showScores(state);
+  },
   "match.hit": async ({ shooter, victim }) => note(`${await nameOf(shooter)} hit ${await nameOf(victim)}.`),
   "match.finished": async ({ match_id, result }) => {
     if (match.id && match_id && match_id !== match.id) return;
@@ -438,11 +445,20 @@ function draw(now) {
     ctx.fillStyle = "#fff";
     ctx.font = "18px system-ui";
     ctx.textAlign = "center";
-    ctx.fillText(`${id === me.id ? "you" : names.get(id) ?? id.slice(-6)}: ${player.score}`, x, y - 30);
-    if (!names.has(id)) nameOf(id);
+    ctx.fillText(`${called(id)}: ${player.score}`, Math.min(Math.max(x, 60), arena.width - 60), Math.max(y - 30, 20), 120);
   }
-  const scores = Object.entries(next.players).map(([id, { score }]) => `${id === me.id ? "you" : names.get(id)} ${score}`);
-  show("scores", `${scores.join(" · ")} · ${next.time_left} s left`);
+}
+
+function showScores({ players = {}, time_left }) {
+  const scores = Object.entries(players).map(([id, { score }]) => `${called(id)} ${score}`);
+  show("scores", `${scores.join(" · ")} · ${time_left} s left`);
+}
+
+// For where there is no time to wait for the name.
+function called(id) {
+  if (id === me.id) return "you";
+  if (!names.has(id)) nameOf(id);
+  return names.get(id) ?? id.slice(-6);
 }
 
 // ---- The page itself -----------------------------------------------------------------------------------------------

@@ -150,9 +150,9 @@ impl Issuer {
         verifier: Arc<Verifier>,
         auth: &config::Auth,
     ) -> anyhow::Result<Arc<Self>> {
-        let pepper = tokens::cluster_secret(&pool, "device_pepper")
-            .await?
-            .ok_or_else(|| anyhow::anyhow!("the database has no device_pepper in cluster_secrets: run `asobi migrate`"))?;
+        let pepper = tokens::cluster_secret(&pool, "device_pepper").await?.ok_or_else(|| {
+            anyhow::anyhow!("the database has no device_pepper in cluster_secrets: run `asobi migrate`")
+        })?;
         Ok(Arc::new(Self {
             pool,
             publisher,
@@ -192,8 +192,7 @@ impl Issuer {
     /// # Errors
     /// [`IssueError`]
     pub async fn login(&self, username: &str, password: &str) -> Result<Account, IssueError> {
-        let found =
-            if username.contains('\0') { None } else { players::by_username(&self.pool, username).await? };
+        let found = if username.contains('\0') { None } else { players::by_username(&self.pool, username).await? };
         let stored = found.as_ref().and_then(|player| player.password_hash.as_deref());
         let matches = self.hasher.verify(stored, password).await?;
         let Some(player) = found.filter(|_| matches) else {

@@ -62,7 +62,8 @@ impl Keyring {
             publish_s: PUBLISH.as_secs_f64(),
             retire_s: (access_ttl + SLACK).as_secs_f64(),
         };
-        let ring = Self { pool, rotation, lock_key, keys: RwLock::default(), last_reread: tokio::sync::Mutex::default() };
+        let ring =
+            Self { pool, rotation, lock_key, keys: RwLock::default(), last_reread: tokio::sync::Mutex::default() };
         ring.rotate().await?;
         Ok(ring)
     }

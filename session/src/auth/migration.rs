@@ -77,8 +77,7 @@ pub fn mint(verifier: &Verifier, migration: &Migration, audience: &str) -> Resul
 pub async fn verify(verifier: &Verifier, text: &str, audience: &str) -> Result<Migration, AuthError> {
     let key = verifier.keys.verifying(token::key_id(text)?).await?;
     let token: MigrationToken = token::open(&key, text, audience)?;
-    let session =
-        Claims { player_id: token.sub, family: token.fam, issued_at: token.ius, expires_at: token.xat };
+    let session = Claims { player_id: token.sub, family: token.fam, issued_at: token.ius, expires_at: token.xat };
     verifier.refuse_revoked(&session).await?;
     if !verifier.used.take(token.jti, token.exp) {
         return Err(AuthError::Invalid);

@@ -103,8 +103,7 @@ impl Verifier {
     pub async fn verify(&self, access_token: &str) -> Result<Claims, AuthError> {
         let key = self.keys.verifying(token::key_id(access_token)?).await?;
         let token: AccessToken = token::open(&key, access_token, AUDIENCE)?;
-        let claims =
-            Claims { player_id: token.sub, family: token.fam, issued_at: token.ius, expires_at: token.exp };
+        let claims = Claims { player_id: token.sub, family: token.fam, issued_at: token.ius, expires_at: token.exp };
         self.refuse_revoked(&claims).await?;
         Ok(claims)
     }
