@@ -111,13 +111,13 @@ struct NearEdge(OnceLock<Arc<Hub>>);
 impl Edge for NearEdge {
     fn deliver(&self, sessions: &[SessionNo], kind: FrameKind, frame: Bytes) {
         if let Some(hub) = self.0.get() {
-            Edge::deliver(hub, sessions, kind, frame);
+            Edge::deliver(&**hub, sessions, kind, frame);
         }
     }
 
     fn dropped(&self, sessions: &[SessionNo], match_id: Uuid) {
         if let Some(hub) = self.0.get() {
-            Edge::dropped(hub, sessions, match_id);
+            Edge::dropped(&**hub, sessions, match_id);
         }
     }
 }

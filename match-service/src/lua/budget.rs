@@ -88,7 +88,7 @@ impl Budget {
         }
         let interrupts = self.interrupts.get().wrapping_add(1);
         self.interrupts.set(interrupts);
-        if interrupts % CLOCK_EVERY != 0 {
+        if !interrupts.is_multiple_of(CLOCK_EVERY) {
             return Ok(());
         }
         let (Some(started), limit) = (self.started.get(), self.limit.get()) else {

@@ -264,7 +264,7 @@ end"#,
         ("board", Uuid::from_u128(1), 12.5, 3.0)
     );
     let timer = Timer { after: Duration::from_millis(1500), name: "bell".into(), data: Some(r#"{"n":1}"#.into()) };
-    assert_eq!(play.outcome.timers, [timer.clone()]);
+    assert_eq!(play.outcome.timers, std::slice::from_ref(&timer));
     play.game.timer(&timer, &mut play.outcome).expect("the bell rings");
     assert_eq!(play.state()["n"], 5);
 }
