@@ -168,7 +168,11 @@ impl From<IssueError> for ApiError {
         let code = error.code();
         match error {
             IssueError::Store(error) => error.into(),
-            IssueError::Auth(error) => error.into(),
+            IssueError::Auth(AuthError::Unavailable(error)) => error.into(),
+            IssueError::Auth(error) => {
+                tracing::error!(%error, "A token could not be signed.");
+                Self::new(ErrorCode::AUTH_TOKEN_ISSUE_FAILED, "The token could not be made.")
+            }
             IssueError::Fields(errors) => Self::validation("fields", &errors),
             IssueError::Busy => Self::not_ready("Too many logins at once; please try again."),
             error => Self::new(code, sentence(&error.to_string())),

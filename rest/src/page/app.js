@@ -360,7 +360,7 @@ const pushes = {
   "match.finished": async ({ match_id, result }) => {
     if (match.id && match_id && match_id !== match.id) return;
     const winner = result?.winner;
-    end(winner === me.id ? "You won!" : winner ? `${await nameOf(winner)} won.` : "Nobody won.");
+    end(winner === me.id ? "You won!" : winner ? `${await nameOf(winner)} won.` : "The match ended without a winner.");
   },
   error: ({ error }) => note(error.message),
 };

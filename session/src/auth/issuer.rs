@@ -100,7 +100,7 @@ impl IssueError {
             Self::ConfirmationMissing => ErrorCode::MISSING_FIELD,
             Self::PlayerGone => ErrorCode::PLAYER_NOT_FOUND,
             Self::Busy | Self::Auth(AuthError::Unavailable(_)) => ErrorCode::NOT_READY,
-            Self::Auth(_) => ErrorCode::UNAUTHENTICATED,
+            Self::Auth(_) => ErrorCode::AUTH_TOKEN_ISSUE_FAILED,
             Self::Store(_) => ErrorCode::INTERNAL,
         }
     }
