@@ -31,6 +31,8 @@ pub enum NoHost {
 /// The hosts as they were read last.
 #[derive(Debug, Default)]
 pub struct Hosts {
+    /// False until the first read: an empty list then says nothing.
+    read: bool,
     known: Vec<Host>,
     suspects: HashMap<HostId, Instant>,
 }
@@ -38,8 +40,14 @@ pub struct Hosts {
 impl Hosts {
     /// Takes what was read; matches given out before that read are counted in it.
     pub fn replace(&mut self, hosts: Vec<Host>, now: Instant) {
+        self.read = true;
         self.known = hosts;
         self.suspects.retain(|_, until| *until > now);
+    }
+
+    /// Whether the hosts were read at all.
+    pub fn are_known(&self) -> bool {
+        self.read
     }
 
     /// Passes the host over for a while: a call to it failed.

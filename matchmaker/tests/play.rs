@@ -329,7 +329,7 @@ async fn nobody_is_lost_or_matched_twice_in_a_crowd() -> anyhow::Result<()> {
 fn process(stage: &Stage, node_id: &str) -> anyhow::Result<Child> {
     Ok(Command::new(env!("CARGO_BIN_EXE_asobi-matchmaker"))
         .args(["--node-id", node_id, "--database-url", &stage.database.url])
-        .args(["--grpc-listen", "127.0.0.1:0", "--metrics-listen", "127.0.0.1:0", "--set", "node.lease_ms=600"])
+        .args(["--grpc-listen", "127.0.0.1:0", "--metrics-listen", "127.0.0.1:0", "--set", "node.lease_ms=2000"])
         .stdin(Stdio::null())
         .spawn()?)
 }

@@ -92,9 +92,12 @@ impl Sweep {
 
     async fn pass(&mut self) -> Result<()> {
         self.passes += 1;
-        self.resume().await?;
+        // Before the hosts were read every one looks gone, and what an earlier leader left would be given up.
+        if lock(&self.reign.hosts).are_known() {
+            self.resume().await?;
+            self.fail_unserved().await?;
+        }
         self.expire().await?;
-        self.fail_unserved().await?;
         // Sessions and hosts are judged only by who was itself in contact for long enough.
         if self.reign.deps.membership.may_judge() {
             self.withdraw_ghosts().await?;

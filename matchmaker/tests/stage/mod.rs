@@ -54,7 +54,7 @@ impl Stage {
 
     pub fn config(&self, set: &[&str]) -> Arc<Config> {
         let mut set: Vec<String> = set.iter().map(|s| (*s).to_owned()).collect();
-        set.extend(["grpc.listen=127.0.0.1:0", "metrics.listen=127.0.0.1:0", "node.lease_ms=600"].map(str::to_owned));
+        set.extend(["grpc.listen=127.0.0.1:0", "metrics.listen=127.0.0.1:0", "node.lease_ms=2000"].map(str::to_owned));
         let args = ConfigArgs { set, database_url: Some(self.database.url.clone()), ..ConfigArgs::default() };
         let mut config = load(&args).expect("the configuration is right");
         config.name_node("test");
