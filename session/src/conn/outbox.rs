@@ -20,6 +20,9 @@ use crate::{
     frame::{Frame, FrameKind},
 };
 
+/// Slots that an empty queue keeps.
+const KEPT: usize = 4;
+
 /// How much may wait for one socket.
 #[derive(Debug, Clone, Copy)]
 pub struct Bounds {
@@ -128,8 +131,8 @@ impl Queue {
         }
         let (_, frame) = self.events.pop_front()?;
         self.bytes -= frame.len();
-        if self.events.is_empty() {
-            // An idle connection costs no queue.
+        if self.events.is_empty() && self.events.capacity() > KEPT {
+            // What a burst needed is given back; an idle connection keeps a handful of slots and no allocation per frame.
             self.events = VecDeque::new();
         }
         Some(frame)

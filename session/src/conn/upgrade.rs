@@ -67,21 +67,9 @@ fn refusal(hub: &Hub, headers: &HeaderMap, peer: Option<IpAddr>) -> Option<Close
             return Some(Close::OriginRejected);
         }
     }
-    let client = client_address(hub, headers, peer)?;
+    let forwarded = headers.get_all("x-forwarded-for").iter().filter_map(|value| value.to_str().ok());
+    let client = hub.proxies.client(peer?, forwarded);
     (!hub.connects.allows(client, Instant::now())).then_some(Close::RateLimited)
-}
-
-/// The peer's address, or what a trusted proxy says of whom it stands for: the last address in the chain that is not a
-/// trusted proxy itself.
-fn client_address(hub: &Hub, headers: &HeaderMap, peer: Option<IpAddr>) -> Option<IpAddr> {
-    let peer = peer?;
-    let trusted = |ip: &IpAddr| hub.trusted_proxies.iter().any(|p| p == ip);
-    if !trusted(&peer) {
-        return Some(peer);
-    }
-    let forwarded =
-        headers.get_all("x-forwarded-for").iter().filter_map(|v| v.to_str().ok()).collect::<Vec<_>>().join(",");
-    forwarded.rsplit(',').filter_map(|ip| ip.trim().parse::<IpAddr>().ok()).find(|ip| !trusted(ip)).or(Some(peer))
 }
 
 async fn refuse(mut socket: WebSocket, close: Close) {

@@ -9,6 +9,7 @@ use uuid::Uuid;
 use super::{Asker, Call, Work, fields};
 use crate::{
     chat::{Cell, ChannelId, Outgoing, Refusal, SendError, Sent, shared_frame},
+    conn::Conn,
     frame::Frame,
     hub::Hub,
 };
@@ -63,7 +64,7 @@ async fn enter(hub: &Arc<Hub>, asker: &Asker, id: &str, channel: &ChannelId, sin
         }
     };
     if failed {
-        forget(hub, asker, id);
+        forget(hub, &asker.conn, id);
         asker.not_ready();
     }
 }
@@ -111,9 +112,17 @@ fn rejoined(hub: &Hub, asker: &Asker, id: &str, since: Option<i64>) {
     }
 }
 
-fn forget(hub: &Hub, asker: &Asker, id: &str) {
-    asker.conn.local().channels.retain(|c| &**c != id);
-    hub.chat.channels.leave(id, asker.conn.no);
+/// Takes a connection out of a channel, if it is in it.
+pub(super) fn forget(hub: &Hub, conn: &Conn, id: &str) {
+    let joined = {
+        let mut local = conn.local();
+        let before = local.channels.len();
+        local.channels.retain(|c| &**c != id);
+        local.channels.len() < before
+    };
+    if joined {
+        hub.chat.channels.leave(id, conn.no);
+    }
 }
 
 fn refuse(asker: &Asker, refusal: Refusal) {
@@ -130,15 +139,7 @@ pub(super) fn leave(call: &Call<'_>) -> Option<Work> {
         call.missing("channel_id");
         return None;
     };
-    let joined = {
-        let mut local = call.conn.local();
-        let before = local.channels.len();
-        local.channels.retain(|c| &**c != id);
-        local.channels.len() < before
-    };
-    if joined {
-        call.hub.chat.channels.leave(id, call.conn.no);
-    }
+    forget(call.hub, call.conn, id);
     call.reply("chat.left", json!({"channel_id": id}));
     None
 }

@@ -170,12 +170,14 @@ pub(super) fn leave(call: &Call<'_>) -> Option<Work> {
         call.reply("match.left", json!({"success": true}));
         return None;
     };
-    let asker = call.asker();
+    let (hub, asker) = (Arc::clone(call.hub), call.asker());
     Some(Box::pin(async move {
         match seat.link.leave(asker.conn.no).await {
             // A refusal means that there is no seat to give up.
             Ok(()) | Err(LinkError::Refused { .. }) => {
                 asker.conn.clear_seat(seat.match_id);
+                // The match's chat is its players'.
+                super::chat::forget(&hub, &asker.conn, &format!("match:{}", seat.match_id));
                 asker.reply("match.left", json!({"success": true}));
             }
             Err(LinkError::Unavailable) => asker.not_ready(),

@@ -16,6 +16,7 @@ use std::{future::Future, pin::Pin, sync::Arc, time::Duration};
 
 use asobi_proto::frame::{Incoming, Malformed};
 use serde_json::value::RawValue;
+use tracing::Instrument as _;
 
 pub(crate) use self::{ask::Asker, matches::report};
 use crate::{
@@ -172,7 +173,9 @@ pub(crate) fn route(socket: &Socket, text: &str, busy: Option<Lane>) -> Step {
         call.error("not_authenticated", "Send session.connect first.");
         return Step::Done;
     }
-    match (known.handler)(&call) {
+    let work = (known.handler)(&call)
+        .map(|work| if span.is_disabled() { work } else { Box::pin(work.instrument(span.clone())) as Work });
+    match work {
         None => Step::Done,
         Some(work) if busy.is_none() => Step::Later(lane, work),
         Some(work) => {

@@ -1,7 +1,5 @@
 //! What matches deliver to this node's sessions.
 
-use std::sync::Arc;
-
 use bytes::Bytes;
 use uuid::Uuid;
 
@@ -49,16 +47,6 @@ impl Edge for Hub {
 
     fn dropped(&self, sessions: &[SessionNo], match_id: Uuid) {
         self.dropped(sessions, match_id);
-    }
-}
-
-impl Edge for Arc<Hub> {
-    fn deliver(&self, sessions: &[SessionNo], kind: FrameKind, frame: Bytes) {
-        Edge::deliver(&**self, sessions, kind, frame);
-    }
-
-    fn dropped(&self, sessions: &[SessionNo], match_id: Uuid) {
-        Edge::dropped(&**self, sessions, match_id);
     }
 }
 

@@ -29,7 +29,7 @@ pub(crate) use self::registry::{Player, Registry};
 use crate::{
     auth::Verifier,
     chat::Chat,
-    conn::{Bounds, Conn, limits::PerKey, upgrade},
+    conn::{Bounds, Conn, address::Proxies, limits::PerKey, upgrade},
     inbox,
     link::NearHost,
     modes::Modes,
@@ -80,7 +80,7 @@ pub struct Hub {
     pub(crate) inbox: inbox::Repairs,
     pub(crate) connects: PerKey<IpAddr>,
     pub(crate) joins: PerKey<Uuid>,
-    pub(crate) trusted_proxies: Vec<IpAddr>,
+    pub(crate) proxies: Proxies,
     pub(crate) admitted: AtomicUsize,
     pub(crate) count: Counts,
     /// Every socket's task, from its upgrade to its end.
@@ -117,7 +117,7 @@ impl Hub {
             inbox,
             connects: PerKey::new(config.limits.connects_per_second, second, RATE_KEYS),
             joins: PerKey::new(config.limits.joins_per_minute, 60 * second, RATE_KEYS),
-            trusted_proxies: config.http.trusted_proxies.iter().filter_map(|ip| ip.parse().ok()).collect(),
+            proxies: Proxies::new(&config.http.trusted_proxies),
             admitted: AtomicUsize::new(0),
             count: Counts {
                 frames_in: metrics::counter!("asobi_session_frames_in_total"),

@@ -163,7 +163,11 @@ async fn work(hub: Arc<Hub>, player: Arc<Player>) {
                 hub.presence.friends_changed(&hub, &player).await;
             }
             Some(InboxAction::MatchGone { match_id }) => {
-                player.each(|conn| drop(conn.clear_seat(*match_id)));
+                for conn in player.conns() {
+                    if let Some(seat) = conn.clear_seat(*match_id) {
+                        seat.link.detach(conn.no);
+                    }
+                }
                 tell(&player, &event);
             }
         }

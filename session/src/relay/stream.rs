@@ -90,6 +90,12 @@ async fn serve(
         return;
     }
     loop {
+        // Made before the look, so that no word of a change is missed.
+        let changed = relay.wake.notified();
+        if relay.state.lock().outgoing.is_none() {
+            // The stream was given up from this side.
+            return;
+        }
         let message = tokio::select! {
             message = incoming.message() => message,
             () = tokio::time::sleep(IDLE) => {
@@ -98,13 +104,7 @@ async fn serve(
                 }
                 continue;
             }
-            // The stream was given up from this side.
-            () = relay.wake.notified() => {
-                if relay.state.lock().outgoing.is_none() {
-                    return;
-                }
-                continue;
-            }
+            () = changed => continue,
         };
         match message {
             Ok(Some(RelayResponse { kind: Some(kind) })) => handle(hub, relay, kind),

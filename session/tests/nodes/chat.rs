@@ -166,3 +166,36 @@ async fn a_channel_limit_and_direct_messages() -> anyhow::Result<()> {
     tokio::time::timeout(std::time::Duration::from_secs(5), blocked).await??;
     cluster.end().await
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn killed_connections_lose_and_repeat_nothing() -> anyhow::Result<()> {
+    const MESSAGES: usize = 120;
+    let cluster = Cluster::start(2, &[("limits.frames_per_second", "0"), ("session.queue_frames", "4096")]).await?;
+    let (_, mut ada) = cluster.connected("ada", 0, &[]).await?;
+    let (_, mut bo) = cluster.connected("bob", 1, &[]).await?;
+    bo.ask("chat.join", json!({"channel_id": LOBBY})).await?;
+    for n in 0..MESSAGES {
+        if n % 20 == 10 {
+            // Listeners, pools and heartbeats of both nodes, in whatever they are doing.
+            let kill = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity
+                        WHERE datname = current_database() AND application_name LIKE 'asobi/gw-%'";
+            cluster.db.pool.execute(kill).await?;
+        }
+        let payload = json!({"channel_id": LOBBY, "content": format!("m{n}"), "idempotency_key": format!("k{n}")});
+        loop {
+            let answer = ada.ask("chat.send", payload.clone()).await?;
+            if answer["type"] == "chat.sent" {
+                break;
+            }
+            let reason = answer["payload"]["reason"].clone();
+            anyhow::ensure!(reason == "unconfirmed" || reason == "not_ready", "{answer}");
+        }
+    }
+    for n in 0..MESSAGES {
+        let message = bo.expect("chat.message").await?;
+        assert_eq!(message["payload"]["content"], format!("m{n}"));
+        assert_eq!(message["payload"]["seq"], n + 1);
+    }
+    assert!(bo.so_far().await?.is_empty());
+    cluster.end().await
+}
