@@ -146,7 +146,7 @@ impl Target {
 
     /// The processes by name, PostgreSQL's as one.
     fn all(&self) -> impl Iterator<Item = (String, Vec<u32>)> + '_ {
-        let postgres = self.own.as_ref().map(|own| own.postgres()).unwrap_or_default();
+        let postgres = self.own.as_ref().map(Own::postgres).unwrap_or_default();
         let postgres = (!postgres.is_empty()).then(|| ("postgresql".to_owned(), postgres));
         self.processes.iter().map(|(name, pid)| (name.clone(), vec![*pid])).chain(postgres)
     }

@@ -182,7 +182,7 @@ impl Browser {
                 }
                 match answer["method"].as_str() {
                     Some("Runtime.exceptionThrown") => {
-                        self.errors.push(answer["params"]["exceptionDetails"].to_string())
+                        self.errors.push(answer["params"]["exceptionDetails"].to_string());
                     }
                     Some("Runtime.consoleAPICalled") if answer["params"]["type"] == "error" => {
                         self.errors.push(answer["params"]["args"].to_string());
