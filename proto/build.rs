@@ -15,18 +15,12 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     println!("cargo:rerun-if-changed=errors.tsv");
     let descriptors = protox::compile(PROTOS, ["."])?;
     let out = PathBuf::from(env::var("OUT_DIR")?);
-    fs::write(
-        out.join("descriptors.bin"),
-        prost::Message::encode_to_vec(&descriptors),
-    )?;
+    fs::write(out.join("descriptors.bin"), prost::Message::encode_to_vec(&descriptors))?;
     tonic_prost_build::configure()
         // Frames and inputs are shared, never copied, between the wire and the sockets.
         .bytes(".asobi.match.v1")
         .compile_fds(descriptors)?;
-    fs::write(
-        out.join("errors.rs"),
-        error_table(&fs::read_to_string("errors.tsv")?),
-    )?;
+    fs::write(out.join("errors.rs"), error_table(&fs::read_to_string("errors.tsv")?))?;
     Ok(())
 }
 
@@ -38,18 +32,10 @@ fn error_table(tsv: &str) -> String {
         let mut columns = line.split('\t');
         let code = columns.next().unwrap_or_default();
         let status = columns.next().unwrap_or_default();
-        let reasons: Vec<&str> = columns
-            .next()
-            .unwrap_or_default()
-            .split(',')
-            .filter(|r| !r.is_empty())
-            .collect();
+        let reasons: Vec<&str> = columns.next().unwrap_or_default().split(',').filter(|r| !r.is_empty()).collect();
         let name = code.replace('.', "_").to_uppercase();
-        consts += &format!(
-            "    /// `{code}`, HTTP {status}.\n    pub const {name}: ErrorCode = ErrorCode({index});\n"
-        );
-        rows +=
-            &format!("    Row {{ code: {code:?}, status: {status}, reasons: &{reasons:?} }},\n");
+        consts += &format!("    /// `{code}`, HTTP {status}.\n    pub const {name}: ErrorCode = ErrorCode({index});\n");
+        rows += &format!("    Row {{ code: {code:?}, status: {status}, reasons: &{reasons:?} }},\n");
     }
     format!("impl ErrorCode {{\n{consts}}}\n\nconst TABLE: &[Row] = &[\n{rows}];\n")
 }

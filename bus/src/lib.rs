@@ -72,12 +72,7 @@ impl Bus {
         });
         let (publisher, publishing) = publisher::start(options.pool, options.origin, stop.clone());
         tasks.spawn(publishing);
-        tasks.spawn(listener::supervise(
-            options.direct,
-            options.topics,
-            Arc::clone(&shared),
-            stop.clone(),
-        ));
+        tasks.spawn(listener::supervise(options.direct, options.topics, Arc::clone(&shared), stop.clone()));
         Self { shared, publisher }
     }
 
@@ -114,9 +109,7 @@ impl Bus {
 
 impl Shared {
     fn lock(&self) -> std::sync::MutexGuard<'_, Vec<Arc<subscription::Mailbox>>> {
-        self.subscribers
-            .lock()
-            .unwrap_or_else(std::sync::PoisonError::into_inner)
+        self.subscribers.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
     }
 
     fn offer(&self, event: &BusEvent) {

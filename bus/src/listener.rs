@@ -41,15 +41,9 @@ pub(crate) async fn supervise(
         };
         shared.connected.send_replace(false);
         metrics::counter!("asobi_bus_listener_losses_total").increment(1);
-        let error = ended
-            .err()
-            .unwrap_or_else(|| "the connection closed".into());
+        let error = ended.err().unwrap_or_else(|| "the connection closed".into());
         let pause = back_off.mul_f64(rand::random_range(0.5..1.0));
-        tracing::warn!(
-            error,
-            retry_ms = pause.as_millis() as u64,
-            "The bus lost its listening session."
-        );
+        tracing::warn!(error, retry_ms = pause.as_millis() as u64, "The bus lost its listening session.");
         back_off = (back_off * 2).min(BACK_OFF_MOST);
         tokio::select! {
             () = tokio::time::sleep(pause) => {}
@@ -72,9 +66,7 @@ async fn connect(direct: &PgConnectOptions, topics: &[Topic]) -> Result<PgListen
         let mut listener = PgListener::connect_with(&pool).await?;
         listener.ignore_pool_close_event(true);
         listener.eager_reconnect(false);
-        listener
-            .listen_all(names.iter().map(String::as_str))
-            .await?;
+        listener.listen_all(names.iter().map(String::as_str)).await?;
         Ok(listener)
     };
     match timeout(CONNECT, connecting).await {
@@ -85,11 +77,7 @@ async fn connect(direct: &PgConnectOptions, topics: &[Topic]) -> Result<PgListen
 }
 
 /// Hands on what comes, until there is any doubt about the session.
-async fn receive(
-    listener: &mut PgListener,
-    topics: &[Topic],
-    shared: &Shared,
-) -> Result<(), String> {
+async fn receive(listener: &mut PgListener, topics: &[Topic], shared: &Shared) -> Result<(), String> {
     let names: Vec<(String, Topic)> = topics.iter().map(|t| (t.channel(), *t)).collect();
     loop {
         let notification = match timeout(PING_AFTER, listener.try_recv()).await {
@@ -103,16 +91,10 @@ async fn receive(
             }
         };
         shared.confirm();
-        let Some((_, topic)) = names
-            .iter()
-            .find(|(name, _)| name == notification.channel())
-        else {
+        let Some((_, topic)) = names.iter().find(|(name, _)| name == notification.channel()) else {
             continue;
         };
-        shared.offer(&BusEvent::Batch(Arc::new(Notification::new(
-            *topic,
-            notification.payload().to_owned(),
-        ))));
+        shared.offer(&BusEvent::Batch(Arc::new(Notification::new(*topic, notification.payload().to_owned()))));
     }
 }
 

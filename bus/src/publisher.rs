@@ -61,34 +61,19 @@ impl Publisher {
         if json.get().len() > ITEM_BYTES {
             return Err(PublishError::TooLarge);
         }
-        self.queue
-            .try_send(Item {
-                topic,
-                json,
-                traceparent,
-            })
-            .map_err(|_| {
-                metrics::counter!("asobi_bus_dropped_total", "reason" => "queue_full").increment(1);
-                PublishError::Full
-            })
+        self.queue.try_send(Item { topic, json, traceparent }).map_err(|_| {
+            metrics::counter!("asobi_bus_dropped_total", "reason" => "queue_full").increment(1);
+            PublishError::Full
+        })
     }
 }
 
-pub(crate) fn start(
-    pool: PgPool,
-    origin: String,
-    stop: CancellationToken,
-) -> (Publisher, impl Future<Output = ()>) {
+pub(crate) fn start(pool: PgPool, origin: String, stop: CancellationToken) -> (Publisher, impl Future<Output = ()>) {
     let (queue, items) = mpsc::channel(QUEUE);
     (Publisher { queue }, run(pool, origin, items, stop))
 }
 
-async fn run(
-    pool: PgPool,
-    origin: String,
-    mut items: mpsc::Receiver<Item>,
-    stop: CancellationToken,
-) {
+async fn run(pool: PgPool, origin: String, mut items: mpsc::Receiver<Item>, stop: CancellationToken) {
     let mut number = 0_u64;
     let mut waiting = Vec::with_capacity(64);
     loop {
@@ -135,12 +120,7 @@ fn pack(origin: &str, number: &mut u64, items: &[Item]) -> (Vec<String>, Vec<Str
             let (now, later) = rest.split_at(fits);
             rest = later;
             *number += 1;
-            let batch = Batch {
-                origin,
-                number: *number,
-                traceparent,
-                items: now.iter().map(|i| &*i.json).collect(),
-            };
+            let batch = Batch { origin, number: *number, traceparent, items: now.iter().map(|i| &*i.json).collect() };
             if let Ok(payload) = serde_json::to_string(&batch) {
                 topics.push(topic.channel());
                 payloads.push(payload);
@@ -163,16 +143,10 @@ async fn send(pool: &PgPool, topics: &[String], payloads: &[String]) {
             Ok(Err(error)) => error.to_string(),
             Err(_) => format!("no answer within {DEADLINE:?}"),
         };
-        tracing::warn!(
-            attempt,
-            notifications = payloads.len(),
-            error,
-            "A NOTIFY failed; it is tried again."
-        );
+        tracing::warn!(attempt, notifications = payloads.len(), error, "A NOTIFY failed; it is tried again.");
         tokio::time::sleep(Duration::from_millis(100 << attempt)).await;
     }
-    metrics::counter!("asobi_bus_dropped_total", "reason" => "database_away")
-        .increment(payloads.len() as u64);
+    metrics::counter!("asobi_bus_dropped_total", "reason" => "database_away").increment(payloads.len() as u64);
 }
 
 #[cfg(test)]
@@ -180,33 +154,16 @@ mod tests {
     use super::*;
 
     fn item(topic: Topic, bytes: usize) -> Item {
-        Item {
-            topic,
-            json: to_raw_value(&"x".repeat(bytes - 2)).expect("json"),
-            traceparent: None,
-        }
+        Item { topic, json: to_raw_value(&"x".repeat(bytes - 2)).expect("json"), traceparent: None }
     }
 
     #[test]
     fn payloads_stay_under_the_limit_and_keep_their_order() {
-        let items: Vec<_> = (0..200)
-            .map(|i| {
-                item(
-                    if i % 3 == 0 {
-                        Topic::Presence
-                    } else {
-                        Topic::Chat(1)
-                    },
-                    100 + i * 7,
-                )
-            })
-            .collect();
+        let items: Vec<_> =
+            (0..200).map(|i| item(if i % 3 == 0 { Topic::Presence } else { Topic::Chat(1) }, 100 + i * 7)).collect();
         let mut number = 0;
         let (topics, payloads) = pack("gateway-0#12", &mut number, &items);
-        assert!(
-            payloads.iter().all(|p| p.len() < 8_000),
-            "a payload is too long"
-        );
+        assert!(payloads.iter().all(|p| p.len() < 8_000), "a payload is too long");
         let mut seen: Vec<usize> = Vec::new();
         for (topic, payload) in topics.iter().zip(&payloads) {
             let batch: Batch<'_> = serde_json::from_str(payload).expect("reads back");
@@ -214,22 +171,15 @@ mod tests {
                 seen.extend(batch.items.iter().map(|i| i.get().len()));
             }
         }
-        let sent: Vec<usize> = items
-            .iter()
-            .filter(|i| i.topic == Topic::Presence)
-            .map(|i| i.json.get().len())
-            .collect();
+        let sent: Vec<usize> =
+            items.iter().filter(|i| i.topic == Topic::Presence).map(|i| i.json.get().len()).collect();
         assert_eq!(seen, sent);
     }
 
     #[test]
     fn the_largest_item_fits_alone() {
         let mut number = 0;
-        let (_, payloads) = pack(
-            &"n".repeat(63),
-            &mut number,
-            &[item(Topic::Chat(0), ITEM_BYTES)],
-        );
+        let (_, payloads) = pack(&"n".repeat(63), &mut number, &[item(Topic::Chat(0), ITEM_BYTES)]);
         assert!(payloads.len() == 1 && payloads[0].len() < 8_000);
     }
 }

@@ -80,11 +80,7 @@ pub(crate) struct Mailbox {
 pub(crate) fn channel(topics: &[Topic], capacity: usize) -> (Arc<Mailbox>, Subscription) {
     let (sender, events) = mpsc::channel(capacity.max(1));
     let lagged = Arc::new(AtomicBool::new(false));
-    let mailbox = Mailbox {
-        topics: topics.to_vec(),
-        events: sender,
-        lagged: Arc::clone(&lagged),
-    };
+    let mailbox = Mailbox { topics: topics.to_vec(), events: sender, lagged: Arc::clone(&lagged) };
     (Arc::new(mailbox), Subscription { events, lagged })
 }
 
@@ -130,17 +126,12 @@ mod tests {
             assert!(mailbox.offer(&batch(n)));
         }
         for n in 0..2 {
-            let Some(BusEvent::Batch(got)) = subscription.next().await else {
-                panic!("a batch was queued")
-            };
+            let Some(BusEvent::Batch(got)) = subscription.next().await else { panic!("a batch was queued") };
             assert_eq!(got.items()[0].get(), format!(r#"{{"x":{n}}}"#));
         }
         assert!(matches!(subscription.next().await, Some(BusEvent::Resync)));
         assert!(mailbox.offer(&batch(9)));
-        assert!(matches!(
-            subscription.next().await,
-            Some(BusEvent::Batch(_))
-        ));
+        assert!(matches!(subscription.next().await, Some(BusEvent::Batch(_))));
     }
 
     #[tokio::test]
@@ -155,10 +146,6 @@ mod tests {
 
     #[test]
     fn an_unreadable_payload_has_no_items() {
-        assert!(
-            Notification::new(Topic::Presence, "{".into())
-                .items()
-                .is_empty()
-        );
+        assert!(Notification::new(Topic::Presence, "{".into()).items().is_empty());
     }
 }

@@ -44,7 +44,9 @@ impl Member {
         while heard.last().is_none_or(|status| status != last) {
             if let BusEvent::Batch(batch) = self.next().await {
                 let items = batch.items();
-                heard.extend(items.iter().map(|i| serde_json::from_str::<PresenceItem>(i.get()).expect("an item").status));
+                heard.extend(
+                    items.iter().map(|i| serde_json::from_str::<PresenceItem>(i.get()).expect("an item").status),
+                );
             }
         }
         heard

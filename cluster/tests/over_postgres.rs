@@ -55,7 +55,11 @@ impl Play {
     }
 
     /// A candidate; ends when its token is cancelled.
-    fn candidate(&self, member: &Membership, application_name: &str) -> (watch::Receiver<Option<Leadership>>, CancellationToken) {
+    fn candidate(
+        &self,
+        member: &Membership,
+        application_name: &str,
+    ) -> (watch::Receiver<Option<Leadership>>, CancellationToken) {
         let stop = self.stop.child_token();
         let (sender, receiver) = watch::channel(None);
         let election = Election {

@@ -72,9 +72,7 @@ impl Topic {
 
 // FNV-1a: tiny, and the same on every node and release.
 fn shard(bytes: &[u8]) -> u8 {
-    let hash = bytes.iter().fold(0xcbf2_9ce4_8422_2325_u64, |h, b| {
-        (h ^ u64::from(*b)).wrapping_mul(0x0100_0000_01b3)
-    });
+    let hash = bytes.iter().fold(0xcbf2_9ce4_8422_2325_u64, |h, b| (h ^ u64::from(*b)).wrapping_mul(0x0100_0000_01b3));
     u8::try_from((hash >> 32) % u64::from(SHARDS)).unwrap_or(0)
 }
 
@@ -211,9 +209,7 @@ mod tests {
     #[test]
     fn topics_spread_and_stay() {
         assert_eq!(Topic::chat("global:lobby"), Topic::chat("global:lobby"));
-        let used: std::collections::HashSet<_> = (0..200)
-            .map(|i| Topic::chat(&format!("global:c{i}")))
-            .collect();
+        let used: std::collections::HashSet<_> = (0..200).map(|i| Topic::chat(&format!("global:c{i}"))).collect();
         assert_eq!(used.len(), usize::from(SHARDS));
         assert!(Topic::Chat(15).channel().len() < 63);
     }
@@ -223,10 +219,9 @@ mod tests {
         let text = r#"{"c":"global:lobby","s":3,"f":{"type":"chat.message","payload":{}},"zz":1}"#;
         let item: ChatItem<'_> = serde_json::from_str(text).expect("unknown fields are ignored");
         assert_eq!(item.seq, 3);
-        let event: InboxEvent = serde_json::from_str(
-            r#"{"a":{"k":"matched","match_id":"01a2032f-ecc7-70e7-855c-218110e89759"}}"#,
-        )
-        .expect("reads");
+        let event: InboxEvent =
+            serde_json::from_str(r#"{"a":{"k":"matched","match_id":"01a2032f-ecc7-70e7-855c-218110e89759"}}"#)
+                .expect("reads");
         assert!(matches!(event.action, Some(InboxAction::Matched { .. })));
     }
 }

@@ -35,9 +35,7 @@ impl ErrorCode {
     /// The code a flat WebSocket reason travels under; a reason without one of its own is `ws.request_failed`.
     #[must_use]
     pub fn for_reason(reason: &str) -> Self {
-        Self::all()
-            .find(|c| c.row().reasons.contains(&reason))
-            .unwrap_or(Self::WS_REQUEST_FAILED)
+        Self::all().find(|c| c.row().reasons.contains(&reason)).unwrap_or(Self::WS_REQUEST_FAILED)
     }
 
     /// The flat WebSocket reason of this code: its first in the table, else the code itself.
@@ -47,9 +45,7 @@ impl ErrorCode {
     }
 
     pub fn all() -> impl Iterator<Item = Self> {
-        (0..TABLE.len())
-            .filter_map(|i| u16::try_from(i).ok())
-            .map(Self)
+        (0..TABLE.len()).filter_map(|i| u16::try_from(i).ok()).map(Self)
     }
 
     fn row(self) -> &'static Row {
@@ -78,18 +74,9 @@ mod tests {
         assert_eq!(ErrorCode::MATCH_FULL.as_str(), "match.full");
         assert_eq!(ErrorCode::MATCH_FULL.http_status(), 409);
         assert_eq!(ErrorCode::for_reason("match_full"), ErrorCode::MATCH_FULL);
-        assert_eq!(
-            ErrorCode::for_reason("invalid_token"),
-            ErrorCode::UNAUTHENTICATED
-        );
-        assert_eq!(
-            ErrorCode::for_reason("already_in_match"),
-            ErrorCode::WS_REQUEST_FAILED
-        );
-        assert_eq!(
-            ErrorCode::from_code("dm.blocked"),
-            Some(ErrorCode::DM_BLOCKED)
-        );
+        assert_eq!(ErrorCode::for_reason("invalid_token"), ErrorCode::UNAUTHENTICATED);
+        assert_eq!(ErrorCode::for_reason("already_in_match"), ErrorCode::WS_REQUEST_FAILED);
+        assert_eq!(ErrorCode::from_code("dm.blocked"), Some(ErrorCode::DM_BLOCKED));
         assert_eq!(ErrorCode::from_code("no.such"), None);
     }
 

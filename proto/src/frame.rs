@@ -44,22 +44,12 @@ impl<'a> Incoming<'a> {
         // A struct can be read from a JSON array too, which no client may rely on.
         if !text.trim_start().starts_with('{') {
             let json = serde_json::from_str::<&RawValue>(text).is_ok();
-            return fail(
-                if json {
-                    "invalid_message"
-                } else {
-                    "invalid_json"
-                },
-                None,
-                None,
-            );
+            return fail(if json { "invalid_message" } else { "invalid_json" }, None, None);
         }
         let Ok(envelope) = serde_json::from_str::<Envelope<'a>>(text) else {
             return fail("invalid_json", None, None);
         };
-        let kind = envelope
-            .kind
-            .and_then(|raw| serde_json::from_str::<String>(raw.get()).ok());
+        let kind = envelope.kind.and_then(|raw| serde_json::from_str::<String>(raw.get()).ok());
         let Some(kind) = kind else {
             return fail("invalid_message", envelope.cid, None);
         };
@@ -67,12 +57,7 @@ impl<'a> Incoming<'a> {
         if payload.is_some_and(|p| !p.starts_with('{')) {
             return fail("invalid_payload", envelope.cid, Some(kind));
         }
-        Ok(Self {
-            kind,
-            cid: envelope.cid,
-            payload: payload.unwrap_or("{}"),
-            has_payload: payload.is_some(),
-        })
+        Ok(Self { kind, cid: envelope.cid, payload: payload.unwrap_or("{}"), has_payload: payload.is_some() })
     }
 }
 
@@ -133,13 +118,7 @@ impl<'a> ErrorFrame<'a> {
         if code == ErrorCode::WS_REQUEST_FAILED {
             details.insert("reason".into(), reason.into());
         }
-        Self {
-            reason,
-            code,
-            message,
-            details,
-            kind: None,
-        }
+        Self { reason, code, message, details, kind: None }
     }
 
     #[must_use]
@@ -177,13 +156,8 @@ mod tests {
 
     #[test]
     fn parses_what_clients_send() {
-        let frame =
-            Incoming::parse(r#" {"type":"chat.join","cid":7,"payload":{"channel_id":"x"}}"#)
-                .expect("parses");
-        assert_eq!(
-            (frame.kind.as_str(), frame.payload),
-            ("chat.join", r#"{"channel_id":"x"}"#)
-        );
+        let frame = Incoming::parse(r#" {"type":"chat.join","cid":7,"payload":{"channel_id":"x"}}"#).expect("parses");
+        assert_eq!((frame.kind.as_str(), frame.payload), ("chat.join", r#"{"channel_id":"x"}"#));
         assert_eq!(frame.cid.map(RawValue::get), Some("7"));
         let bare = Incoming::parse(r#"{"type":"session.heartbeat","cid":null}"#).expect("parses");
         assert!(bare.cid.is_none() && bare.payload == "{}" && !bare.has_payload);
@@ -197,21 +171,13 @@ mod tests {
         assert_eq!(reason("nonsense"), "invalid_json");
         assert_eq!(reason(r#"{"type":5}"#), "invalid_message");
         assert_eq!(reason(r#"{"payload":{}}"#), "invalid_message");
-        let bad = Incoming::parse(r#"{"type":"match.input","cid":"i3","payload":"str"}"#)
-            .expect_err("malformed");
-        assert_eq!(
-            (bad.reason, bad.cid.map(RawValue::get)),
-            ("invalid_payload", Some(r#""i3""#))
-        );
+        let bad = Incoming::parse(r#"{"type":"match.input","cid":"i3","payload":"str"}"#).expect_err("malformed");
+        assert_eq!((bad.reason, bad.cid.map(RawValue::get)), ("invalid_payload", Some(r#""i3""#)));
     }
 
     #[test]
     fn a_deep_payload_does_not_exhaust_the_stack() {
-        let deep = format!(
-            r#"{{"type":"x","payload":{{"a":{}{}}}}}"#,
-            "[".repeat(30_000),
-            "]".repeat(30_000)
-        );
+        let deep = format!(r#"{{"type":"x","payload":{{"a":{}{}}}}}"#, "[".repeat(30_000), "]".repeat(30_000));
         assert!(Incoming::parse(&deep).is_ok());
     }
 
@@ -219,20 +185,11 @@ mod tests {
     fn writes_frames() {
         let cid = RawValue::from_string("\"7\"".into()).expect("raw");
         assert_eq!(
-            reply(
-                "chat.joined",
-                Some(&cid),
-                serde_json::json!({"channel_id": "c"})
-            ),
+            reply("chat.joined", Some(&cid), serde_json::json!({"channel_id": "c"})),
             r#"{"type":"chat.joined","cid":"7","payload":{"channel_id":"c"}}"#
         );
-        assert_eq!(
-            push_raw("match.state", r#"{"tick":1}"#),
-            r#"{"type":"match.state","payload":{"tick":1}}"#
-        );
-        let error = ErrorFrame::for_reason("unknown_type", "No such type.")
-            .of_type("nope")
-            .write(None);
+        assert_eq!(push_raw("match.state", r#"{"tick":1}"#), r#"{"type":"match.state","payload":{"tick":1}}"#);
+        let error = ErrorFrame::for_reason("unknown_type", "No such type.").of_type("nope").write(None);
         assert_eq!(
             error,
             r#"{"type":"error","payload":{"error":{"code":"unknown_type","details":{},"message":"No such type."},"reason":"unknown_type","type":"nope"}}"#

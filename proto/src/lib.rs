@@ -8,38 +8,22 @@ pub mod frame;
 pub mod mode;
 
 /// `asobi.match.v1`
-#[expect(
-    clippy::allow_attributes,
-    clippy::allow_attributes_without_reason,
-    reason = "generated"
-)]
+#[expect(clippy::allow_attributes, clippy::allow_attributes_without_reason, reason = "generated")]
 pub mod match_v1 {
     tonic::include_proto!("asobi.r#match.v1");
 }
 /// `asobi.matchmaker.v1`
-#[expect(
-    clippy::allow_attributes,
-    clippy::allow_attributes_without_reason,
-    reason = "generated"
-)]
+#[expect(clippy::allow_attributes, clippy::allow_attributes_without_reason, reason = "generated")]
 pub mod matchmaker_v1 {
     tonic::include_proto!("asobi.matchmaker.v1");
 }
 /// `asobi.social.v1`
-#[expect(
-    clippy::allow_attributes,
-    clippy::allow_attributes_without_reason,
-    reason = "generated"
-)]
+#[expect(clippy::allow_attributes, clippy::allow_attributes_without_reason, reason = "generated")]
 pub mod social_v1 {
     tonic::include_proto!("asobi.social.v1");
 }
 /// `asobi.ops.v1`
-#[expect(
-    clippy::allow_attributes,
-    clippy::allow_attributes_without_reason,
-    reason = "generated"
-)]
+#[expect(clippy::allow_attributes, clippy::allow_attributes_without_reason, reason = "generated")]
 pub mod ops_v1 {
     tonic::include_proto!("asobi.ops.v1");
 }
