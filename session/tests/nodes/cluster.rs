@@ -1,12 +1,16 @@
 //! Some nodes of one cluster in this process, each with everything of its own but the runtime.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{Arc, OnceLock},
+    time::Duration,
+};
 
 use asobi_cluster::{Node, NodeAddresses, NodeState, Role};
 use asobi_service_kit::{Config, Shutdown, server};
 use asobi_session::{
     auth::{Account, Issuer, Verifier},
     hub::{self, Hub, HubDeps},
+    link::{Edge, Entry, FrameKind, LinkError, MatchLink, NearHost, SessionNo},
 };
 use asobi_store::testing::TestDatabase;
 use uuid::Uuid;
@@ -63,6 +67,20 @@ impl Cluster {
 
 impl Place {
     pub async fn start(db: &TestDatabase, node_id: &str, sets: &[(&str, &str)]) -> anyhow::Result<Self> {
+        Self::make(db, node_id, sets, None).await
+    }
+
+    /// A node that runs matches itself: each shows every input as a state.
+    pub async fn with_matches(db: &TestDatabase, node_id: &str) -> anyhow::Result<Self> {
+        Self::make(db, node_id, &[], Some(Arc::default())).await
+    }
+
+    async fn make(
+        db: &TestDatabase,
+        node_id: &str,
+        sets: &[(&str, &str)],
+        matches: Option<Arc<Mirror>>,
+    ) -> anyhow::Result<Self> {
         let own = [
             ("node.id", node_id),
             ("database.url", db.url.as_str()),
@@ -79,6 +97,12 @@ impl Place {
         let verifier = Verifier::start(node.pool.clone(), &node.bus, &config.auth, &shutdown).await?;
         let publisher = node.bus.publisher().clone();
         let issuer = Issuer::start(node.pool.clone(), publisher, Arc::clone(&verifier), &config.auth).await?;
+        let identity = node.membership.identity();
+        let near = matches.clone().map(|link| NearHost {
+            node_id: identity.node_id.clone(),
+            incarnation: identity.incarnation,
+            link,
+        });
         let hub = Hub::start(HubDeps {
             config,
             pool: node.pool.clone(),
@@ -87,9 +111,12 @@ impl Place {
             directory: Arc::clone(&node.directory),
             channels: node.channels.clone(),
             verifier,
-            near: None,
+            near,
             shutdown: shutdown.clone(),
         });
+        if let Some(matches) = matches {
+            let _ = matches.edge.set(Arc::clone(&hub) as Arc<dyn Edge>);
+        }
         let mut listening = node.bus.connected();
         tokio::time::timeout(PATIENCE, listening.wait_for(|yes| *yes)).await??;
         server::serve_http(http, hub.router(), &shutdown);
@@ -103,4 +130,29 @@ impl Place {
         self.shutdown.finished().await;
         self.node.leave().await;
     }
+}
+
+/// Matches of this process that show every input as a state.
+#[derive(Default)]
+struct Mirror {
+    edge: OnceLock<Arc<dyn Edge>>,
+}
+
+#[async_trait::async_trait]
+impl MatchLink for Mirror {
+    async fn enter(&self, entry: Entry) -> Result<String, LinkError> {
+        Ok(format!(r#"{{"match_id":"{}"}}"#, entry.match_id))
+    }
+
+    async fn leave(&self, _: SessionNo) -> Result<(), LinkError> {
+        Ok(())
+    }
+
+    fn input(&self, session: SessionNo, _: u64, payload: bytes::Bytes) -> Result<(), LinkError> {
+        let frame = asobi_proto::frame::push_raw("match.state", &String::from_utf8_lossy(&payload));
+        self.edge.get().ok_or(LinkError::Unavailable)?.deliver(&[session], FrameKind::State, frame.into());
+        Ok(())
+    }
+
+    fn detach(&self, _: SessionNo) {}
 }
