@@ -264,3 +264,20 @@ async fn forged_tokens_are_refused() -> anyhow::Result<()> {
     }
     play.end().await
 }
+
+#[tokio::test]
+async fn what_has_expired_is_swept_and_nothing_else() -> anyhow::Result<()> {
+    let play = Play::begin(&[]).await?;
+    let old = play.register("old").await;
+    sqlx::query("UPDATE refresh_tokens SET expires_at = now() - interval '1 second'").execute(&play.db.pool).await?;
+    let expired = play.post("/api/v1/auth/refresh", json!({"refresh_token": old.text("refresh_token")})).await;
+    assert_eq!(expired.status, 401);
+    let new = play.register("new").await;
+    let new = play.post("/api/v1/auth/refresh", json!({"refresh_token": new.text("refresh_token")})).await;
+    asobi_store::tokens::sweep(&play.db.pool).await?;
+    let left = sqlx::query_scalar::<_, i64>("SELECT count(*) FROM token_families").fetch_one(&play.db.pool).await?;
+    assert_eq!(left, 1, "the family with a living token");
+    let next = play.post("/api/v1/auth/refresh", json!({"refresh_token": new.text("refresh_token")})).await;
+    assert_eq!(next.status, 200);
+    play.end().await
+}
