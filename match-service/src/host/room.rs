@@ -7,18 +7,17 @@
 //! ```
 //! Waiting and Ending matches take no inputs and do not tick; an Ending one takes nobody in.
 
+mod calls;
+
 use std::{
     collections::{BinaryHeap, VecDeque},
     sync::Arc,
     time::Duration,
 };
 
-use asobi_proto::{effect::ScoreEffect, frame, mode::ModeSettings};
+use asobi_proto::{frame, mode::ModeSettings};
 use asobi_session::link::{FrameKind, LinkError, SessionNo};
-use asobi_store::{
-    effects::{Effect, EffectBody},
-    matches::ListingState,
-};
+use asobi_store::{effects::Effect, matches::ListingState};
 use bytes::Bytes;
 use serde_json::json;
 use tokio::{sync::oneshot, time::Instant};
@@ -30,7 +29,7 @@ use super::{
     schedule::TickClock,
     seats::{Attached, Seats},
 };
-use crate::game::{Game, GameError, Joined, Outcome, Push, Setup, Timer};
+use crate::game::{Game, GameError, Joined, Outcome, Setup, Timer};
 
 /// Failed callbacks in a row after which a match ends.
 const FAILURES: u32 = 20;
@@ -448,168 +447,6 @@ impl Room {
         metrics::histogram!("asobi_match_tick_seconds").record(started.elapsed().as_secs_f64());
     }
 
-    fn send_states(&mut self) {
-        if !self.seats.anybody_there() {
-            return;
-        }
-        if self.settings.shared_state {
-            let Some(frame) = self.state_frame(None) else {
-                return;
-            };
-            if !self.settings.send_unchanged && self.shared_last.as_ref() == Some(&frame) {
-                return;
-            }
-            self.seats.deliver_all(FrameKind::State, &frame);
-            self.shared_last = Some(frame);
-            return;
-        }
-        let present: Vec<Uuid> = self.seats.present().map(|seat| seat.player).collect();
-        for player in present {
-            let Some(frame) = self.state_frame(Some(player)) else {
-                continue;
-            };
-            let unchanged_is_sent = self.settings.send_unchanged;
-            if let Some(seat) = self.seats.present().find(|seat| seat.player == player)
-                && (unchanged_is_sent || seat.last_state.as_ref() != Some(&frame))
-            {
-                seat.deliver(FrameKind::State, &frame);
-                seat.last_state = Some(frame);
-            }
-        }
-    }
-
-    /// The whole `match.state` frame, written once.
-    fn state_frame(&mut self, player: Option<Uuid>) -> Option<Bytes> {
-        let mut json = String::with_capacity(512);
-        json.push_str(r#"{"type":"match.state","payload":"#);
-        let mut outcome = Outcome::default();
-        match self.game.state(player, &mut json, &mut outcome) {
-            Ok(()) => {
-                self.state_failures = 0;
-                self.apply(outcome);
-                json.push('}');
-                Some(Bytes::from(json))
-            }
-            Err(error) => {
-                self.state_failures += 1;
-                self.failed(player, &error);
-                None
-            }
-        }
-    }
-
-    /// Calls the game and does what it asks for.
-    fn run(&mut self, player: Option<Uuid>, call: impl FnOnce(&mut dyn Game, &mut Outcome) -> Result<(), GameError>) {
-        if let Some(((), outcome)) = self.callback(player, call) {
-            self.apply(outcome);
-        }
-    }
-
-    /// Calls the game. None when it failed; `player` is who is told in development, none: everybody.
-    fn callback<T>(
-        &mut self,
-        player: Option<Uuid>,
-        call: impl FnOnce(&mut dyn Game, &mut Outcome) -> Result<T, GameError>,
-    ) -> Option<(T, Outcome)> {
-        let mut outcome = Outcome::default();
-        match call(self.game.as_mut(), &mut outcome) {
-            Ok(value) => {
-                self.failures = 0;
-                Some((value, outcome))
-            }
-            Err(error) => {
-                self.failures += 1;
-                self.apply(outcome);
-                self.failed(player, &error);
-                None
-            }
-        }
-    }
-
-    fn failed(&mut self, player: Option<Uuid>, error: &GameError) {
-        metrics::counter!("asobi_match_callback_errors_total").increment(1);
-        // Once a second says as much as sixty times.
-        let now = Instant::now();
-        if self.logged.is_none_or(|at| now.duration_since(at) >= Duration::from_secs(1)) {
-            self.logged = Some(now);
-            tracing::warn!(
-                game.mode = self.setup.mode, game.match_id = %self.setup.match_id,
-                script.file = error.script, script.line = error.line, script.callback = error.callback,
-                "A callback failed: {}", error.message
-            );
-        }
-        if self.manners.dev_errors {
-            let payload = json!({
-                "module": "lua", "callback": error.callback, "script": error.script,
-                "line": error.line, "message": error.message,
-            })
-            .to_string();
-            self.module_frame("error", &payload, player);
-        }
-        if error.fatal {
-            self.finish(false, json!({"error": "out_of_memory"}).to_string());
-        } else if self.failures.max(self.state_failures) >= FAILURES {
-            self.finish(false, json!({"error": "script_failed"}).to_string());
-        }
-    }
-
-    /// Sessions repeat it under its old name where the operator wants that.
-    fn module_frame(&mut self, kind: &str, payload: &str, player: Option<Uuid>) {
-        let frame = Bytes::from(frame::push_raw(&format!("module.{kind}"), payload));
-        match player {
-            Some(player) => self.seats.deliver(player, FrameKind::Event, &frame),
-            None => self.seats.deliver_all(FrameKind::Event, &frame),
-        }
-    }
-
-    fn apply(&mut self, outcome: Outcome) {
-        for push in outcome.pushes {
-            match push {
-                Push::Broadcast { event, payload } => {
-                    let frame = Bytes::from(frame::push_raw(&format!("match.{event}"), &payload));
-                    self.seats.deliver_all(FrameKind::Event, &frame);
-                }
-                Push::Message { player, message } => {
-                    let payload = format!(r#"{{"module":"lua","message":{message}}}"#);
-                    self.module_frame("message", &payload, Some(player));
-                }
-            }
-        }
-        if let Some(joinable) = outcome.joinable {
-            self.joinable = joinable;
-        }
-        for score in outcome.scores {
-            self.effects.push(Effect {
-                ordinal: self.next_ordinal,
-                body: EffectBody::Score(ScoreEffect {
-                    board: score.board,
-                    player_id: score.player,
-                    score: score.score,
-                    sub_score: score.sub_score,
-                }),
-            });
-            self.next_ordinal += 1;
-        }
-        for timer in outcome.timers {
-            if self.timers.len() >= TIMERS {
-                tracing::warn!(game.match_id = %self.setup.match_id, "A timer was let go: {TIMERS} are waiting.");
-                break;
-            }
-            self.timer_number += 1;
-            self.timers.push(Due { at: Instant::now() + timer.after, number: self.timer_number, timer });
-        }
-        if let Some(result) = outcome.finished {
-            self.finish(true, result);
-        }
-    }
-
-    /// The match is over; the first reason counts.
-    pub fn finish(&mut self, finished: bool, result: String) {
-        if self.end.is_none() {
-            self.end = Some(End { finished, result: storable(result) });
-        }
-    }
-
     /// Draws the conclusions: start, states of turn-based games, listing, effects, end.
     pub fn settle(&mut self) {
         if self.ending() {
@@ -679,13 +516,4 @@ impl Room {
             port.dropped(sessions, match_id);
         }
     }
-}
-
-/// A result that PostgreSQL can store as it is; games in Rust may say anything.
-fn storable(result: String) -> String {
-    let json = serde_json::from_str::<serde::de::IgnoredAny>(&result).is_ok();
-    if json && !result.contains("\\u0000") {
-        return result;
-    }
-    json!({"error": "invalid_result"}).to_string()
 }
