@@ -409,11 +409,7 @@ pub async fn give_up_seats(pool: &PgPool, fence: &Fence, players: &[Uuid]) -> Re
 ///
 /// # Errors
 /// The database did not answer.
-pub async fn held(
-    pool: &PgPool,
-    host_node: &str,
-    host_incarnation: i64,
-) -> Result<Vec<(Uuid, i64)>, Error> {
+pub async fn held(pool: &PgPool, host_node: &str, host_incarnation: i64) -> Result<Vec<(Uuid, i64)>, Error> {
     let rows = sqlx::query!(
         "SELECT id, epoch FROM matches WHERE host_node = $1 AND host_incarnation = $2 AND state = 'running'",
         host_node,
