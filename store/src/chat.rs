@@ -189,7 +189,13 @@ pub async fn after(pool: &PgPool, cursors: &[(String, i64)], limit: i64) -> Resu
 ///
 /// # Errors
 /// When the database does not answer.
-pub async fn newest_between(pool: &PgPool, channel: &str, after: i64, through: i64, limit: i64) -> Result<Vec<Message>> {
+pub async fn newest_between(
+    pool: &PgPool,
+    channel: &str,
+    after: i64,
+    through: i64,
+    limit: i64,
+) -> Result<Vec<Message>> {
     let mut rows = sqlx::query_as!(
         Message,
         "SELECT message_id, channel_id, seq, sender_id, content, sent_at FROM chat_messages
