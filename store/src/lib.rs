@@ -20,10 +20,10 @@ pub mod matches;
 pub mod modes;
 pub mod players;
 pub mod sessions;
-pub mod tickets;
-pub mod tokens;
 #[cfg(feature = "testing")]
 pub mod testing;
+pub mod tickets;
+pub mod tokens;
 
 static MIGRATOR: sqlx::migrate::Migrator = sqlx::migrate!("../migrations");
 
