@@ -4,6 +4,7 @@
 
 pub mod game;
 pub mod host;
+mod lease;
 pub mod lua;
 mod relay;
 mod service;

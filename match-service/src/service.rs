@@ -30,6 +30,7 @@ use uuid::Uuid;
 use crate::{
     game::Registry,
     host::{Host, HostDeps, HostLink, Manners, PgRows, Port, Stop},
+    lease::{self, LeaseGuard},
     lua::{self, Limits},
     relay::HostService,
 };
@@ -189,6 +190,7 @@ async fn serve(
     server::serve_grpc_until(listeners.grpc.0, routes, readiness, node.cluster_key.as_str(), shutdown, stop.clone());
     server::serve_http(listeners.http.0, rest.merge(hub.router()), shutdown);
     shutdown.spawn("match rows", watch_rows(Watch::new(config, node, &host), stop.clone()));
+    shutdown.spawn("lease guard", lease::guard(LeaseGuard::new(node, &host), stop.clone()));
     tracing::info!(
         http.address = %listeners.http.1,
         grpc.address = %listeners.grpc.1,
@@ -257,8 +259,7 @@ impl Watch {
     }
 }
 
-/// Compares the matches with their rows, once a lease: a match that was given away stops, a row without a match is ended. A host that could not
-/// renew its lease for as long again as the lease is stops its matches: nobody can tell whether they are still its own.
+/// Compares the matches with their rows, once a lease: a match that was given away stops, a row without a match is ended.
 async fn watch_rows(watch: Watch, stop: CancellationToken) {
     let lease = watch.membership.lease();
     let mut without: HashSet<(Uuid, i64)> = HashSet::new();
@@ -267,15 +268,7 @@ async fn watch_rows(watch: Watch, stop: CancellationToken) {
             () = tokio::time::sleep(lease) => {}
             () = stop.cancelled() => return,
         }
-        if watch.membership.last_contact() > lease * 2 {
-            if watch.host.count() > 0 {
-                tracing::error!(
-                    silent_ms = watch.membership.last_contact().as_millis() as u64,
-                    matches = watch.host.count(),
-                    "The lease is lost; this host's matches stop."
-                );
-                watch.host.stop_all(Stop::Lost);
-            }
+        if !watch.membership.holds_lease() {
             continue;
         }
         let identity = watch.membership.identity();
