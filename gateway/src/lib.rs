@@ -4,15 +4,19 @@
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use anyhow::Context as _;
-use asobi_cluster::{Node, NodeAddresses, NodeState, Role, ops};
+use asobi_cluster::{Membership, Node, NodeAddresses, NodeState, Role, ops};
 use asobi_rest::RestDeps;
 use asobi_service_kit::{Config, Shutdown, health::Readiness, server};
 use asobi_session::{
     auth::{Issuer, Verifier},
     hub::{self, Hub, HubDeps},
 };
-use tokio::net::TcpListener;
+use tokio::{net::TcpListener, time::MissedTickBehavior};
+use tokio_util::sync::CancellationToken;
 use tonic::service::Routes;
+
+/// How often the load is looked at: more often than heartbeats leave.
+const LOAD: Duration = Duration::from_millis(500);
 
 /// Runs a gateway until its drain is over.
 ///
@@ -27,6 +31,7 @@ pub async fn run(config: Arc<Config>, shutdown: Shutdown) -> anyhow::Result<()> 
         Ok(hub) => {
             readiness.set_ready(true);
             node.membership.set_state(NodeState::Ready);
+            shutdown.spawn("load", tell_load(Arc::clone(&node.membership), Arc::clone(&hub), shutdown.draining()));
             shutdown.draining().cancelled().await;
             drain(&node, &hub, &readiness, &shutdown).await;
             Ok(())
@@ -34,6 +39,18 @@ pub async fn run(config: Arc<Config>, shutdown: Shutdown) -> anyhow::Result<()> 
         Err(error) => {
             node.leave().await;
             Err(error)
+        }
+    }
+}
+
+/// A gateway's load is its open sockets; it leaves with the next heartbeat.
+async fn tell_load(membership: Arc<Membership>, hub: Arc<Hub>, stop: CancellationToken) {
+    let mut ticks = tokio::time::interval(LOAD);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        tokio::select! {
+            () = stop.cancelled() => return,
+            _ = ticks.tick() => membership.set_load(u32::try_from(hub.session_count()).unwrap_or(u32::MAX)),
         }
     }
 }
@@ -98,7 +115,7 @@ async fn serve(
     let ops = Routes::new(ops::service(node.pool.clone()));
     server::serve_metrics(listeners.metrics.0, readiness.clone(), shutdown);
     server::serve_grpc(listeners.grpc.0, ops, readiness, node.cluster_key.as_str(), shutdown);
-    server::serve_http(listeners.http.0, rest.merge(hub.router()), shutdown);
+    server::serve_http(listeners.http.0, rest, shutdown);
     tracing::info!(
         http.address = %listeners.http.1,
         grpc.address = %listeners.grpc.1,

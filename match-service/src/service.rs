@@ -22,7 +22,7 @@ use asobi_session::{
 };
 use asobi_store::{matches, within};
 use bytes::Bytes;
-use tokio::{net::TcpListener, runtime::Handle};
+use tokio::net::TcpListener;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tonic::service::Routes;
 use uuid::Uuid;
@@ -188,7 +188,7 @@ async fn serve(
     let routes = Routes::new(ops::service(node.pool.clone())).add_service(service);
     server::serve_metrics(listeners.metrics.0, readiness.clone(), shutdown);
     server::serve_grpc_until(listeners.grpc.0, routes, readiness, node.cluster_key.as_str(), shutdown, stop.clone());
-    server::serve_http(listeners.http.0, rest.merge(hub.router()), shutdown);
+    server::serve_http(listeners.http.0, rest, shutdown);
     shutdown.spawn("match rows", watch_rows(Watch::new(config, node, &host), stop.clone()));
     shutdown.spawn("lease guard", lease::guard(LeaseGuard::new(node, &host), stop.clone()));
     tracing::info!(
@@ -208,12 +208,7 @@ fn start_host(config: &Config, node: &Node, registry: Registry) -> std::io::Resu
         node_id: identity.node_id.clone(),
         incarnation: identity.incarnation,
         registry,
-        rows: Arc::new(PgRows {
-            pool: node.pool.clone(),
-            publisher: node.bus.publisher().clone(),
-            runtime: Handle::current(),
-            timeout: config.database.timeout(),
-        }),
+        rows: Arc::new(PgRows::new(node.pool.clone(), node.bus.publisher().clone(), config.database.timeout())),
         manners: Manners { dev_errors: config.matches.dev_errors },
         capacity: match config.matches.capacity {
             0 => usize::MAX,

@@ -1,7 +1,6 @@
 //! The REST side of the client protocol, served by every node that serves `/ws`.
 
 mod body;
-mod client;
 mod error;
 mod extract;
 mod limits;
@@ -15,7 +14,7 @@ use std::sync::Arc;
 
 use asobi_bus::Publisher;
 use asobi_cluster::Directory;
-use asobi_service_kit::{Config, grpc::Channels, health::Readiness};
+use asobi_service_kit::{Config, address::Proxies, grpc::Channels, health::Readiness};
 use asobi_session::{
     auth::{Issuer, Verifier},
     hub::Hub,
@@ -53,19 +52,21 @@ pub(crate) struct Rest {
     readiness: Readiness,
     social: social::Social,
     limits: limits::Limits,
-    proxies: client::Proxies,
+    proxies: Proxies,
     started: std::time::Instant,
 }
 
-/// `/api/v1/*`, `/health`, `/ready`, `/live`, and `/` where the page is enabled. Served with
-/// `ConnectInfo<SocketAddr>`; `/ws` is merged in by the caller.
+/// All that a node serves to clients: `/api/v1/*`, `/health`, `/ready`, `/live`, `/` where the page is enabled, and the hub's
+/// `/ws`. Served with `ConnectInfo<SocketAddr>`.
 pub fn router(deps: RestDeps) -> Router {
     let cors = cors(&deps.config.http.cors_origins);
     let page = deps.config.page.enabled;
+    // Beside the API's guard and CORS, which are none of a socket's business.
+    let sockets = deps.hub.router().method_not_allowed_fallback(|| async { error::ApiError::no_method() });
     let rest = Arc::new(Rest {
         social: social::Social::new(deps.directory, deps.channels, deps.config.social.timeout()),
         limits: limits::Limits::new(&deps.config.limits),
-        proxies: client::Proxies::new(&deps.config.http.trusted_proxies),
+        proxies: Proxies::new(&deps.config.http.trusted_proxies),
         config: deps.config,
         node_id: deps.node_id,
         pool: deps.pool,
@@ -89,6 +90,7 @@ pub fn router(deps: RestDeps) -> Router {
         .fallback_service(routes)
         .layer(axum::middleware::from_fn_with_state(rest, middleware::guard))
         .layer(cors)
+        .merge(sockets)
         .layer(axum::middleware::from_fn(middleware::trace))
 }
 

@@ -1,13 +1,17 @@
 //! What every request passes: its span and correlation id; under `/api/v1` the rate limit, the deadline, the token and
 //! the bound of its body, in this order and before routing decides anything.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    net::{IpAddr, Ipv6Addr, SocketAddr},
+    sync::Arc,
+    time::Duration,
+};
 
 use asobi_proto::error::ErrorCode;
-use asobi_service_kit::telemetry;
+use asobi_service_kit::{address::limited_as, telemetry};
 use asobi_session::auth::Claims;
 use axum::{
-    extract::{FromRequestParts, Request, State},
+    extract::{ConnectInfo, FromRequestParts, Request, State},
     http::{HeaderMap, HeaderValue, Method, header, request::Parts},
     middleware::Next,
     response::{IntoResponse, Response},
@@ -17,7 +21,6 @@ use uuid::Uuid;
 
 use crate::{
     Rest, body,
-    client::limited_as,
     error::{ApiError, Result},
 };
 
@@ -77,7 +80,7 @@ pub(crate) async fn guard(State(rest): State<Arc<Rest>>, request: Request, next:
     let Some(path) = api_path(request.uri().path()) else {
         return next.run(request).await;
     };
-    let client = limited_as(rest.proxies.client(request.extensions(), request.headers()));
+    let client = limited_as(client(&rest, &request));
     let left = match rest.limits.check(path, client) {
         Ok(left) => left,
         Err(refused) => {
@@ -95,6 +98,14 @@ pub(crate) async fn guard(State(rest): State<Arc<Rest>>, request: Request, next:
         left.write(response.headers_mut());
     }
     response
+}
+
+/// The peer, or whom trusted proxies say it stands for.
+fn client(rest: &Rest, request: &Request) -> IpAddr {
+    let peer = request.extensions().get::<ConnectInfo<SocketAddr>>();
+    let peer = peer.map_or(IpAddr::V6(Ipv6Addr::UNSPECIFIED), |ConnectInfo(address)| address.ip());
+    let forwarded = request.headers().get_all("x-forwarded-for");
+    rest.proxies.client(peer, forwarded.iter().filter_map(|value| value.to_str().ok()))
 }
 
 /// The path below the prefix, of a request to the API.

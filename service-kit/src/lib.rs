@@ -1,6 +1,7 @@
 //! What every process needs to be a good one: configuration, telemetry, health, graceful shutdown, and the defaults of
 //! servers and clients. Knows nothing of games, players or SQL.
 
+pub mod address;
 pub mod config;
 pub mod grpc;
 pub mod health;

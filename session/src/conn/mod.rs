@@ -1,7 +1,6 @@
 //! One player's connection: what others hold of it ([`Conn`]), its queue ([`outbox`]), its task ([`socket`]) and the way in
 //! ([`upgrade`]).
 
-pub(crate) mod address;
 pub(crate) mod limits;
 pub(crate) mod outbox;
 pub(crate) mod socket;

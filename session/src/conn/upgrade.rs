@@ -7,16 +7,19 @@ use std::{
     time::Instant,
 };
 
+use asobi_proto::{error::ErrorCode, frame::ErrorFrame};
+use asobi_service_kit::address::limited_as;
 use axum::{
     Router,
     extract::{
         ConnectInfo, FromRequestParts, Request, State,
         ws::{Message, WebSocket, WebSocketUpgrade},
     },
-    http::{HeaderMap, HeaderValue, StatusCode, header},
+    http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header},
     response::{IntoResponse, Response},
     routing::get,
 };
+use serde_json::json;
 
 use super::socket;
 use crate::{close::Close, hub::Hub};
@@ -34,8 +37,10 @@ pub(crate) fn router(hub: Arc<Hub>) -> Router {
 async fn upgrade(State(hub): State<Arc<Hub>>, request: Request) -> Response {
     let (mut parts, _) = request.into_parts();
     let Ok(ws) = WebSocketUpgrade::from_request_parts(&mut parts, &()).await else {
-        return (StatusCode::UPGRADE_REQUIRED, [(header::UPGRADE, HeaderValue::from_static("websocket"))])
-            .into_response();
+        let mut error = ErrorFrame::for_reason("upgrade_required", "This address speaks WebSocket only.");
+        error.code = ErrorCode::WS_REQUEST_FAILED;
+        let upgrade = (header::UPGRADE, HeaderValue::from_static("websocket"));
+        return refused(StatusCode::UPGRADE_REQUIRED, upgrade, &error);
     };
     let peer = parts.extensions.get::<ConnectInfo<SocketAddr>>().map(|info| info.0.ip());
     let ws = ws
@@ -49,14 +54,22 @@ async fn upgrade(State(hub): State<Arc<Hub>>, request: Request) -> Response {
     }
     let Some(admission) = Admission::of(&hub) else {
         metrics::counter!("asobi_session_refused_total", "reason" => "admission").increment(1);
-        return (StatusCode::SERVICE_UNAVAILABLE, [(header::RETRY_AFTER, HeaderValue::from_static("2"))])
-            .into_response();
+        let mut error = ErrorFrame::for_reason("try_again_later", "This node takes no more sockets.");
+        error.code = ErrorCode::NOT_READY;
+        let later = (header::RETRY_AFTER, HeaderValue::from_static("2"));
+        return refused(StatusCode::SERVICE_UNAVAILABLE, later, &error);
     };
     let tracked = hub.sockets.token();
     ws.on_upgrade(move |socket| async move {
         let _held = (admission, tracked);
         socket::serve(hub, socket).await;
     })
+}
+
+/// An answer without a socket, with the error object of REST.
+fn refused(status: StatusCode, header: (HeaderName, HeaderValue), error: &ErrorFrame<'_>) -> Response {
+    let body = json!({"error": {"code": error.code.as_str(), "message": error.message, "details": error.details}});
+    (status, [header], axum::Json(body)).into_response()
 }
 
 fn refusal(hub: &Hub, headers: &HeaderMap, peer: Option<IpAddr>) -> Option<Close> {
@@ -68,7 +81,7 @@ fn refusal(hub: &Hub, headers: &HeaderMap, peer: Option<IpAddr>) -> Option<Close
         }
     }
     let forwarded = headers.get_all("x-forwarded-for").iter().filter_map(|value| value.to_str().ok());
-    let client = hub.proxies.client(peer?, forwarded);
+    let client = limited_as(hub.proxies.client(peer?, forwarded));
     (!hub.connects.allows(client, Instant::now())).then_some(Close::RateLimited)
 }
 

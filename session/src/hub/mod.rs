@@ -19,7 +19,7 @@ use std::{
 use asobi_bus::{Bus, Publisher};
 use asobi_cluster::{Directory, Membership};
 use asobi_proto::bus::Topic;
-use asobi_service_kit::{Config, Shutdown, grpc::Channels};
+use asobi_service_kit::{Config, Shutdown, address::Proxies, grpc::Channels};
 use axum::Router;
 use sqlx::PgPool;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
@@ -29,7 +29,7 @@ pub(crate) use self::registry::{Player, Registry};
 use crate::{
     auth::Verifier,
     chat::Chat,
-    conn::{Bounds, Conn, address::Proxies, limits::PerKey, upgrade},
+    conn::{Bounds, Conn, limits::PerKey, upgrade},
     inbox,
     link::NearHost,
     modes::Modes,

@@ -1,6 +1,6 @@
 //! Whom a connection stands for: the peer, or what proxies the operator trusts say of whom they stand for.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv6Addr};
 
 /// A network as in `http.trusted_proxies`: `10.0.0.0/8`, or one address.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -11,11 +11,12 @@ struct Network {
 
 /// The proxies that are believed.
 #[derive(Debug, Clone, Default)]
-pub(crate) struct Proxies(Vec<Network>);
+pub struct Proxies(Vec<Network>);
 
 impl Proxies {
     /// Entries that are no networks are left out and logged: nobody is trusted by mistake.
-    pub(crate) fn new(entries: &[String]) -> Self {
+    #[must_use]
+    pub fn new(entries: &[String]) -> Self {
         let parsed = entries.iter().filter_map(|entry| {
             let network = Network::parse(entry);
             if network.is_none() {
@@ -31,8 +32,10 @@ impl Proxies {
         self.0.iter().any(|network| network.contains(ip))
     }
 
-    /// The last address of the chain `x-forwarded-for`, peer included, that is no trusted proxy itself.
-    pub(crate) fn client<'a>(&self, peer: IpAddr, forwarded: impl IntoIterator<Item = &'a str>) -> IpAddr {
+    /// The last address of the chain that `x-forwarded-for` (all of its lines, in their order) and the peer make that is no
+    /// trusted proxy itself; IPv4 addresses in their own form.
+    pub fn client<'a>(&self, peer: IpAddr, forwarded: impl IntoIterator<Item = &'a str>) -> IpAddr {
+        let peer = peer.to_canonical();
         if !self.trusts(peer) {
             return peer;
         }
@@ -41,12 +44,21 @@ impl Proxies {
         for hop in chain.iter().rev() {
             // What cannot be read was not written by a proxy of ours: whoever is nearest is held responsible.
             let Ok(ip) = hop.trim().parse::<IpAddr>() else { return nearest };
-            nearest = ip;
-            if !self.trusts(ip) {
-                return ip;
+            nearest = ip.to_canonical();
+            if !self.trusts(nearest) {
+                return nearest;
             }
         }
         nearest
+    }
+}
+
+/// What a limit counts: an address, or in IPv6, where one customer has 2^64 of them, its network.
+#[must_use]
+pub fn limited_as(address: IpAddr) -> IpAddr {
+    match address.to_canonical() {
+        IpAddr::V6(v6) => IpAddr::V6(Ipv6Addr::from_bits(v6.to_bits() & (u128::MAX << 64))),
+        v4 @ IpAddr::V4(_) => v4,
     }
 }
 
@@ -90,6 +102,21 @@ mod tests {
         assert_eq!(client(&["10.0.0.1"], "10.0.0.1", &[]), "10.0.0.1");
         assert_eq!(client(&["10.0.0.1"], "10.0.0.1", &["1.2.3.4, nonsense"]), "10.0.0.1");
         assert_eq!(client(&["::/0"], "::1", &["2001:db8::1"]), "2001:db8::1");
+        assert_eq!(client(&["0.0.0.0/0"], "10.0.0.1", &["1.2.3.4"]), "1.2.3.4");
         assert_eq!(client(&["nonsense", "10.0.0.0/33"], "10.0.0.1", &["1.2.3.4"]), "10.0.0.1");
+    }
+
+    #[test]
+    fn both_spellings_of_an_address_are_one() {
+        assert_eq!(client(&["10.0.0.0/8"], "::ffff:10.0.0.1", &["::ffff:1.2.3.4"]), "1.2.3.4");
+        assert_eq!(client(&[" 10.0.0.1 "], "10.0.0.1", &["1.2.3.4"]), "1.2.3.4");
+    }
+
+    #[test]
+    fn a_v6_network_counts_as_one() {
+        let of = |text: &str| limited_as(text.parse().unwrap()).to_string();
+        assert_eq!(of("2001:db8:1:2:3:4:5:6"), "2001:db8:1:2::");
+        assert_eq!(of("1.2.3.4"), "1.2.3.4");
+        assert_eq!(of("::ffff:1.2.3.4"), "1.2.3.4");
     }
 }
