@@ -59,7 +59,9 @@ async fn enter(hub: &Arc<Hub>, conn: &Arc<Conn>, live: &LiveSeat, join: Option<S
         return Err(LinkError::Unavailable);
     }
     let entered = link.enter(Entry { session: conn.no, player_id, match_id: live.match_id, join }).await;
-    if hub.registry.conn(conn.no).is_none() {
+    // Meanwhile the socket may have ended, or another task have brought the session elsewhere.
+    let elsewhere = conn.local().seat.as_ref().is_some_and(|seat| !Arc::ptr_eq(&seat.link, &link));
+    if elsewhere || hub.registry.conn(conn.no).is_none() {
         link.detach(conn.no);
     }
     match &entered {

@@ -7,7 +7,8 @@
 //!     └── no session for IDLE ─┴────────────────────────────────────────────┘ same host: again; moved: to its relay; gone: dropped
 //! ```
 //!
-//! Invariant: the host hears of a session in the order things happened to it here, because everything goes through one queue.
+//! Invariant: the host hears of a session in the order things happened to it here, because everything goes through one queue;
+//! and what it answers changes [`State::sessions`] in the order it was said.
 
 mod stream;
 
@@ -58,10 +59,10 @@ impl Relays {
         Arc::clone(relay) as Arc<dyn MatchLink>
     }
 
-    /// Takes an idle link out of the map. False when somebody has just begun to use it.
-    fn retire(&self, relay: &Arc<Relay>) -> bool {
+    /// Takes a link that nobody used for so long out of the map. False when somebody has just begun to.
+    fn retire(&self, relay: &Arc<Relay>, idle: Duration) -> bool {
         let mut links = self.links.lock();
-        if !relay.is_idle() {
+        if !relay.is_idle(idle) {
             return false;
         }
         links.remove(&(relay.node_id.clone(), relay.incarnation));
@@ -97,10 +98,19 @@ struct Attached {
 }
 
 enum Waiting {
-    Enter(oneshot::Sender<Result<String, LinkError>>),
+    Enter(oneshot::Sender<Result<String, LinkError>>, SessionNo, Attached),
     Leave(oneshot::Sender<Result<(), LinkError>>),
     /// An attach after a reconnect, which nobody waits for.
     Again(SessionNo, Uuid),
+}
+
+impl State {
+    /// Takes a session out, unless it is another match's by now.
+    fn forget(&mut self, session: SessionNo, match_id: Uuid) {
+        if self.sessions.get(&session).is_some_and(|attached| attached.match_id == match_id) {
+            self.sessions.remove(&session);
+        }
+    }
 }
 
 impl Relay {
@@ -112,9 +122,9 @@ impl Relay {
         self.state.lock().used = Some(tokio::time::Instant::now());
     }
 
-    fn is_idle(&self) -> bool {
+    fn is_idle(&self, idle: Duration) -> bool {
         let state = self.state.lock();
-        state.sessions.is_empty() && state.used.is_none_or(|at| at.elapsed() >= stream::IDLE)
+        state.sessions.is_empty() && state.used.is_none_or(|at| at.elapsed() >= idle)
     }
 
     fn next_request(&self) -> u64 {
@@ -154,11 +164,27 @@ impl Relay {
             offer(outgoing, request(number))?;
             state.waiting.insert(number, waiting(answered));
         }
+        let _asked = Asked { relay: self, number };
         let answer = tokio::time::timeout(ANSWER, answer).await;
-        if answer.is_err() {
-            self.state.lock().waiting.remove(&number);
-        }
         answer.map_or(Err(LinkError::Unavailable), |a| a.unwrap_or(Err(LinkError::Unavailable)))
+    }
+}
+
+/// A request somebody waits for. Whoever gives up waiting leaves nothing behind, but for the late refusal of a session that is
+/// kept attached: that is acted on as after a reconnect.
+struct Asked<'a> {
+    relay: &'a Relay,
+    number: u64,
+}
+
+impl Drop for Asked<'_> {
+    fn drop(&mut self) {
+        let mut state = self.relay.state.lock();
+        if let Some(Waiting::Enter(_, session, attached)) = state.waiting.remove(&self.number)
+            && state.sessions.get(&session).is_some_and(|kept| kept.match_id == attached.match_id)
+        {
+            state.waiting.insert(self.number, Waiting::Again(session, attached.match_id));
+        }
     }
 }
 
@@ -192,17 +218,11 @@ impl MatchLink for Relay {
             // Kept whatever happens to this request: the stream attaches it again until it is detached.
             self.state.lock().sessions.insert(session, attached);
         }
-        let entered =
-            self.ask(|request| enter_request(session, request, attached, join.as_deref()), Waiting::Enter).await;
-        let mut state = self.state.lock();
-        match &entered {
-            Ok(_) => {
-                state.sessions.insert(session, attached);
-            }
-            Err(LinkError::Unavailable) if join.is_none() => {}
-            Err(_) => {
-                state.sessions.remove(&session);
-            }
+        // A session that is let in is entered in the list, and one that is refused taken out, where the answer is read.
+        let waiting = |answer| Waiting::Enter(answer, session, attached);
+        let entered = self.ask(|request| enter_request(session, request, attached, join.as_deref()), waiting).await;
+        if entered == Err(LinkError::Full) {
+            self.state.lock().forget(session, match_id);
         }
         entered
     }

@@ -28,34 +28,57 @@ const CONNECT: Duration = Duration::from_secs(2);
 const BACK_OFF_FIRST: Duration = Duration::from_millis(50);
 const BACK_OFF_MOST: Duration = Duration::from_secs(1);
 
+/// How long a link to an incarnation that is no more is kept without sessions: whoever has just got it has used it by then.
+const UNUSED: Duration = Duration::from_secs(3);
+/// How long rows may go on naming an incarnation that was replaced: until somebody has judged its matches.
+const JUDGED: Duration = Duration::from_secs(30);
+
 pub(super) async fn run(hub: Arc<Hub>, relay: Arc<Relay>) {
     let mut back_off = BACK_OFF_FIRST;
+    let mut replaced: Option<Instant> = None;
+    let mut told = false;
     loop {
-        if relay.is_idle() && hub.relays.retire(&relay) {
+        let idle = if replaced.is_some() { UNUSED } else { IDLE };
+        if relay.is_idle(idle) && hub.relays.retire(&relay, idle) {
             return;
         }
-        match connect(&hub, &relay).await {
-            Ok((outgoing, incoming)) => {
-                back_off = BACK_OFF_FIRST;
-                serve(&hub, &relay, outgoing, incoming).await;
-                down(&relay);
-                if relay.is_idle() && hub.relays.retire(&relay) {
-                    return;
-                }
-                tracing::info!(host.id = relay.node_id, "The relay to a host has ended; it is opened again.");
-            }
-            Err(error) => tracing::warn!(
+        if replaced.is_none() && is_replaced(&hub, &relay) {
+            tracing::info!(
                 host.id = relay.node_id,
-                error,
-                retry_ms = back_off.as_millis() as u64,
-                "No relay to a host."
-            ),
+                host.incarnation = relay.incarnation,
+                "A host's incarnation was replaced; its sessions are brought to where their matches are now."
+            );
+            replaced = Some(Instant::now());
         }
-        metrics::counter!("asobi_relay_losses_total").increment(1);
-        follow(&hub, &relay).await;
+        if replaced.is_none() {
+            match connect(&hub, &relay).await {
+                Ok((outgoing, incoming)) => {
+                    (back_off, told) = (BACK_OFF_FIRST, false);
+                    serve(&hub, &relay, outgoing, incoming).await;
+                    down(&relay);
+                    if relay.is_idle(IDLE) && hub.relays.retire(&relay, IDLE) {
+                        return;
+                    }
+                    tracing::info!(host.id = relay.node_id, "The relay to a host has ended; it is opened again.");
+                }
+                // Said once: it is tried every second for as long as there are sessions.
+                Err(error) if !std::mem::replace(&mut told, true) => {
+                    tracing::warn!(host.id = relay.node_id, error, "No relay to a host; it is tried again.");
+                }
+                Err(error) => tracing::debug!(host.id = relay.node_id, error, "Still no relay to a host."),
+            }
+            metrics::counter!("asobi_relay_losses_total").increment(1);
+        }
+        follow(&hub, &relay, replaced.is_some_and(|since| since.elapsed() >= JUDGED)).await;
         tokio::time::sleep(back_off.mul_f64(rand::random_range(0.5..1.0))).await;
         back_off = (back_off * 2).min(BACK_OFF_MOST);
     }
+}
+
+/// Whether the registry knows a later incarnation of the host. Ours never comes back then. One that is not there at all
+/// may be too young for our view of the registry.
+fn is_replaced(hub: &Hub, relay: &Relay) -> bool {
+    hub.directory.get(&relay.node_id).is_some_and(|host| host.incarnation > relay.incarnation)
 }
 
 type Opened = (mpsc::Sender<RelayRequest>, Streaming<RelayResponse>);
@@ -99,7 +122,7 @@ async fn serve(
         let message = tokio::select! {
             message = incoming.message() => message,
             () = tokio::time::sleep(IDLE) => {
-                if relay.is_idle() {
+                if relay.is_idle(IDLE) {
                     return;
                 }
                 continue;
@@ -143,7 +166,7 @@ fn down(relay: &Relay) {
     };
     for (_, waiting) in waiting {
         match waiting {
-            Waiting::Enter(answer) => drop(answer.send(Err(LinkError::Unavailable))),
+            Waiting::Enter(answer, ..) => drop(answer.send(Err(LinkError::Unavailable))),
             Waiting::Leave(answer) => drop(answer.send(Err(LinkError::Unavailable))),
             Waiting::Again(..) => {}
         }
@@ -174,17 +197,28 @@ fn handle(hub: &Arc<Hub>, relay: &Relay, kind: Kind) {
 }
 
 fn answered(hub: &Arc<Hub>, relay: &Relay, entered: RelayEntered) {
-    let waiting = relay.state.lock().waiting.remove(&entered.request);
     let result = if entered.refusal.is_empty() {
         String::from_utf8(entered.view.to_vec()).map_err(|_| LinkError::Unavailable)
     } else {
         let refused_reason = (!entered.refused_reason.is_empty()).then_some(entered.refused_reason);
         Err(LinkError::Refused { reason: entered.refusal, refused_reason })
     };
-    match waiting {
-        Some(Waiting::Enter(answer)) => drop(answer.send(result)),
+    let mut state = relay.state.lock();
+    match state.waiting.remove(&entered.request) {
+        // Here and not where the answer is awaited: the host may say that the session is dropped right after it.
+        Some(Waiting::Enter(answer, session, attached)) => {
+            match &result {
+                Ok(_) if !answer.is_closed() => drop(state.sessions.insert(session, attached)),
+                // Whoever asked is gone; their end has detached them, which reached the host after what it answers here.
+                Ok(_) => {}
+                Err(_) => state.forget(session, attached.match_id),
+            }
+            drop(state);
+            drop(answer.send(result));
+        }
         // The seat was lost while the stream was down.
         Some(Waiting::Again(session, match_id)) if result.is_err() => {
+            drop(state);
             forget(relay, &[session], match_id);
             hub.dropped(&[session], match_id);
         }
@@ -195,23 +229,23 @@ fn answered(hub: &Arc<Hub>, relay: &Relay, entered: RelayEntered) {
 fn forget(relay: &Relay, sessions: &[SessionNo], match_id: Uuid) {
     let mut state = relay.state.lock();
     for no in sessions {
-        if state.sessions.get(no).is_some_and(|attached| attached.match_id == match_id) {
-            state.sessions.remove(no);
-        }
+        state.forget(*no, match_id);
     }
     state.used = Some(Instant::now());
 }
 
-/// While the host cannot be reached: where are the matches now?
-async fn follow(hub: &Arc<Hub>, relay: &Relay) {
+/// While the host cannot be reached: where are the matches now? One that still is where nobody is any more (`given_up`)
+/// counts as gone.
+async fn follow(hub: &Arc<Hub>, relay: &Relay, given_up: bool) {
     let mut by_match: HashMap<Uuid, Vec<SessionNo>> = HashMap::new();
     for (no, attached) in &relay.state.lock().sessions {
         by_match.entry(attached.match_id).or_default().push(*no);
     }
     for (match_id, sessions) in by_match {
         match seat::whereabouts(hub, match_id, &relay.node_id, relay.incarnation).await {
-            Whereabouts::Same | Whereabouts::Unknown => {}
-            Whereabouts::Gone => {
+            Whereabouts::Unknown => {}
+            Whereabouts::Same if !given_up => {}
+            Whereabouts::Same | Whereabouts::Gone => {
                 forget(relay, &sessions, match_id);
                 hub.dropped(&sessions, match_id);
             }
