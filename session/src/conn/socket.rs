@@ -177,7 +177,7 @@ impl Socket {
             return Poll::Ready(Event::Worked);
         }
         if self.conn.is_draining() {
-            if self.drained() {
+            if !self.conn.outbox.is_ending() && self.drained() {
                 self.conn.close(Close::Restarting);
                 cx.waker().wake_by_ref();
             }
@@ -255,7 +255,8 @@ impl Socket {
         if let Some(since) = self.blocked_since {
             due = due.min(since + session.slow());
         }
-        if let Some(until) = self.drain_until {
+        // Once it is past, the socket is ending, and what still waits has its own deadline.
+        if let Some(until) = self.drain_until.filter(|_| !self.conn.outbox.is_ending()) {
             due = due.min(until);
         }
         due
