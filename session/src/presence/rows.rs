@@ -146,7 +146,9 @@ impl Rows {
             })
             .collect();
         let Ok(rows) = within(DEADLINE, sessions::owned(&hub.pool, owner(hub))).await else { return false };
-        let known: HashSet<Uuid> = rows.iter().map(|row| row.0).collect();
+        // Those that wait to be written are no news: twice in one statement, they would never be.
+        let known: HashSet<Uuid> =
+            rows.iter().map(|row| row.0).chain(self.arrivals.iter().map(|s| s.session_id)).collect();
         let alive: HashSet<Uuid> =
             here.iter().map(|s| s.session_id).chain(self.departures.iter().map(|d| d.0)).collect();
         let missing = here.into_iter().filter(|s| !known.contains(&s.session_id));
