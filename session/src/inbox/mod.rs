@@ -91,18 +91,27 @@ impl Mailbox {
         self.0.lock().order.last()
     }
 
+    /// Takes what the rows say: where the inbox stands, and of the events up to there those after `before`, at most [`ROWS`].
     fn fill(&self, hub: &Arc<Hub>, player: &Arc<Player>, rows: Vec<(i64, InboxEvent)>, stands: i64, before: i64) {
-        {
+        let more = {
             let mut state = self.0.lock();
             let State { order, ready, repairing, .. } = &mut *state;
             *repairing = false;
             if stands < before {
                 order.reset(stands);
+                false
             } else {
-                order.fill(rows, stands, |_, event| admit(ready, event));
+                let complete = i64::try_from(rows.len()).unwrap_or(ROWS) < ROWS;
+                let through = if complete { stands } else { rows.last().map_or(stands, |row| row.0) };
+                order.fill(rows, through, |_, event| admit(ready, event));
+                !complete
             }
-        }
+        };
         self.pump(hub, player);
+        if more {
+            // The news of the last one, which is behind those that were not read yet.
+            self.offer(hub, player, stands, None);
+        }
     }
 
     /// Tells what is ready. Plain frames are pushed here and now; the first action hands over to a task.
