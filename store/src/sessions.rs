@@ -99,13 +99,8 @@ pub async fn remove(pool: &PgPool, lock: i32, sessions: &[(Uuid, Uuid)]) -> Resu
 /// # Errors
 /// When the database does not answer.
 pub async fn sweep_dead(pool: &PgPool, sweep_lock: i64, player_lock: i32) -> Result<Vec<Uuid>> {
-    let dead = sqlx::query_scalar!(
-        r#"SELECT EXISTS (SELECT 1 FROM sessions s WHERE NOT EXISTS (SELECT 1 FROM nodes n
-             WHERE n.node_id = s.node_id AND n.incarnation = s.incarnation AND n.lease_until > now())) AS "some!""#
-    )
-    .fetch_one(pool)
-    .await?;
-    if !dead {
+    let (nodes, incarnations) = dead_holders(pool).await?;
+    if nodes.is_empty() {
         return Ok(Vec::new());
     }
     let mut tx = pool.begin().await?;
@@ -116,9 +111,13 @@ pub async fn sweep_dead(pool: &PgPool, sweep_lock: i64, player_lock: i32) -> Res
         return Ok(Vec::new());
     }
     let players = sqlx::query_scalar!(
-        "DELETE FROM sessions s WHERE NOT EXISTS (SELECT 1 FROM nodes n
+        "DELETE FROM sessions s USING UNNEST($1::text[], $2::bigint[]) AS dead (node_id, incarnation)
+         WHERE s.node_id = dead.node_id AND s.incarnation = dead.incarnation
+           AND NOT EXISTS (SELECT 1 FROM nodes n
              WHERE n.node_id = s.node_id AND n.incarnation = s.incarnation AND n.lease_until > now())
-         RETURNING player_id"
+         RETURNING s.player_id",
+        &nodes,
+        &incarnations,
     )
     .fetch_all(&mut *tx)
     .await?;
@@ -130,6 +129,26 @@ pub async fn sweep_dead(pool: &PgPool, sweep_lock: i64, player_lock: i32) -> Res
     let gone = without_sessions(&mut tx, &players).await?;
     tx.commit().await?;
     Ok(gone)
+}
+
+/// Incarnations that have sessions but no lease. Walks the index from holder to holder: as many steps as there are nodes,
+/// however many sessions they hold, because every node asks this all the time.
+async fn dead_holders(pool: &PgPool) -> Result<(Vec<String>, Vec<i64>)> {
+    let rows = sqlx::query!(
+        r#"WITH RECURSIVE holders (node_id, incarnation) AS (
+               (SELECT node_id, incarnation FROM sessions ORDER BY node_id, incarnation LIMIT 1)
+               UNION ALL
+               SELECT next.node_id, next.incarnation FROM holders h CROSS JOIN LATERAL (
+                   SELECT s.node_id, s.incarnation FROM sessions s
+                   WHERE (s.node_id, s.incarnation) > (h.node_id, h.incarnation)
+                   ORDER BY s.node_id, s.incarnation LIMIT 1) AS next)
+           SELECT h.node_id AS "node_id!", h.incarnation AS "incarnation!" FROM holders h
+           WHERE NOT EXISTS (SELECT 1 FROM nodes n
+               WHERE n.node_id = h.node_id AND n.incarnation = h.incarnation AND n.lease_until > now())"#
+    )
+    .fetch_all(pool)
+    .await?;
+    Ok(rows.into_iter().map(|row| (row.node_id, row.incarnation)).unzip())
 }
 
 /// How these players are seen now; who is not listed is offline. The newest session counts.
