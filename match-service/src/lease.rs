@@ -44,7 +44,8 @@ impl LeaseGuard {
     /// Whether any matchmaker or gateway still answers. What it answers does not matter.
     async fn anybody_answers(&self) -> bool {
         let nodes = self.directory.all();
-        let others = nodes.iter().filter(|node| [Role::Gateway, Role::Matchmaker].iter().any(|r| node.role == r.as_str()));
+        let others =
+            nodes.iter().filter(|node| [Role::Gateway, Role::Matchmaker].iter().any(|r| node.role == r.as_str()));
         let mut asked: FuturesUnordered<_> = others
             .filter(|node| node.state != "stopped")
             .filter_map(|node| node.grpc_addr.as_deref())
@@ -81,12 +82,20 @@ pub async fn guard(guard: LeaseGuard, stop: CancellationToken) {
         let silent_ms = u64::try_from(guard.membership.last_contact().as_millis()).unwrap_or(u64::MAX);
         if guard.anybody_answers().await {
             if !std::mem::replace(&mut in_doubt, true) {
-                tracing::warn!(silent_ms, matches = guard.host.count(), "The database is away; others answer, so the matches go on.");
+                tracing::warn!(
+                    silent_ms,
+                    matches = guard.host.count(),
+                    "The database is away; others answer, so the matches go on."
+                );
             }
             continue;
         }
         if !guard.membership.holds_lease() {
-            tracing::error!(silent_ms, matches = guard.host.count(), "The lease is lost and nobody answers; this host's matches stop.");
+            tracing::error!(
+                silent_ms,
+                matches = guard.host.count(),
+                "The lease is lost and nobody answers; this host's matches stop."
+            );
             guard.host.stop_all(Stop::Lost);
         }
     }
