@@ -1,5 +1,7 @@
 //! Matches: what a host writes for its own under the fence of (host, incarnation, epoch), and what everybody reads.
 
+use std::collections::HashSet;
+
 use asobi_proto::mode::ModeSettings;
 use sqlx::{PgConnection, PgPool, types::time::OffsetDateTime};
 use uuid::Uuid;
@@ -267,24 +269,30 @@ pub async fn abandon(pool: &PgPool, match_id: Uuid) -> Result<bool, Error> {
     Ok(done.rows_affected() == 1)
 }
 
-/// The host takes the match that its row gives it: `allocating` → `running`. Returns the row's mode and players in seat order; none: the row
-/// is not, or no longer, this host's. Repeating a claim that succeeded answers as the first did.
+/// A host takes the matches that their rows give it: `allocating` → `running`, all in one statement. Answers match and epoch of those it has now;
+/// the rows of the others are not, or no longer, this host's. Repeating a claim that succeeded answers as the first did.
 ///
 /// # Errors
-/// The database did not answer; whether the claim happened is unknown and it may be repeated.
-pub async fn claim(pool: &PgPool, fence: &Fence) -> Result<Option<(String, Vec<Uuid>)>, Error> {
-    let row = sqlx::query!(
-        "UPDATE matches SET state = 'running', started_at = coalesce(started_at, now())
-         WHERE id = $1 AND host_node = $2 AND host_incarnation = $3 AND epoch = $4 AND state IN ('allocating', 'running')
-         RETURNING mode, players",
-        fence.match_id,
-        fence.host_node,
-        fence.host_incarnation,
-        fence.epoch,
+/// The database did not answer; whether the claims happened is unknown and they may be repeated.
+pub async fn claim(pool: &PgPool, fences: &[Fence]) -> Result<HashSet<(Uuid, i64)>, Error> {
+    let ids: Vec<Uuid> = fences.iter().map(|fence| fence.match_id).collect();
+    let hosts: Vec<String> = fences.iter().map(|fence| fence.host_node.clone()).collect();
+    let incarnations: Vec<i64> = fences.iter().map(|fence| fence.host_incarnation).collect();
+    let epochs: Vec<i64> = fences.iter().map(|fence| fence.epoch).collect();
+    let rows = sqlx::query!(
+        "UPDATE matches m SET state = 'running', started_at = coalesce(m.started_at, now())
+         FROM UNNEST($1::uuid[], $2::text[], $3::bigint[], $4::bigint[]) AS c (id, host_node, host_incarnation, epoch)
+         WHERE m.id = c.id AND m.host_node = c.host_node AND m.host_incarnation = c.host_incarnation AND m.epoch = c.epoch
+           AND m.state IN ('allocating', 'running')
+         RETURNING m.id, m.epoch",
+        &ids,
+        &hosts,
+        &incarnations,
+        &epochs,
     )
-    .fetch_optional(pool)
+    .fetch_all(pool)
     .await?;
-    Ok(row.map(|row| (row.mode, row.players)))
+    Ok(rows.into_iter().map(|row| (row.id, row.epoch)).collect())
 }
 
 /// How a match ended.

@@ -8,6 +8,7 @@
 //! Invariant: a match that has not claimed its row delivers nothing and answers nobody.
 
 mod actor;
+mod claims;
 mod mailbox;
 mod port;
 mod room;
@@ -398,8 +399,8 @@ fn prepare(host: &Host, factory: &dyn GameFactory, new: &NewMatch) -> Result<Roo
 async fn claim(rows: &dyn Rows, fence: &Fence) -> Result<(), CreateError> {
     for _ in 0..CLAIMS {
         match rows.claim(fence.clone()).await {
-            Ok(Some(_)) => return Ok(()),
-            Ok(None) => {
+            Ok(true) => return Ok(()),
+            Ok(false) => {
                 return Err(CreateError::Fenced("the match's row is not, or no longer, this host's".into()));
             }
             Err(error) => {

@@ -1,6 +1,6 @@
 //! What a match asks of the database, so that the rules of a match can be tested without one.
 
-use std::{future::Future, time::Duration};
+use std::{future::Future, sync::Arc, time::Duration};
 
 use asobi_bus::Publisher;
 use asobi_proto::{
@@ -17,11 +17,13 @@ use sqlx::PgPool;
 use tokio::runtime::Handle;
 use uuid::Uuid;
 
+use super::claims::Claims;
+
 /// A match's rows. Every call is bounded in time; after an error the outcome is unknown and the call may be repeated.
 #[async_trait]
 pub trait Rows: Send + Sync {
-    /// See [`matches::claim`].
-    async fn claim(&self, fence: Fence) -> Result<Option<(String, Vec<Uuid>)>, Error>;
+    /// Whether the match is this host's, and runs. Repeating it answers the same.
+    async fn claim(&self, fence: Fence) -> Result<bool, Error>;
     /// True once the match has ended under this fence, also when it had before.
     async fn finish(&self, fence: Fence, finished: bool, result: String, effects: Vec<Effect>) -> Result<bool, Error>;
     /// See [`matches::take_seat`].
@@ -37,14 +39,20 @@ pub trait Rows: Send + Sync {
 /// The rows in PostgreSQL. Connections belong to the runtime that opened them, so all work runs on the process's main one, whichever worker's
 /// match asks.
 pub struct PgRows {
-    pub pool: PgPool,
-    pub publisher: Publisher,
-    pub runtime: Handle,
-    /// Of one call, from our side.
-    pub timeout: Duration,
+    pool: PgPool,
+    publisher: Publisher,
+    runtime: Handle,
+    timeout: Duration,
+    claims: Arc<Claims>,
 }
 
 impl PgRows {
+    /// Call within the process's runtime. `timeout`: of one call, from our side.
+    #[must_use]
+    pub fn new(pool: PgPool, publisher: Publisher, timeout: Duration) -> Self {
+        Self { pool, publisher, runtime: Handle::current(), timeout, claims: Arc::default() }
+    }
+
     async fn run<T, F>(&self, work: F) -> Result<T, Error>
     where
         T: Send + 'static,
@@ -66,9 +74,9 @@ impl PgRows {
 
 #[async_trait]
 impl Rows for PgRows {
-    async fn claim(&self, fence: Fence) -> Result<Option<(String, Vec<Uuid>)>, Error> {
-        let pool = self.pool.clone();
-        self.run(async move { matches::claim(&pool, &fence).await }).await
+    async fn claim(&self, fence: Fence) -> Result<bool, Error> {
+        let (pool, claims, bound) = (self.pool.clone(), Arc::clone(&self.claims), self.timeout);
+        self.run(async move { claims.claim(&pool, fence, bound).await }).await
     }
 
     async fn finish(&self, fence: Fence, finished: bool, result: String, effects: Vec<Effect>) -> Result<bool, Error> {

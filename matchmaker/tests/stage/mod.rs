@@ -238,10 +238,10 @@ impl MatchHostService for Service {
             host_incarnation: me.incarnation,
             epoch: request.epoch,
         };
-        match matches::claim(&self.node.pool, &fence).await.expect("the database answers") {
-            None => Err(Status::failed_precondition("not mine")),
-            Some(_) if self.acts == Acts::Claims => std::future::pending().await,
-            Some(_) => Ok(Response::new(CreateMatchResponse {})),
+        match matches::claim(&self.node.pool, &[fence]).await.expect("the database answers") {
+            mine if mine.is_empty() => Err(Status::failed_precondition("not mine")),
+            _ if self.acts == Acts::Claims => std::future::pending().await,
+            _ => Ok(Response::new(CreateMatchResponse {})),
         }
     }
 
