@@ -1,35 +1,26 @@
 //! `asobi.match.v1`, the host's side: making matches, and one stream per node that holds players.
 
-use std::{
-    pin::Pin,
-    sync::Arc,
-    task::{Context, Poll},
-};
+mod outgoing;
+
+use std::{sync::Arc, time::Duration};
 
 use asobi_proto::match_v1::{
-    CreateMatchRequest, CreateMatchResponse, ProbeRequest, ProbeResponse, RelayDeliver, RelayDropped, RelayEnter,
-    RelayEntered, RelayHello, RelayLeft, RelayRequest, RelayResponse, match_host_service_server::MatchHostService,
-    relay_request, relay_response::Kind,
+    CreateMatchRequest, CreateMatchResponse, ProbeRequest, ProbeResponse, RelayEnter, RelayEntered, RelayHello,
+    RelayLeft, RelayRequest, match_host_service_server::MatchHostService, relay_request, relay_response::Kind,
 };
 use asobi_service_kit::telemetry;
-use asobi_session::link::{Edge, Entry, FrameKind, LinkError, MatchLink, SessionNo};
+use asobi_session::link::{Edge, Entry, LinkError, MatchLink, SessionNo};
 use bytes::Bytes;
-use parking_lot::Mutex;
-use tokio::sync::mpsc;
-use tokio_stream::{Stream, StreamExt as _, wrappers::ReceiverStream};
-use tokio_util::{
-    sync::{CancellationToken, WaitForCancellationFutureOwned},
-    task::TaskTracker,
-};
+use tokio_stream::StreamExt as _;
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tonic::{Request, Response, Status, Streaming};
 use uuid::Uuid;
 
+use self::outgoing::{Outgoing, RelayEdge};
 use crate::host::{CreateError, Host, HostLink, NewMatch, Port, refused};
 
-/// Messages that may wait in one stream towards a node. States stop at three quarters of it: a later one replaces them. An event that finds no
-/// room ends the stream, and the node attaches its sessions again.
-const QUEUE: usize = 2048;
-const STATES: usize = QUEUE / 4 * 3;
+/// How long a node may take to say who it is.
+const HELLO: Duration = Duration::from_secs(10);
 /// Inputs a node may hand over in one message, bytes.
 const INPUT_BYTES: usize = 128 * 1024;
 /// Players one match can be formed with.
@@ -70,12 +61,10 @@ impl MatchHostService for HostService {
     type RelayStream = Outgoing;
 
     async fn relay(&self, request: Request<Streaming<RelayRequest>>) -> Result<Response<Outgoing>, Status> {
-        let (sender, queue) = mpsc::channel(QUEUE);
-        let over = self.stop.child_token();
-        let edge = Arc::new(RelayEdge { outgoing: Mutex::new(Some(sender)), over: over.clone() });
+        let (edge, outgoing) = outgoing::new(self.stop.child_token());
         let stream = Relay { host: Arc::clone(&self.host), edge, tasks: self.tasks.clone() };
         self.tasks.spawn(stream.run(request.into_inner()));
-        Ok(Response::new(Outgoing { queue: ReceiverStream::new(queue), over: Box::pin(over.cancelled_owned()) }))
+        Ok(Response::new(outgoing))
     }
 }
 
@@ -108,71 +97,6 @@ fn status(error: &CreateError) -> Status {
     }
 }
 
-/// What leaves through one stream.
-struct RelayEdge {
-    /// None: the stream has ended.
-    outgoing: Mutex<Option<mpsc::Sender<Result<RelayResponse, Status>>>>,
-    over: CancellationToken,
-}
-
-impl RelayEdge {
-    fn send(&self, kind: Kind) {
-        let response = RelayResponse { kind: Some(kind) };
-        let full = match &*self.outgoing.lock() {
-            Some(outgoing) => matches!(outgoing.try_send(Ok(response)), Err(mpsc::error::TrySendError::Full(_))),
-            None => false,
-        };
-        if full {
-            metrics::counter!("asobi_match_relay_overflows_total").increment(1);
-            tracing::warn!("A node does not keep up with its matches; its stream is ended.");
-            self.over.cancel();
-        }
-    }
-
-    fn has_room_for_states(&self) -> bool {
-        self.outgoing.lock().as_ref().is_some_and(|outgoing| outgoing.capacity() > QUEUE - STATES)
-    }
-}
-
-impl Edge for RelayEdge {
-    fn deliver(&self, sessions: &[SessionNo], kind: FrameKind, frame: Bytes) {
-        if kind == FrameKind::State && !self.has_room_for_states() {
-            metrics::counter!("asobi_match_relay_states_dropped_total").increment(1);
-            return;
-        }
-        self.send(Kind::Deliver(RelayDeliver {
-            sessions: sessions.iter().map(|session| session.0).collect(),
-            kind: kind.into(),
-            frame,
-        }));
-    }
-
-    fn dropped(&self, sessions: &[SessionNo], match_id: Uuid) {
-        self.send(Kind::Dropped(RelayDropped {
-            sessions: sessions.iter().map(|session| session.0).collect(),
-            match_id: match_id.hyphenated().to_string(),
-        }));
-    }
-}
-
-/// What a node reads: the queue, until it is over.
-pub struct Outgoing {
-    queue: ReceiverStream<Result<RelayResponse, Status>>,
-    over: Pin<Box<WaitForCancellationFutureOwned>>,
-}
-
-impl Stream for Outgoing {
-    type Item = Result<RelayResponse, Status>;
-
-    fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
-        // What is queued goes first: the last words of matches that have just ended.
-        match Pin::new(&mut self.queue).poll_next(cx) {
-            Poll::Ready(item) => Poll::Ready(item),
-            Poll::Pending => self.over.as_mut().poll(cx).map(|()| None),
-        }
-    }
-}
-
 /// One stream.
 struct Relay {
     host: Arc<Host>,
@@ -193,13 +117,12 @@ impl Relay {
             link.port.close();
             tracing::info!(node.id = hello.node_id, "A node's relay has ended.");
         }
-        self.edge.outgoing.lock().take();
-        self.edge.over.cancel();
+        self.edge.close();
     }
 
     async fn hello(&self, incoming: &mut Streaming<RelayRequest>) -> Option<RelayHello> {
-        match self.next(incoming).await {
-            Some(relay_request::Kind::Hello(hello)) => Some(hello),
+        match tokio::time::timeout(HELLO, self.next(incoming)).await {
+            Ok(Some(relay_request::Kind::Hello(hello))) => Some(hello),
             _ => None,
         }
     }
@@ -215,7 +138,7 @@ impl Relay {
                 }
                 None => None,
             },
-            () = self.edge.over.cancelled() => None,
+            () = self.edge.over() => None,
         }
     }
 
@@ -240,6 +163,12 @@ impl Relay {
             }
             relay_request::Kind::Detach(detach) => link.detach(SessionNo(detach.session)),
             relay_request::Kind::Input(input) => {
+                let span = input.traceparent.as_deref().map_or_else(tracing::Span::none, |parent| {
+                    let span = tracing::debug_span!("match input", session.no = input.session);
+                    telemetry::set_parent(&span, parent);
+                    span
+                });
+                let _entered = span.enter();
                 if input.payload.len() <= INPUT_BYTES {
                     // An input that finds no room is lost, as the edge cannot be told any more; it is counted there.
                     let _ = link.input(SessionNo(input.session), input.number, input.payload);
