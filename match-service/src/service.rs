@@ -14,7 +14,7 @@ use asobi_proto::{
     match_v1::match_host_service_server::MatchHostServiceServer,
 };
 use asobi_rest::RestDeps;
-use asobi_service_kit::{Config, Shutdown, health::Readiness, server};
+use asobi_service_kit::{Config, Shutdown, health::Readiness, server, service::Misconfigured};
 use asobi_session::{
     auth::{Issuer, Verifier},
     hub::{self, Hub, HubDeps},
@@ -76,8 +76,9 @@ fn load_games(config: &Config, games: Registry) -> anyhow::Result<Registry> {
         memory_bytes: config.matches.memory_bytes,
         callback: Duration::from_millis(config.matches.callback_ms),
     };
-    let (registry, manifest) =
-        lua::load(&config.matches.games, limits).context("match.games names a folder whose games do not load")?;
+    let (registry, manifest) = lua::load(&config.matches.games, limits)
+        .map_err(|error| Misconfigured(error.to_string()))
+        .context("match.games names a folder whose games do not load")?;
     if let Some(guests) = manifest.guest_auth {
         tracing::info!(guests, "The games' manifest has a wish about guests; auth.guest decides.");
     }

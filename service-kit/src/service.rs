@@ -10,6 +10,13 @@ use crate::{
     telemetry,
 };
 
+/// Why a service refuses to start with what the operator gave it besides the configuration's keys, such as a folder of games: every mistake, on
+/// lines of its own. An error of a service that is or wraps one ends the process with [`config::EXIT_CONFIG`], as a wrong key does, so that nobody
+/// starts it again before it was corrected.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+pub struct Misconfigured(pub String);
+
 /// The `main` of a service's own binary: parses [`ConfigArgs`] from the command line, then [`main`].
 ///
 /// ```no_run
@@ -52,7 +59,7 @@ pub fn parse<A: Parser>() -> Result<A, ExitCode> {
 
 /// Runs one service to its end. `role` is "gateway", "match", "matchmaker" or "social".
 ///
-/// Exit codes: 0 after a drain, 1 if something failed, 64 for a wrong configuration.
+/// Exit codes: 0 after a drain, 1 if something failed, 64 for a wrong configuration ([`Misconfigured`] too).
 pub fn main<F, Fut>(role: &'static str, args: &ConfigArgs, run: F) -> ExitCode
 where
     F: FnOnce(Arc<Config>, Shutdown) -> Fut,
@@ -108,14 +115,18 @@ where
             Ok(())
         }
     };
+    let mut code = ExitCode::FAILURE;
     if let Err(error) = ended {
         tracing::error!(node.id = config.node.id, "asobi-{role} ends: {error:#}");
+        if error.downcast_ref::<Misconfigured>().is_some() {
+            code = ExitCode::from(config::EXIT_CONFIG);
+        }
         shutdown.fail();
     }
     shutdown.begin();
     shutdown.finished().await;
     tracing::info!(node.id = config.node.id, "asobi-{role} has ended");
-    if shutdown.failed() { ExitCode::FAILURE } else { ExitCode::SUCCESS }
+    if shutdown.failed() { code } else { ExitCode::SUCCESS }
 }
 
 /// Starts the drain when standard input ends. The supervisor never writes and holds the other end, so that it ends
