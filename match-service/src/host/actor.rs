@@ -1,8 +1,9 @@
 //! The task that owns a match: takes its messages, keeps its time, and writes its rows one after the other.
 
-use std::{future::Future, pin::Pin, sync::Arc, time::Duration};
+use std::{future::Future, panic::AssertUnwindSafe, pin::Pin, sync::Arc, time::Duration};
 
 use asobi_store::matches::{Fence, SeatTaken};
+use futures_util::FutureExt as _;
 use tokio::{
     task::yield_now,
     time::{Instant, sleep, sleep_until},
@@ -48,8 +49,24 @@ impl Actor {
         Self { room, fence, mailbox, rows, writing: None, waiting: Vec::new(), over: false }
     }
 
-    /// Runs the match until its end is written or it may no longer be.
+    /// Runs the match until its end is written or it may no longer be. One that panics ends as failed.
     pub async fn run(mut self) {
+        let mut panics = 0;
+        while AssertUnwindSafe(self.play()).catch_unwind().await.is_err() {
+            panics += 1;
+            if panics > 1 {
+                return;
+            }
+            tracing::error!(game.match_id = %self.fence.match_id, "A match has panicked; it ends as failed.");
+            // Whatever was being written goes on by itself; the end comes after it or makes it come to nothing.
+            self.writing = None;
+            self.waiting.clear();
+            // The game is not called any more, and rooms that end call nothing else that could be half-changed.
+            self.room.break_off();
+        }
+    }
+
+    async fn play(&mut self) {
         while !self.over {
             self.start_writing();
             let due = self.room.next_due();

@@ -451,6 +451,14 @@ impl Room {
     pub fn settle(&mut self) {
         if self.ending() {
             return;
+    /// Ends the match as failed without calling the game again.
+    pub fn break_off(&mut self) {
+        self.finish(false, json!({"error": "host_failed"}).to_string());
+        self.phase = Phase::Ending;
+        self.joining = 0;
+        self.ops.clear();
+    }
+
         }
         if self.phase == Phase::Waiting && self.seats.len() >= self.settings.min_players as usize {
             self.phase = Phase::Running;

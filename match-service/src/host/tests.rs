@@ -168,6 +168,7 @@ impl Game for Diary {
         if input.contains("later") {
             outcome.timers.push(Timer { after: Duration::from_secs(3), name: "bell".into(), data: None });
         }
+        assert!(!input.contains("panic"), "on purpose");
         if input.contains("finish") {
             outcome.finished = Some(r#"{"winner":1}"#.into());
         }

@@ -377,3 +377,22 @@ async fn a_host_that_goes_down_ends_its_matches() {
     })
     .await;
 }
+#[tokio::test(start_paused = true)]
+async fn a_game_that_panics_ends_at_once_and_says_so() {
+    local(async {
+        let play = Bench::start(turns(), &[1, 2]);
+        let edge = edge();
+        let a = port(&edge, "g0#1");
+        play.enter(&a, 1, 1, None).await.expect("attached");
+        play.input(&a, 1, 1, "score").expect("queued");
+        pass(0).await;
+        play.input(&a, 1, 2, "panic").expect("queued");
+        pass(0).await;
+        assert_eq!(play.written(), ["effects 1", "finish false {\"error\":\"host_failed\"}"]);
+        assert_eq!(edge.seen(1, "match.finished")[0]["result"], json!({"error": "host_failed"}));
+        assert_eq!(*edge.dropped.lock(), [1]);
+        play.task.await.expect("the match is gone, and its thread is not");
+    })
+    .await;
+}
+
