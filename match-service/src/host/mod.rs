@@ -98,11 +98,11 @@ pub enum CreateError {
     Unclaimed,
 }
 
-type Done = Option<Result<(), CreateError>>;
+/// Since when it runs, or why it does not.
+type Done = Option<Result<Instant, CreateError>>;
 
 struct Entry {
     handle: MatchHandle,
-    since: Instant,
     /// How its start went, once that is known.
     done: watch::Receiver<Done>,
 }
@@ -173,7 +173,7 @@ impl Host {
     pub fn running(&self, match_id: Uuid) -> Option<i64> {
         let matches = self.matches.lock();
         let entry = matches.get(&match_id)?;
-        let runs = matches!(&*entry.done.borrow(), Some(Ok(())));
+        let runs = matches!(&*entry.done.borrow(), Some(Ok(_)));
         runs.then_some(entry.handle.epoch)
     }
 
@@ -196,7 +196,7 @@ impl Host {
         self.check_fences(&new)?;
         let mut done = self.begin(new)?;
         match done.wait_for(Option::is_some).await {
-            Ok(done) => done.clone().unwrap_or(Err(CreateError::Unclaimed)),
+            Ok(done) => done.clone().unwrap_or(Err(CreateError::Unclaimed)).map(drop),
             Err(_) => Err(CreateError::Game("its task broke off".into())),
         }
     }
@@ -261,7 +261,7 @@ impl Host {
             // The job was dropped, and with it the presence that counted it.
             return Err(CreateError::Full);
         }
-        matches.insert(handle.match_id, Entry { handle, since: Instant::now(), done: done.clone() });
+        matches.insert(handle.match_id, Entry { handle, done: done.clone() });
         let count = matches.len();
         drop(matches);
         self.tell_load(count);
@@ -312,15 +312,16 @@ impl Host {
         tokio::time::timeout(within, empty).await.is_ok()
     }
 
-    /// Compares with the rows that name this incarnation, as read after `read_from`: matches whose row is not ours any more stop. Returns rows
-    /// of ours that no match belongs to.
+    /// Compares with the rows that name this incarnation, as read after `read_from`: matches that ran by then and whose row is not ours any more
+    /// stop. Returns rows of ours that no match belongs to.
     #[must_use]
     pub fn compare(&self, rows: &[(Uuid, i64)], read_from: Instant) -> Vec<(Uuid, i64)> {
         let held: HashSet<(Uuid, i64)> = rows.iter().copied().collect();
         let matches = self.matches.lock();
         for (id, entry) in matches.iter() {
-            let started = matches!(&*entry.done.borrow(), Some(Ok(())));
-            if started && entry.since < read_from && !held.contains(&(*id, entry.handle.epoch)) {
+            // One that was claimed since is not in what was read.
+            let ran = matches!(&*entry.done.borrow(), Some(Ok(since)) if *since < read_from);
+            if ran && !held.contains(&(*id, entry.handle.epoch)) {
                 entry.handle.post(Message::Stop(Stop::Lost));
             }
         }
@@ -378,7 +379,7 @@ async fn live(
     match claimed {
         Ok(room) => {
             tracing::info!(game.match_id = %new.match_id, game.mode = new.mode, players = new.players.len(), "A match runs.");
-            tell.send_replace(Some(Ok(())));
+            tell.send_replace(Some(Ok(Instant::now())));
             Actor::new(room, fence, inbox, Arc::clone(&host.rows)).run().await;
             tracing::info!(game.match_id = %new.match_id, game.mode = new.mode, "A match has ended.");
         }
