@@ -1,7 +1,7 @@
 //! What matches do to the world outside, on its way out: the rows a host writes. They are applied elsewhere, each once.
 
 use asobi_proto::effect::ScoreEffect;
-use sqlx::{PgConnection, PgPool, types::Json};
+use sqlx::{PgConnection, PgPool};
 
 use crate::{
     Error,
@@ -37,16 +37,26 @@ pub async fn append(pool: &PgPool, fence: &Fence, effects: &[Effect]) -> Result<
 
 /// The rows, inside a transaction that already holds the match's fence.
 pub(crate) async fn insert(conn: &mut PgConnection, fence: &Fence, effects: &[Effect]) -> Result<(), Error> {
-    for effect in effects {
-        let EffectBody::Score(score) = &effect.body;
-        sqlx::query!(
-            "INSERT INTO match_effects (match_id, ordinal, kind, body) VALUES ($1, $2, 'score', $3) ON CONFLICT DO NOTHING",
-            fence.match_id,
-            effect.ordinal,
-            Json(score) as _,
-        )
-        .execute(&mut *conn)
-        .await?;
+    if effects.is_empty() {
+        return Ok(());
     }
+    let ordinals: Vec<i64> = effects.iter().map(|effect| effect.ordinal).collect();
+    let bodies: Vec<serde_json::Value> = effects
+        .iter()
+        .map(|effect| match &effect.body {
+            EffectBody::Score(score) => serde_json::to_value(score),
+        })
+        .collect::<Result<_, _>>()
+        .map_err(|source| Error::Corrupt { what: "effect", source })?;
+    sqlx::query!(
+        "INSERT INTO match_effects (match_id, ordinal, kind, body)
+         SELECT $1, ordinal, 'score', body FROM UNNEST($2::bigint[], $3::jsonb[]) AS e (ordinal, body)
+         ON CONFLICT DO NOTHING",
+        fence.match_id,
+        &ordinals,
+        &bodies,
+    )
+    .execute(conn)
+    .await?;
     Ok(())
 }

@@ -37,6 +37,8 @@ const FAILURES: u32 = 20;
 const TIMERS: usize = 256;
 /// Writes that may wait before nobody else is let in.
 const OPS: usize = 64;
+/// Effects that may wait while the database does not answer; more are dropped and counted.
+pub const EFFECTS: usize = 8192;
 /// How long a match without any player waits for its first.
 const NOBODY_CAME: Duration = Duration::from_secs(30);
 

@@ -10,7 +10,7 @@ use serde_json::json;
 use tokio::time::Instant;
 use uuid::Uuid;
 
-use super::{Due, End, FAILURES, Room, TIMERS};
+use super::{Due, EFFECTS, End, FAILURES, Room, TIMERS};
 use crate::game::{Game, GameError, Outcome, Push};
 
 impl Room {
@@ -149,6 +149,12 @@ impl Room {
             self.joinable = joinable;
         }
         for score in outcome.scores {
+            // The contract of scripts sees to the board's name already; games in Rust may say anything, and what cannot be written would keep the
+            // match from ending.
+            if self.effects.len() >= EFFECTS || score.board.contains('\0') {
+                metrics::counter!("asobi_match_effects_dropped_total").increment(1);
+                continue;
+            }
             self.effects.push(Effect {
                 ordinal: self.next_ordinal,
                 body: EffectBody::Score(ScoreEffect {
@@ -183,7 +189,8 @@ impl Room {
 
 /// A result that PostgreSQL can store as it is; games in Rust may say anything.
 fn storable(result: String) -> String {
-    let json = serde_json::from_str::<serde::de::IgnoredAny>(&result).is_ok();
+    // Read as a whole: unlike a mere look at it, that refuses numbers and surrogates which the database refuses too.
+    let json = serde_json::from_str::<serde_json::Value>(&result).is_ok();
     if json && !result.contains("\\u0000") {
         return result;
     }
