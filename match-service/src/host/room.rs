@@ -5,7 +5,7 @@
 //!   Waiting ──min_players are seated──▶ Running ──finished, failed, everybody left──▶ Ending ──row committed──▶ gone
 //!      └───────────────────── nobody came, stopped ──────────────────────────────────▲
 //! ```
-//! Waiting and Ending matches take no inputs and do not tick; an Ending one takes nobody in.
+//! Waiting matches do not tick, and take inputs only where they never do (turn-based modes); Ending ones do neither and take nobody in.
 
 mod calls;
 
@@ -382,7 +382,9 @@ impl Room {
 
     /// An input arrived.
     pub fn input(&mut self, session: SessionKey, number: u64, payload: Bytes, mailbox: &Mailbox) {
-        let player = if self.phase == Phase::Running { self.seats.is_new_input(session, number) } else { None };
+        // Without ticks there is nothing to wait for: the game itself says that somebody is missing.
+        let taken = self.phase == Phase::Running || (self.phase == Phase::Waiting && self.turn_based());
+        let player = if taken { self.seats.is_new_input(session, number) } else { None };
         let Some(player) = player else {
             mailbox.input_done();
             return;
