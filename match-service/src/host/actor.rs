@@ -165,12 +165,18 @@ impl Actor {
                 let taken = rows.take_seat(fence, joining.player).await;
                 Written::Seat(joining, taken)
             }),
-            Op::GiveUp { players, reply } => Box::pin(async move {
-                persist("seats", || rows.give_up_seats(fence.clone(), players.clone())).await;
-                if let Some(reply) = reply {
-                    let _ = reply.send(());
+            Op::GiveUp { mut players, reply } => Box::pin({
+                // Who has a seat again by now, or through another session, keeps its row.
+                players.retain(|player| !self.room.seats.has(*player));
+                async move {
+                    if !players.is_empty() {
+                        persist("seats", || rows.give_up_seats(fence.clone(), players.clone())).await;
+                    }
+                    if let Some(reply) = reply {
+                        let _ = reply.send(());
+                    }
+                    Written::Other
                 }
-                Written::Other
             }),
             Op::Effects => {
                 let effects = self.room.effects.clone();
@@ -223,6 +229,10 @@ impl Actor {
                 self.room.ops.push_back(Op::GiveUp { players: vec![joining.player], reply: None });
                 let _ = joining.reply.send(Err(LinkError::Unavailable));
             }
+        }
+        // Somebody who did not come after all may have been the last one it waited for.
+        if !self.over {
+            self.room.settle();
         }
     }
 }

@@ -196,6 +196,9 @@ impl Room {
         if !without.is_empty() {
             room.ops.push_back(Op::GiveUp { players: without, reply: None });
         }
+        if !players.is_empty() && room.seats.is_empty() {
+            room.finish(true, json!({"reason": "nobody_came"}).to_string());
+        }
         room.settle();
         Ok(room)
     }
@@ -374,9 +377,6 @@ impl Room {
             }
         }
         self.ops.push_back(Op::GiveUp { players, reply });
-        if self.seats.is_empty() && self.joining == 0 && self.end.is_none() {
-            self.finish(true, json!({"reason": "everybody_left"}).to_string());
-        }
         self.settle();
     }
 
@@ -451,10 +451,6 @@ impl Room {
         metrics::histogram!("asobi_match_tick_seconds").record(started.elapsed().as_secs_f64());
     }
 
-    /// Draws the conclusions: start, states of turn-based games, listing, effects, end.
-    pub fn settle(&mut self) {
-        if self.ending() {
-            return;
     /// Ends the match as failed without calling the game again.
     pub fn break_off(&mut self) {
         self.finish(false, json!({"error": "host_failed"}).to_string());
@@ -463,6 +459,13 @@ impl Room {
         self.ops.clear();
     }
 
+    /// Draws the conclusions: start, states of turn-based games, listing, effects, end.
+    pub fn settle(&mut self) {
+        if self.ending() {
+            return;
+        }
+        if self.seats.is_empty() && self.joining == 0 && self.deserted_at.is_none() {
+            self.finish(true, json!({"reason": "everybody_left"}).to_string());
         }
         if self.phase == Phase::Waiting && self.seats.len() >= self.settings.min_players as usize {
             self.phase = Phase::Running;

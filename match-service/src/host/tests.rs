@@ -144,7 +144,7 @@ impl Game for Diary {
     }
 
     fn join(&mut self, player: Uuid, ctx: Option<&str>, outcome: &mut Outcome) -> Result<Joined, GameError> {
-        if ctx.is_some_and(|ctx| ctx.contains("odd")) {
+        if ctx.is_some_and(|ctx| ctx.contains("odd")) || player.as_u128() == 66 {
             return Ok(Joined::Refused(Some("too_odd".into())));
         }
         self.pages.push(format!("join {}", player.as_u128()));

@@ -176,7 +176,7 @@ async fn joining_takes_a_row_and_the_games_consent() {
         let a = port(&edge, "g0#1");
         let view: Json = serde_json::from_str(&play.enter(&a, 1, 1, None).await.expect("attached")).expect("JSON");
         assert_eq!(view["status"], "waiting");
-        play.input(&a, 1, 1, "too early").expect("queued");
+        play.input(&a, 1, 1, "early").expect("queued");
         assert_eq!(
             play.enter(&a, 2, 2, Some(r#"{"odd":1}"#)).await,
             Err(LinkError::Refused { reason: "join_refused".into(), refused_reason: Some("too_odd".into()) })
@@ -211,7 +211,68 @@ async fn joining_takes_a_row_and_the_games_consent() {
             ]
         );
         let last = edge.seen(1, "match.state").pop().expect("a state");
-        assert!(!pages(&last).iter().any(|page| page.contains("too early")));
+        assert_eq!(pages(&last)[1], "1 early", "a game without ticks is asked at once");
+    })
+    .await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn before_the_first_tick_inputs_are_let_go() {
+    local(async {
+        let play = Bench::start(shared(), &[1]);
+        let edge = edge();
+        let a = port(&edge, "g0#1");
+        play.enter(&a, 1, 1, None).await.expect("attached");
+        play.input(&a, 1, 1, "too early").expect("queued");
+        play.enter(&a, 2, 2, Some("")).await.expect("joined");
+        pass(105).await;
+        let last = edge.seen(1, "match.state").pop().expect("a state");
+        assert_eq!(pages(&last), ["join 1", "join 2"]);
+    })
+    .await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_is_seated_through_another_session_keeps_the_seats_row() {
+    local(async {
+        let play = Bench::start(turns(), &[1]);
+        let edge = edge();
+        let a = port(&edge, "g0#1");
+        play.enter(&a, 1, 1, None).await.expect("attached");
+        // Both sessions ask before either has a seat; the game refuses the first one's wish.
+        let (refused, joined) =
+            tokio::join!(play.enter(&a, 2, 2, Some(r#"{"odd":1}"#)), play.enter(&a, 3, 2, Some("")));
+        assert!(refused.is_err() && joined.is_ok());
+        pass(0).await;
+        assert_eq!(play.written(), ["seat 2", "seat 2"]);
+    })
+    .await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_match_ends_when_the_last_wish_to_join_comes_to_nothing() {
+    local(async {
+        let play = Bench::start(turns(), &[1]);
+        let edge = edge();
+        let a = port(&edge, "g0#1");
+        play.enter(&a, 1, 1, None).await.expect("attached");
+        let (refused, ()) = tokio::join!(play.enter(&a, 2, 2, Some(r#"{"odd":1}"#)), play.leave(&a, 1));
+        assert!(refused.is_err());
+        play.task.await.expect("the match is gone");
+        assert_eq!(
+            play.rows.written.lock().last().map(String::as_str),
+            Some("finish true {\"reason\":\"everybody_left\"}")
+        );
+    })
+    .await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_match_whose_players_are_all_refused_ends() {
+    local(async {
+        let play = Bench::start(turns(), &[66]);
+        play.task.await.expect("the match is gone");
+        assert_eq!(*play.rows.written.lock(), ["finish true {\"reason\":\"nobody_came\"}"]);
     })
     .await;
 }
@@ -335,6 +396,25 @@ async fn a_game_that_used_up_its_memory_ends_at_once() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_game_that_panics_ends_at_once_and_says_so() {
+    local(async {
+        let play = Bench::start(turns(), &[1, 2]);
+        let edge = edge();
+        let a = port(&edge, "g0#1");
+        play.enter(&a, 1, 1, None).await.expect("attached");
+        play.input(&a, 1, 1, "score").expect("queued");
+        pass(0).await;
+        play.input(&a, 1, 2, "panic").expect("queued");
+        pass(0).await;
+        assert_eq!(play.written(), ["effects 1", "finish false {\"error\":\"host_failed\"}"]);
+        assert_eq!(edge.seen(1, "match.finished")[0]["result"], json!({"error": "host_failed"}));
+        assert_eq!(*edge.dropped.lock(), [1]);
+        play.task.await.expect("the match is gone, and its thread is not");
+    })
+    .await;
+}
+
+#[tokio::test(start_paused = true)]
 async fn timers_ring_without_ticks() {
     local(async {
         let play = Bench::start(turns(), &[1, 2]);
@@ -377,22 +457,3 @@ async fn a_host_that_goes_down_ends_its_matches() {
     })
     .await;
 }
-#[tokio::test(start_paused = true)]
-async fn a_game_that_panics_ends_at_once_and_says_so() {
-    local(async {
-        let play = Bench::start(turns(), &[1, 2]);
-        let edge = edge();
-        let a = port(&edge, "g0#1");
-        play.enter(&a, 1, 1, None).await.expect("attached");
-        play.input(&a, 1, 1, "score").expect("queued");
-        pass(0).await;
-        play.input(&a, 1, 2, "panic").expect("queued");
-        pass(0).await;
-        assert_eq!(play.written(), ["effects 1", "finish false {\"error\":\"host_failed\"}"]);
-        assert_eq!(edge.seen(1, "match.finished")[0]["result"], json!({"error": "host_failed"}));
-        assert_eq!(*edge.dropped.lock(), [1]);
-        play.task.await.expect("the match is gone, and its thread is not");
-    })
-    .await;
-}
-
