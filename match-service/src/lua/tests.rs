@@ -145,6 +145,15 @@ end"#,
 }
 
 #[test]
+fn a_callback_that_runs_too_long_changes_nothing_each_time() {
+    let mut play = counter("function tick(state) state.n = state.n + 1 while true do end end");
+    for _ in 0..3 {
+        assert!(play.tick().expect_err("never ends").message.contains("ran longer"));
+        assert_eq!(play.state()["n"], 0);
+    }
+}
+
+#[test]
 fn join_may_refuse_with_or_without_a_reason() {
     let mut play = counter(
         r#"local n = 0
