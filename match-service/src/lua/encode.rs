@@ -28,6 +28,9 @@ pub struct Encoder<'a> {
     /// Length of `out` that must not be passed.
     end: usize,
     limit: usize,
+    /// Values that may still be written, also where what was written is thrown away again: tables that turn out to be no arrays are written twice,
+    /// and so is each one inside of them.
+    left: usize,
     /// Tables with this metatable are arrays even when empty.
     array_marker: &'a Table,
 }
@@ -36,7 +39,7 @@ impl<'a> Encoder<'a> {
     /// Appends to `out` at most `limit` bytes.
     pub fn new(out: &'a mut String, limit: usize, array_marker: &'a Table) -> Self {
         let end = out.len().saturating_add(limit);
-        Self { out, end, limit, array_marker }
+        Self { out, end, limit, left: limit, array_marker }
     }
 
     /// Whole numbers become integers, numbers that JSON does not know `null`, keys 1..n an array.
@@ -48,6 +51,7 @@ impl<'a> Encoder<'a> {
     }
 
     fn write(&mut self, value: &Value, depth: usize) -> Result<(), EncodeError> {
+        self.left = self.left.checked_sub(1).ok_or(EncodeError::Size(self.limit))?;
         match value {
             Value::Nil => self.raw("null"),
             // The null of JSON inside of tables.
@@ -329,6 +333,8 @@ mod tests {
         assert_eq!(encode("string.rep('x', 200000)"), Err(EncodeError::Size(100_000)));
         let shared = "local t = {1} for _ = 1, 30 do t = {t, t} end return t";
         assert_eq!(encode(shared), Err(EncodeError::Size(100_000)));
+        let mixed = "local t = {1} for _ = 1, 30 do t = {t, also = 1} end return t";
+        assert_eq!(encode(mixed), Err(EncodeError::Size(100_000)));
     }
 
     proptest! {
