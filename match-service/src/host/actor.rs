@@ -12,7 +12,7 @@ use tokio::{
 use super::{
     mailbox::{Mailbox, Message, SessionKey, Stop},
     port::refused,
-    room::{Joining, Op, Room},
+    room::{GivenUp, Joining, Op, Room},
     rows::Rows,
 };
 use asobi_session::link::LinkError;
@@ -172,8 +172,12 @@ impl Actor {
                     if !players.is_empty() {
                         persist("seats", || rows.give_up_seats(fence.clone(), players.clone())).await;
                     }
-                    if let Some(reply) = reply {
-                        let _ = reply.send(());
+                    match reply {
+                        Some(GivenUp::Left(reply)) => {
+                            let _ = reply.send(());
+                        }
+                        Some(GivenUp::Refused(refused)) => drop(refused),
+                        None => {}
                     }
                     Written::Other
                 }

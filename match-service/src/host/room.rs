@@ -63,12 +63,34 @@ pub enum Op {
     TakeSeat(Joining),
     GiveUp {
         players: Vec<Uuid>,
-        reply: Option<oneshot::Sender<()>>,
+        reply: Option<GivenUp>,
     },
     /// Every effect that waits.
     Effects,
     /// The listing as it is then.
     Listing,
+}
+
+/// Who waits until seats' rows are gone. Dropping it is an answer, too: then the match has ended, and its seats with it.
+pub enum GivenUp {
+    Left(oneshot::Sender<()>),
+    Refused(RefusedByGame),
+}
+
+/// A refusal that is told when it is dropped: not before the row of the seat is gone, or who asks for another match in
+/// the next moment would be taken for a player of this one.
+pub struct RefusedByGame {
+    reply: Option<oneshot::Sender<Result<String, LinkError>>>,
+    reason: Option<String>,
+}
+
+impl Drop for RefusedByGame {
+    fn drop(&mut self) {
+        if let Some(reply) = self.reply.take() {
+            let refused_reason = self.reason.take();
+            let _ = reply.send(Err(LinkError::Refused { reason: "join_refused".into(), refused_reason }));
+        }
+    }
 }
 
 /// How a match ends.
@@ -113,7 +135,7 @@ pub struct Room {
     pub joining: usize,
     pub ops: VecDeque<Op>,
     /// Players who left with the match's end: dropped, and so answered, with the room.
-    leaving: Vec<oneshot::Sender<()>>,
+    leaving: Vec<GivenUp>,
     pub effects: Vec<Effect>,
     next_ordinal: i64,
     listed: Option<ListingState>,
@@ -278,12 +300,14 @@ impl Room {
         if !self.seats.has(joining.player)
             && let Err(reason) = self.seat(joining.player, joining.ctx.as_deref())
         {
-            self.ops.push_back(Op::GiveUp { players: vec![joining.player], reply: None });
-            let _ =
-                joining.reply.send(Err(LinkError::Refused { reason: "join_refused".into(), refused_reason: reason }));
+            let refused = RefusedByGame { reply: Some(joining.reply), reason };
+            let reply = Some(GivenUp::Refused(refused));
+            self.ops.push_back(Op::GiveUp { players: vec![joining.player], reply });
             self.settle();
             return;
         }
+        // Who completes the match is told that it runs.
+        self.begin();
         if still_there {
             self.attach(&joining.port, joining.session, joining.player, joining.reply);
         }
@@ -356,7 +380,7 @@ impl Room {
     /// The session's player gives up the seat.
     pub fn leave(&mut self, session: SessionKey, reply: oneshot::Sender<()>) {
         match self.seats.player_of(session) {
-            Some(player) if !self.ending() => self.vacate(vec![player], Some(reply)),
+            Some(player) if !self.ending() => self.vacate(vec![player], Some(GivenUp::Left(reply))),
             // Nothing to give up: that is an answer too.
             _ => {
                 let _ = reply.send(());
@@ -364,7 +388,7 @@ impl Room {
         }
     }
 
-    fn vacate(&mut self, players: Vec<Uuid>, reply: Option<oneshot::Sender<()>>) {
+    fn vacate(&mut self, players: Vec<Uuid>, reply: Option<GivenUp>) {
         for player in &players {
             if let Some(sessions) = self.seats.remove(*player) {
                 self.inputs.retain(|(from, _)| from != player);
@@ -459,6 +483,15 @@ impl Room {
         self.ops.clear();
     }
 
+    /// The match runs once enough players have a seat.
+    fn begin(&mut self) {
+        if self.phase == Phase::Waiting && self.seats.len() >= self.settings.min_players as usize {
+            self.phase = Phase::Running;
+            self.clock = TickClock::new(self.settings.tick_rate, Instant::now());
+            self.state_due = true;
+        }
+    }
+
     /// Draws the conclusions: start, states of turn-based games, listing, effects, end.
     pub fn settle(&mut self) {
         if self.ending() {
@@ -467,17 +500,14 @@ impl Room {
         if self.seats.is_empty() && self.joining == 0 && self.deserted_at.is_none() {
             self.finish(true, json!({"reason": "everybody_left"}).to_string());
         }
-        if self.phase == Phase::Waiting && self.seats.len() >= self.settings.min_players as usize {
-            self.phase = Phase::Running;
-            self.clock = TickClock::new(self.settings.tick_rate, Instant::now());
-            self.state_due = true;
-        }
+        self.begin();
         if self.turn_based() && std::mem::take(&mut self.state_due) {
             self.send_states();
         }
         if self.end.is_some() {
             self.phase = Phase::Ending;
-            // Who waits for a seat learns it from the dropped question at once, who leaves when the seat's row is gone.
+            // Who waits for a seat learns it from the dropped question at once, who leaves or was refused when the
+            // seat's row is gone.
             for op in self.ops.drain(..) {
                 if let Op::GiveUp { reply: Some(reply), .. } = op {
                     self.leaving.push(reply);

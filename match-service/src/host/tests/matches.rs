@@ -181,9 +181,11 @@ async fn joining_takes_a_row_and_the_games_consent() {
             play.enter(&a, 2, 2, Some(r#"{"odd":1}"#)).await,
             Err(LinkError::Refused { reason: "join_refused".into(), refused_reason: Some("too_odd".into()) })
         );
+        assert_eq!(play.written().last().map(String::as_str), Some("give up [2]"), "told when the row is gone");
         play.rows.seats.lock().push_back(SeatTaken::Elsewhere);
         assert_eq!(reason(play.enter(&a, 2, 2, Some("")).await), "already_in_match");
-        play.enter(&a, 2, 2, Some("")).await.expect("joined");
+        let view: Json = serde_json::from_str(&play.enter(&a, 2, 2, Some("")).await.expect("joined")).expect("JSON");
+        assert_eq!(view["status"], "running", "who completes it is told so");
         play.enter(&a, 2, 2, Some("")).await.expect("again is the same");
         play.enter(&a, 3, 3, Some("")).await.expect("joined");
         play.enter(&a, 4, 4, Some("")).await.expect("joined");
