@@ -73,7 +73,8 @@ impl Topic {
 // FNV-1a: tiny, and the same on every node and release.
 fn shard(bytes: &[u8]) -> u8 {
     let hash = bytes.iter().fold(0xcbf2_9ce4_8422_2325_u64, |h, b| (h ^ u64::from(*b)).wrapping_mul(0x0100_0000_01b3));
-    u8::try_from((hash >> 32) % u64::from(SHARDS)).unwrap_or(0)
+    // The last bytes move the low bits only.
+    u8::try_from((hash ^ (hash >> 32)) % u64::from(SHARDS)).unwrap_or(0)
 }
 
 /// One NOTIFY payload: a batch of items of one topic.
