@@ -1,5 +1,7 @@
 //! The client's envelope: parsing what arrives and writing what leaves. A frame is written once and then shared.
 
+use std::borrow::Cow;
+
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
@@ -8,7 +10,7 @@ use crate::error::ErrorCode;
 /// A parsed envelope that borrows from the text it came in.
 #[derive(Debug)]
 pub struct Incoming<'a> {
-    pub kind: String,
+    pub kind: Cow<'a, str>,
     /// Echoed as it came; a JSON null counts as none.
     pub cid: Option<&'a RawValue>,
     /// Always the text of a JSON object, `{}` when it was missing.
@@ -49,15 +51,23 @@ impl<'a> Incoming<'a> {
         let Ok(envelope) = serde_json::from_str::<Envelope<'a>>(text) else {
             return fail("invalid_json", None, None);
         };
-        let kind = envelope.kind.and_then(|raw| serde_json::from_str::<String>(raw.get()).ok());
+        let kind = envelope.kind.and_then(|raw| string(raw.get()));
         let Some(kind) = kind else {
             return fail("invalid_message", envelope.cid, None);
         };
         let payload = envelope.payload.map(RawValue::get);
         if payload.is_some_and(|p| !p.starts_with('{')) {
-            return fail("invalid_payload", envelope.cid, Some(kind));
+            return fail("invalid_payload", envelope.cid, Some(kind.into_owned()));
         }
         Ok(Self { kind, cid: envelope.cid, payload: payload.unwrap_or("{}"), has_payload: payload.is_some() })
+    }
+}
+
+/// A JSON string's text, borrowed where it has no escapes.
+fn string(raw: &str) -> Option<Cow<'_, str>> {
+    match serde_json::from_str::<&str>(raw) {
+        Ok(plain) => Some(Cow::Borrowed(plain)),
+        Err(_) => serde_json::from_str::<String>(raw).ok().map(Cow::Owned),
     }
 }
 
@@ -157,8 +167,11 @@ mod tests {
     #[test]
     fn parses_what_clients_send() {
         let frame = Incoming::parse(r#" {"type":"chat.join","cid":7,"payload":{"channel_id":"x"}}"#).expect("parses");
-        assert_eq!((frame.kind.as_str(), frame.payload), ("chat.join", r#"{"channel_id":"x"}"#));
+        assert_eq!((&*frame.kind, frame.payload), ("chat.join", r#"{"channel_id":"x"}"#));
         assert_eq!(frame.cid.map(RawValue::get), Some("7"));
+        assert!(matches!(frame.kind, Cow::Borrowed(_)));
+        let escaped = Incoming::parse(r#"{"type":"chat\u002ejoin"}"#).expect("parses");
+        assert_eq!(escaped.kind, "chat.join");
         let bare = Incoming::parse(r#"{"type":"session.heartbeat","cid":null}"#).expect("parses");
         assert!(bare.cid.is_none() && bare.payload == "{}" && !bare.has_payload);
     }

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use asobi_service_kit::telemetry;
 use tokio::sync::oneshot;
 use uuid::Uuid;
 
@@ -51,7 +52,14 @@ impl Hub {
             Refusal::NotAuthorized | Refusal::Unavailable => DirectError::Unavailable,
         })?;
         let (done, answer) = oneshot::channel();
-        let message = Outgoing { channel_id: channel_id.clone(), sender, content, key, recipient: Some(recipient) };
+        let message = Outgoing {
+            channel_id: channel_id.clone(),
+            sender,
+            content,
+            key,
+            recipient: Some(recipient),
+            traceparent: telemetry::traceparent(),
+        };
         // Nobody waiting any more is no error: the message is stored all the same.
         self.chat.send(message, move |outcome| {
             let _ = done.send(outcome);

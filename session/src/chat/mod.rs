@@ -29,11 +29,12 @@ use asobi_proto::{
     bus::{ChatItem, Topic},
     frame,
 };
-use asobi_service_kit::Config;
+use asobi_service_kit::{Config, telemetry};
 use asobi_store::chat::Message;
-use serde_json::json;
+use serde::Serialize;
 use time::OffsetDateTime;
 use tokio::sync::{Notify, mpsc};
+use tracing::Span;
 use uuid::Uuid;
 
 pub(crate) use self::channels::{Cell, Channels};
@@ -80,6 +81,8 @@ pub(crate) struct Outgoing {
     pub key: Option<String>,
     /// A direct message: `dm.message` goes to this player's inbox in the same transaction.
     pub recipient: Option<Uuid>,
+    /// The trace of the sender's frame, where it is sampled; goes along with the hint.
+    pub traceparent: Option<String>,
 }
 
 /// One node's part in all channels.
@@ -167,6 +170,8 @@ async fn listen(hub: Arc<Hub>, mut events: Subscription) {
                 hub.chat.channels.sweep_now();
             }
             BusEvent::Batch(batch) => {
+                let span = delivery(batch.traceparent());
+                let _entered = span.enter();
                 for raw in batch.items() {
                     match serde_json::from_str::<ChatItem<'_>>(raw.get()) {
                         Ok(item) => hub.chat.channels.hear(&item),
@@ -178,13 +183,34 @@ async fn listen(hub: Arc<Hub>, mut events: Subscription) {
     }
 }
 
+/// The span of a batch's delivery, in the trace of the message that brought one along; nearly none does.
+fn delivery(traceparent: Option<&str>) -> Span {
+    let Some(parent) = traceparent else { return Span::none() };
+    let span = tracing::debug_span!("chat delivery", otel.kind = "consumer");
+    telemetry::set_parent(&span, parent);
+    span
+}
+
 /// The `chat.message` frame of a stored message: written once per node that has to.
 pub(crate) fn message_frame(message: &Message) -> String {
-    frame::push(
-        "chat.message",
-        json!({"channel_id": message.channel_id, "sender_id": message.sender_id, "content": message.content,
-               "sent_at": message.sent_at_ms(), "message_id": message.message_id, "seq": message.seq}),
-    )
+    #[derive(Serialize)]
+    struct Payload<'a> {
+        channel_id: &'a str,
+        sender_id: Uuid,
+        content: &'a str,
+        sent_at: i64,
+        message_id: Uuid,
+        seq: i64,
+    }
+    let payload = Payload {
+        channel_id: &message.channel_id,
+        sender_id: message.sender_id,
+        content: &message.content,
+        sent_at: message.sent_at_ms(),
+        message_id: message.message_id,
+        seq: message.seq,
+    };
+    frame::push("chat.message", payload)
 }
 
 pub(crate) fn shared_frame(message: &Message) -> Frame {

@@ -51,6 +51,8 @@ pub(crate) struct Write {
 struct Pending {
     new: NewMessage,
     recipient: Option<Uuid>,
+    /// See [`Outgoing`].
+    traceparent: Option<String>,
     done: Vec<Done>,
 }
 
@@ -96,7 +98,8 @@ fn gather(batch: &mut Vec<Write>) -> Vec<Pending> {
             content: message.content,
             idempotency_key: message.key,
         };
-        pending.push(Pending { new, recipient: message.recipient, done: vec![done] });
+        let (recipient, traceparent) = (message.recipient, message.traceparent);
+        pending.push(Pending { new, recipient, traceparent, done: vec![done] });
     }
     pending
 }
@@ -161,7 +164,7 @@ async fn settle_known(hub: &Arc<Hub>, pending: &mut Vec<Pending>, doubt: bool) -
             Some(message) => {
                 if message.message_id == p.new.message_id {
                     // Ours, stored by an attempt whose end we did not see: it was never hinted.
-                    spread(hub, &message);
+                    spread(hub, &message, p.traceparent.clone());
                 }
                 answer(p, Ok(Sent { message_id: message.message_id, seq: message.seq, sent_at: message.sent_at_ms() }));
             }
@@ -230,7 +233,8 @@ fn direct_event(message: &NewMessage, placed: &Placed) -> InboxEvent {
 
 fn confirmed(hub: &Arc<Hub>, pending: Vec<Pending>, placed: Vec<Placed>, events: Vec<(Uuid, i64, InboxEvent)>) {
     let mut messages = Vec::with_capacity(pending.len());
-    for (p, placed) in pending.into_iter().zip(placed) {
+    for (mut p, placed) in pending.into_iter().zip(placed) {
+        let traceparent = p.traceparent.take();
         let message = Message {
             message_id: p.new.message_id,
             channel_id: p.new.channel_id.clone(),
@@ -240,10 +244,10 @@ fn confirmed(hub: &Arc<Hub>, pending: Vec<Pending>, placed: Vec<Placed>, events:
             sent_at: placed.sent_at,
         };
         answer(p, Ok(Sent { message_id: message.message_id, seq: message.seq, sent_at: message.sent_at_ms() }));
-        messages.push(message);
+        messages.push((message, traceparent));
     }
-    for message in &messages {
-        spread(hub, message);
+    for (message, traceparent) in messages {
+        spread(hub, &message, traceparent);
     }
     for (player, seq, event) in &events {
         asobi_bus::inbox::publish(&hub.publisher, *player, *seq, event);
@@ -251,14 +255,14 @@ fn confirmed(hub: &Arc<Hub>, pending: Vec<Pending>, placed: Vec<Placed>, events:
 }
 
 /// Hints a stored message to every node, and gives it to the members here.
-fn spread(hub: &Hub, message: &Message) {
+fn spread(hub: &Hub, message: &Message, traceparent: Option<String>) {
     let Ok(frame) = RawValue::from_string(message_frame(message)) else { return };
     let (topic, channel_id) =
         (Topic::chat(&message.channel_id), std::borrow::Cow::Borrowed(message.channel_id.as_str()));
     let item = ChatItem { channel_id, seq: message.seq, frame: Some(&frame) };
     // What is lost here (a full queue, counted there) is found by the sweep of each node.
-    if hub.publisher.publish(topic, &item) == Err(asobi_bus::PublishError::TooLarge) {
-        let _ = hub.publisher.publish(topic, &ChatItem { frame: None, ..item });
+    if hub.publisher.publish_traced(topic, &item, traceparent.clone()) == Err(asobi_bus::PublishError::TooLarge) {
+        let _ = hub.publisher.publish_traced(topic, &ChatItem { frame: None, ..item }, traceparent);
     }
     hub.chat.channels.stored(&message.channel_id, message.seq, &Frame::from(String::from(Box::<str>::from(frame))));
 }
@@ -288,6 +292,7 @@ mod tests {
             content: "hi".into(),
             key: key.map(Into::into),
             recipient: None,
+            traceparent: None,
         };
         Write { message, done: Box::new(|_| {}) }
     }

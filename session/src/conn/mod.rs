@@ -88,6 +88,8 @@ pub(crate) struct Local {
     pub channels: Vec<Arc<str>>,
     /// With the capability `presence`.
     pub told: Option<Told>,
+    /// Friendships changed while [`Self::told`] was being made.
+    pub friends_changed: bool,
     pub not_in_match: OncePer,
 }
 

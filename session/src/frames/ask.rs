@@ -31,6 +31,11 @@ impl Call<'_> {
         push(self.conn, frame::reply(kind, self.cid, payload));
     }
 
+    /// Queues a reply that was written elsewhere.
+    pub(super) fn push(&self, text: String) {
+        push(self.conn, text);
+    }
+
     pub(super) fn error(&self, reason: &str, message: &str) {
         error(self.conn, self.cid, Some(self.kind), reason, message);
     }

@@ -2,7 +2,9 @@
 
 use std::{sync::Arc, time::Duration};
 
+use asobi_service_kit::telemetry;
 use asobi_store::{chat as rows, within};
+use serde::Serialize;
 use serde_json::{Map, Value, json};
 use uuid::Uuid;
 
@@ -226,7 +228,8 @@ pub(super) fn key(payload: &Map<String, Value>) -> Result<Option<String>, ()> {
 
 fn write(hub: &Arc<Hub>, asker: Asker, sender: Uuid, message: Message) {
     let Message { id, content, key, .. } = message;
-    let outgoing = Outgoing { channel_id: id.clone(), sender, content, key, recipient: None };
+    let traceparent = telemetry::traceparent();
+    let outgoing = Outgoing { channel_id: id.clone(), sender, content, key, recipient: None, traceparent };
     let asker = Arc::new(asker);
     let later = Arc::clone(&asker);
     let taken = hub.chat.send(outgoing, move |outcome| answer(&later, &id, outcome));
@@ -235,12 +238,19 @@ fn write(hub: &Arc<Hub>, asker: Asker, sender: Uuid, message: Message) {
     }
 }
 
+#[derive(Serialize)]
+struct SentPayload<'a> {
+    channel_id: &'a str,
+    message_id: Uuid,
+    seq: i64,
+    sent_at: i64,
+}
+
 fn answer(asker: &Asker, id: &str, outcome: Result<Sent, SendError>) {
     match outcome {
-        Ok(sent) if asker.has_cid() => asker.reply(
-            "chat.sent",
-            json!({"channel_id": id, "message_id": sent.message_id, "seq": sent.seq, "sent_at": sent.sent_at}),
-        ),
+        Ok(Sent { message_id, seq, sent_at }) if asker.has_cid() => {
+            asker.reply("chat.sent", SentPayload { channel_id: id, message_id, seq, sent_at });
+        }
         Ok(_) => {}
         Err(error) => failed(asker, error),
     }

@@ -72,7 +72,13 @@ impl Presence {
         self.leaving.fetch_add(1, Ordering::AcqRel);
         let due = tokio::time::Instant::now() + hub.config.presence.grace();
         self.write(Write::Depart { session_id: conn.session_id, player, due });
-        if let Some(told) = conn.local().told.take() {
+        self.unwatch(conn);
+    }
+
+    /// A connection is told nothing more of its player's friends.
+    pub(crate) fn unwatch(&self, conn: &Conn) {
+        let told = conn.local().told.take();
+        if let Some(told) = told {
             self.watchers.unwatch(told.keys(), conn);
         }
     }

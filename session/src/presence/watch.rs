@@ -160,6 +160,7 @@ fn changed(player: Uuid, status: &str, node_id: Option<&str>) -> Frame {
 impl Presence {
     /// Begins to watch a player's friends for one of their connections, and tells how they are seen now.
     pub(crate) async fn snapshot(&self, hub: &Hub, conn: &Arc<Conn>, player: Uuid) {
+        conn.local().friends_changed = false;
         let friends = match within(DEADLINE, friends::accepted_ids(&hub.pool, player)).await {
             Ok(friends) => friends,
             Err(error) => {
@@ -171,7 +172,11 @@ impl Presence {
         let seen: HashMap<Uuid, String> = statuses.into_iter().map(|s| (s.player_id, s.status)).collect();
         let status = |friend: &Uuid| seen.get(friend).map_or(OFFLINE, String::as_str);
         let listed: Vec<_> = friends.iter().map(|f| json!({"player_id": f, "status": status(f)})).collect();
-        conn.local().told = Some(friends.iter().map(|f| (*f, Arc::from(status(f)))).collect());
+        let stale = {
+            let mut local = conn.local();
+            local.told = Some(friends.iter().map(|f| (*f, Arc::from(status(f)))).collect());
+            std::mem::take(&mut local.friends_changed)
+        };
         conn.push(Frame::from(frame::push("presence.snapshot", json!({"friends": listed}))));
         self.watchers.watch(&friends, conn);
         // Whatever changed between the read and the watch is told as a difference.
@@ -179,25 +184,38 @@ impl Presence {
         if hub.registry.conn(conn.no).is_none() {
             self.watchers.unwatch(&friends, conn);
         }
+        if stale {
+            self.compare(hub, player, std::slice::from_ref(conn)).await;
+        }
     }
 
     /// The player's friendships have changed: their connections watch the difference.
     pub(crate) async fn friends_changed(&self, hub: &Arc<Hub>, player: &Arc<Player>) {
-        let conns: Vec<_> = player.conns().into_iter().filter(|conn| conn.local().told.is_some()).collect();
-        if conns.is_empty() {
-            return;
+        let watches = |conn: &Arc<Conn>| {
+            let mut local = conn.local();
+            // For a snapshot under way, which may have read the friends already.
+            local.friends_changed = local.told.is_none();
+            local.told.is_some()
+        };
+        let conns: Vec<_> = player.conns().into_iter().filter(watches).collect();
+        if !conns.is_empty() {
+            self.compare(hub, player.id, &conns).await;
         }
-        let Ok(friends) = within(DEADLINE, friends::accepted_ids(&hub.pool, player.id)).await else {
-            tracing::warn!(player.id = %player.id, "A player's changed friends could not be read.");
+    }
+
+    /// Makes these connections of a player watch the friends that are in the rows now.
+    async fn compare(&self, hub: &Hub, player: Uuid, conns: &[Arc<Conn>]) {
+        let Ok(friends) = within(DEADLINE, friends::accepted_ids(&hub.pool, player)).await else {
+            tracing::warn!(player.id = %player, "A player's changed friends could not be read.");
             return;
         };
         for conn in conns {
-            let (come, gone) = difference(&conn, &friends);
-            self.watchers.unwatch(&gone, &conn);
-            self.watchers.watch(&come, &conn);
+            let (come, gone) = difference(conn, &friends);
+            self.watchers.unwatch(&gone, conn);
+            self.watchers.watch(&come, conn);
             self.watchers.suspect(come);
             if hub.registry.conn(conn.no).is_none() {
-                self.watchers.unwatch(&friends, &conn);
+                self.watchers.unwatch(&friends, conn);
             }
         }
     }

@@ -22,6 +22,7 @@ use std::{
 };
 
 use asobi_proto::match_v1::{RelayDetach, RelayEnter, RelayInput, RelayLeave, RelayRequest, relay_request::Kind};
+use asobi_service_kit::telemetry;
 use async_trait::async_trait;
 use bytes::Bytes;
 use foldhash::fast::RandomState;
@@ -238,7 +239,8 @@ impl MatchLink for Relay {
     fn input(&self, session: SessionNo, number: u64, payload: Bytes) -> Result<(), LinkError> {
         let state = self.state.lock();
         let Some(outgoing) = &state.outgoing else { return Err(LinkError::Unavailable) };
-        offer(outgoing, Kind::Input(RelayInput { session: session.0, number, payload }))
+        let traceparent = telemetry::traceparent();
+        offer(outgoing, Kind::Input(RelayInput { session: session.0, number, payload, traceparent }))
     }
 
     fn detach(&self, session: SessionNo) {

@@ -123,7 +123,7 @@ async fn a_match_is_played_over_a_stream() {
     assert_eq!(stream.next(state).await.sessions.len(), 1);
     stream.say(Kind::Detach(RelayDetach { session: 2 })).await;
     let input = Bytes::from_static(b"finish");
-    stream.say(Kind::Input(RelayInput { session: 1, number: 1, payload: input })).await;
+    stream.say(Kind::Input(RelayInput { session: 1, number: 1, payload: input, traceparent: None })).await;
     let finished = stream
         .next(|a| match a {
             Answer::Deliver(d) if d.frame.starts_with(b"{\"type\":\"match.finished\"") => Some(d),
