@@ -112,6 +112,7 @@ async fn serve(
     if !attach_all(relay, &outgoing) {
         return;
     }
+    let mut registry = hub.directory.changes();
     loop {
         // Made before the look, so that no word of a change is missed.
         let changed = relay.wake.notified();
@@ -128,6 +129,13 @@ async fn serve(
                 continue;
             }
             () = changed => continue,
+            // A process that was replaced may live on for a while, and hold matches that are not its own any more.
+            seen = registry.changed() => {
+                if seen.is_err() || is_replaced(hub, relay) {
+                    return;
+                }
+                continue;
+            }
         };
         match message {
             Ok(Some(RelayResponse { kind: Some(kind) })) => handle(hub, relay, kind),

@@ -84,16 +84,7 @@ async fn a_matched_player_is_attached_told_and_then_shown_states() -> anyhow::Re
     host.host.broadcast(id, FrameKind::Event, r#"{"type":"match.finished","payload":{"result":1}}"#);
     host.host.finish(id);
     ada.expect("match.finished").await?;
-    // An input that goes to the match has no answer; once the drop has come it has one.
-    let over = async {
-        loop {
-            ada.send(json!({"type": "match.input", "cid": "late", "payload": {}})).await?;
-            if ada.so_far().await?.iter().any(|f| f["payload"]["reason"] == "not_in_match") {
-                return anyhow::Ok(());
-            }
-        }
-    };
-    tokio::time::timeout(PATIENCE, over).await??;
+    seat_is_over(&mut ada).await?;
     host.end().await;
     cluster.end().await
 }
@@ -116,6 +107,68 @@ async fn a_lost_hint_of_a_match_is_found_in_the_rows() -> anyhow::Result<()> {
     assert_eq!(first["type"], "match.matched");
     ada.expect("x.y").await?;
     host.end().await;
+    cluster.end().await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn when_a_host_was_replaced_sessions_follow_their_match_or_lose_their_seat() -> anyhow::Result<()> {
+    let cluster = Cluster::start(1, &[("limits.frames_per_second", "0")]).await?;
+    let host = Running::start(&cluster.db).await?;
+    known(&cluster).await?;
+    let (ada_id, mut ada) = cluster.connected("ada", 0, &[]).await?;
+    let (bo_id, mut bo) = cluster.connected("bob", 0, &[]).await?;
+    let (moved, lost) = (host.seat("arena", &[ada_id]).await?, host.seat("arena", &[bo_id]).await?);
+    for (player, id, client) in [(ada_id, moved, &mut ada), (bo_id, lost, &mut bo)] {
+        tell(&cluster, player, &matched(id)?).await?;
+        client.expect("match.state").await?;
+    }
+    host.end().await;
+    let host = Running::start(&cluster.db).await?;
+    let rows = format!(
+        "UPDATE matches SET host_incarnation = {}, epoch = 2 WHERE id = '{moved}';
+         DELETE FROM match_players WHERE match_id = '{lost}';
+         UPDATE matches SET state = 'failed' WHERE id = '{lost}';",
+        host.node.membership.identity().incarnation
+    );
+    cluster.db.pool.execute(sqlx::AssertSqlSafe(rows)).await?;
+    // The new incarnation shows a state to whom it lets in.
+    assert_eq!(ada.expect("match.state").await?["payload"], json!({"early": true}));
+    assert_ne!(host.host.attached(moved), 0);
+    seat_is_over(&mut bo).await?;
+    host.end().await;
+    cluster.end().await
+}
+
+/// Waits until inputs go to no match any more. One that still goes to a match has no answer, or that it cannot be reached.
+async fn seat_is_over(client: &mut Client) -> anyhow::Result<()> {
+    let over = async {
+        loop {
+            client.send(json!({"type": "match.input", "cid": "late", "payload": {}})).await?;
+            if client.so_far().await?.iter().any(|f| f["payload"]["reason"] == "not_in_match") {
+                return anyhow::Ok(());
+            }
+        }
+    };
+    tokio::time::timeout(PATIENCE, over).await?
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn however_much_was_missed_is_read_back_in_order() -> anyhow::Result<()> {
+    const MISSED: usize = 450;
+    let cluster = Cluster::start(1, &[("session.queue_frames", "1000")]).await?;
+    let (ada_id, mut ada) = cluster.connected("ada", 0, &[]).await?;
+    let event = |n: usize| {
+        let frame = RawValue::from_string(format!(r#"{{"type":"x.y","payload":{{"n":{n}}}}}"#))?;
+        anyhow::Ok(InboxEvent { frame: Some(frame), action: None })
+    };
+    let events = (0..MISSED).map(|n| Ok((ada_id, event(n)?))).collect::<anyhow::Result<Vec<_>>>()?;
+    let mut tx = cluster.db.pool.begin().await?;
+    asobi_store::inbox::append(&mut tx, &events).await?;
+    tx.commit().await?;
+    tell(&cluster, ada_id, &event(MISSED)?).await?;
+    for n in 0..=MISSED {
+        assert_eq!(ada.expect("x.y").await?["payload"]["n"], n);
+    }
     cluster.end().await
 }
 
