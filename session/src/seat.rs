@@ -17,7 +17,7 @@ use uuid::Uuid;
 use crate::{
     auth::migration,
     conn::{Conn, Seat},
-    frame::Frame,
+    frame::{Frame, FrameKind},
     hub::{Hub, Player},
     link::{Entry, LinkError, MatchLink},
     relay::Relays,
@@ -98,10 +98,7 @@ pub(crate) async fn matched(hub: &Arc<Hub>, player: &Arc<Player>, match_id: Uuid
         }
     }
     for conn in &conns {
-        if let Some(frame) = &frame {
-            conn.push(frame.clone());
-        }
-        conn.outbox.release();
+        conn.outbox.announce(frame.clone());
     }
     if let Some(live) = &live {
         for conn in &conns {
@@ -133,7 +130,8 @@ pub(crate) fn offer_migration(hub: &Hub, conn: &Conn, live: &LiveSeat, reason: &
             let payload = json!({"match_id": live.match_id, "node_id": node, "url": url, "token": token,
                 "expires_at": expires_at, "reason": reason,
                 "affinity": {"cookie": format!("asobi_node={node}"), "query": format!("node={node}")}});
-            conn.push(Frame::from(frame::push("match.migrate", payload)));
+            // Not before the client knows of its session and its match.
+            conn.outbox.push_from_match(FrameKind::Event, Frame::from(frame::push("match.migrate", payload)));
             metrics::counter!("asobi_session_migrations_offered_total").increment(1);
         }
         Err(error) => tracing::warn!(%error, "No migration token could be made; the session stays relayed."),

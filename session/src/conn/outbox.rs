@@ -120,6 +120,19 @@ impl Queue {
         last
     }
 
+    /// Pushes what frames were held back for, and takes the hold away. Where others hold too, for something that the client
+    /// must know first, the announcement waits with the frames, before them.
+    pub(crate) fn announce(&mut self, frame: Option<Frame>, bounds: Bounds) -> Push {
+        match (&mut self.held, frame) {
+            (Some(held), Some(frame)) if held.holds > 1 => held.frames.insert(0, (FrameKind::Event, frame)),
+            (_, Some(frame)) => {
+                self.push(FrameKind::Event, frame, bounds);
+            }
+            (_, None) => {}
+        }
+        self.release(bounds)
+    }
+
     pub(crate) fn pop(&mut self) -> Option<Frame> {
         let state_first = match (&self.state, self.events.front()) {
             (Some((state, _)), Some((event, _))) => state < event,
@@ -187,6 +200,11 @@ impl Outbox {
         self.change(|queue| queue.release(self.bounds));
     }
 
+    /// As [`Self::release`], after what was waited for, if there is a word of it.
+    pub(crate) fn announce(&self, frame: Option<Frame>) {
+        self.change(|queue| queue.announce(frame, self.bounds));
+    }
+
     pub(crate) fn end(&self, close: Close) {
         self.queue.lock().end(close);
         self.waker.wake();
@@ -237,6 +255,26 @@ mod tests {
     use super::*;
 
     const BOUNDS: Bounds = Bounds { frames: 4, bytes: 20 };
+
+    #[test]
+    fn an_announcement_waits_for_what_the_client_must_know_first() {
+        let frame = |text: &str| Frame::from(text.to_owned());
+        let mut queue = Queue::default();
+        // A session that is being connected, and a match whose players are told at the same time.
+        queue.hold();
+        queue.hold();
+        queue.push_from_match(FrameKind::State, frame("state"), BOUNDS);
+        queue.announce(Some(frame("matched")), BOUNDS);
+        queue.push(FrameKind::Event, frame("connected"), BOUNDS);
+        queue.release(BOUNDS);
+        let texts: Vec<_> = std::iter::from_fn(|| queue.pop()).map(|f| f.as_str().to_owned()).collect();
+        assert_eq!(texts, ["connected", "matched", "state"]);
+        queue.hold();
+        queue.push_from_match(FrameKind::State, frame("state"), BOUNDS);
+        queue.announce(Some(frame("matched")), BOUNDS);
+        let texts: Vec<_> = std::iter::from_fn(|| queue.pop()).map(|f| f.as_str().to_owned()).collect();
+        assert_eq!(texts, ["matched", "state"]);
+    }
 
     fn event(queue: &mut Queue, text: &str) -> Push {
         queue.push(FrameKind::Event, text.to_owned().into(), BOUNDS)
