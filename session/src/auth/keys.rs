@@ -46,7 +46,8 @@ pub(super) struct Keyring {
     rotation: Rotation,
     lock_key: i64,
     keys: RwLock<HashMap<Uuid, Arc<Key>>>,
-    last_reread: tokio::sync::Mutex<Option<Instant>>,
+    /// When keys were last read for an unknown one, and whether that went well.
+    last_reread: tokio::sync::Mutex<Option<(Instant, bool)>>,
 }
 
 impl Keyring {
@@ -100,9 +101,17 @@ impl Keyring {
             return Ok(key);
         }
         let mut last = self.last_reread.lock().await;
-        if last.is_none_or(|at| at.elapsed() >= REREAD) {
-            *last = Some(Instant::now());
-            within(READ, self.read()).await.map_err(AuthError::Unavailable)?;
+        match *last {
+            Some((at, true)) if at.elapsed() < REREAD => {}
+            // Those that waited for a read that failed do not each wait for one more.
+            Some((at, false)) if at.elapsed() < REREAD => {
+                return Err(AuthError::Unavailable(asobi_store::Error::Deadline(READ)));
+            }
+            _ => {
+                let read = within(READ, self.read()).await;
+                *last = Some((Instant::now(), read.is_ok()));
+                read.map_err(AuthError::Unavailable)?;
+            }
         }
         drop(last);
         self.known(id).ok_or(AuthError::Invalid)
