@@ -17,6 +17,8 @@ async fn every_failure_has_the_error_object() -> anyhow::Result<()> {
         ("GET", "/nope", "", 404, "rpc.unknown_method"),
         ("GET", "/", "", 404, "rpc.unknown_method"),
         ("DELETE", "/api/v1/friends", token, 405, "rpc.unknown_method"),
+        ("GET", "/ws", "", 426, "ws.request_failed"),
+        ("POST", "/ws", "", 405, "rpc.unknown_method"),
         ("GET", "/api/v1/players/not-a-uuid", token, 400, "invalid_payload"),
         ("GET", "/api/v1/players/me", token, 404, "player.not_found"),
         ("GET", "/api/v1/players/660a26d8-3008-4a8f-b0ac-5c5ce4eed692", token, 404, "player.not_found"),

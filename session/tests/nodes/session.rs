@@ -2,9 +2,10 @@
 
 use std::time::Duration;
 
-use serde_json::json;
+use anyhow::Context as _;
+use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use tokio_tungstenite::tungstenite::Message;
+use tokio_tungstenite::tungstenite::{self, Message};
 
 use crate::{client::Client, cluster::Cluster};
 
@@ -186,8 +187,11 @@ async fn a_drain_answers_what_is_in_flight_and_says_where_to_go() -> anyhow::Res
     let hub = cluster.nodes[0].hub.clone();
     let drain = tokio::spawn(async move { hub.close_all(Duration::from_millis(200), Duration::from_secs(5)).await });
     assert_eq!(ada.closed().await?, (1012, "restarting".into()));
-    let refused = Client::open(&cluster.nodes[0].ws).await.err().map(|error| error.to_string()).unwrap_or_default();
-    assert!(refused.contains("503"), "{refused}");
+    let refused = Client::open(&cluster.nodes[0].ws).await.err().context("a draining node takes no sockets")?;
+    let Some(tungstenite::Error::Http(refused)) = refused.downcast_ref() else { anyhow::bail!("{refused}") };
+    assert_eq!((refused.status().as_u16(), &refused.headers()["retry-after"]), (503, &"2".parse()?));
+    let body: Value = serde_json::from_slice(refused.body().as_deref().unwrap_or_default())?;
+    assert_eq!(body["error"]["code"], "not_ready", "{body}");
     drain.await?;
     assert_eq!(cluster.nodes[0].hub.session_count(), 0);
     cluster.end().await
