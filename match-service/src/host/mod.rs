@@ -384,6 +384,10 @@ async fn live(
             tracing::info!(game.match_id = %new.match_id, game.mode = new.mode, "A match has ended.");
         }
         Err(error) => {
+            if error == CreateError::Unclaimed {
+                // It may be claimed all the same, and nobody may be told of a match that is not there.
+                host.fail_row(new.match_id, new.epoch).await;
+            }
             tracing::warn!(game.match_id = %new.match_id, game.mode = new.mode, %error, "A match was not made.");
             tell.send_replace(Some(Err(error)));
         }

@@ -40,6 +40,8 @@ pub struct FakeRows {
     pub seats: Mutex<VecDeque<SeatTaken>>,
     /// So many ends fail before one succeeds.
     pub broken: AtomicU32,
+    /// So many claims happen whose answers are lost.
+    pub mute: AtomicU32,
     /// The row belongs to another host.
     pub not_ours: std::sync::atomic::AtomicBool,
 }
@@ -58,6 +60,11 @@ impl FakeRows {
 impl Rows for FakeRows {
     async fn claim(&self, fence: Fence) -> Result<bool, Error> {
         self.note(format!("claim {}", fence.epoch));
+        let left = self.mute.load(Ordering::SeqCst);
+        if left > 0 {
+            self.mute.store(left - 1, Ordering::SeqCst);
+            return Err(Error::Deadline(Duration::ZERO));
+        }
         Ok(self.ours())
     }
 

@@ -84,6 +84,16 @@ async fn no_row_no_match() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_row_that_may_have_been_claimed_is_ended_before_anybody_hears_that_it_was_not() {
+    let (host, rows) = host(diaries(), 2);
+    rows.mute.store(2, std::sync::atomic::Ordering::SeqCst);
+    assert_eq!(host.create(new(1, "diary")).await, Ok(()), "asked again");
+    rows.mute.store(3, std::sync::atomic::Ordering::SeqCst);
+    assert_eq!(host.create(new(2, "diary")).await, Err(CreateError::Unclaimed));
+    assert_eq!(rows.written.lock().last().map(String::as_str), Some(r#"finish false {"error":"host_failed"}"#));
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn matches_and_rows_are_compared() {
     let (host, _) = host(diaries(), 5);
     host.create(new(1, "diary")).await.expect("made");
