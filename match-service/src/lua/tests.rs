@@ -183,6 +183,23 @@ end"#,
     );
     play.tick().expect("ticks");
     let result: Json = serde_json::from_str(play.outcome.finished.as_deref().expect("finished")).expect("JSON");
+#[test]
+fn a_search_that_nothing_could_stop_is_refused() {
+    let mut play = counter(
+        r#"function tick(state)
+  local text = string.rep("a", 200000)
+  local ok, problem = pcall(function() return text:find(string.rep("a", 100000) .. "b", 1, true) end)
+  assert(not ok and problem:find("too long", 1, true))
+  assert(not pcall(string.split, text, string.rep("a", 100000)))
+  assert(("a,b"):split(",")[2] == "b" and select(2, ("abc"):find("b(c)")) == 3)
+  state.n = 7
+  return state
+end"#,
+    );
+    play.tick().expect("ticks");
+    assert_eq!(play.state()["n"], 7);
+}
+
     assert_eq!(result, json!({"winner": "x", "losers": []}));
 }
 
