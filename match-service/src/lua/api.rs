@@ -56,7 +56,13 @@ pub struct World {
     mode: String,
     log_window: Cell<Option<Instant>>,
     log_lines: Cell<u32>,
+    /// Ids handed out since [`World::remember`]; no more than [`IDS`] are remembered.
+    ids: RefCell<Vec<Uuid>>,
+    /// How many of them were handed out again, while callbacks are repeated.
+    repeated: Cell<Option<usize>>,
 }
+
+const IDS: usize = 1024;
 
 type Answer = mlua::Result<Value>;
 
@@ -77,6 +83,8 @@ impl World {
             mode: setup.mode.clone(),
             log_window: Cell::new(None),
             log_lines: Cell::new(0),
+            ids: RefCell::default(),
+            repeated: Cell::new(None),
         });
         let game = lua.create_table()?;
         world.add(lua, &game, "log", Self::log)?;
@@ -84,8 +92,8 @@ impl World {
         world.add(lua, &game, "send", Self::send)?;
         world.add(lua, &game, "array", Self::array)?;
         world.add(lua, &game, "after", Self::after)?;
-        world.add(lua, &game, "id", |_, lua, _| {
-            Ok(Value::String(lua.create_string(Uuid::now_v7().hyphenated().to_string())?))
+        world.add(lua, &game, "id", |world, lua, _| {
+            Ok(Value::String(lua.create_string(world.new_id().hyphenated().to_string())?))
         })?;
         let matches = lua.create_table()?;
         world.add(lua, &matches, "set_joinable", Self::set_joinable)?;
@@ -141,6 +149,31 @@ impl World {
                 run(&world, lua, &args)
             })?,
         )
+    }
+
+    /// From here on callbacks may be repeated.
+    pub fn remember(&self) {
+        self.ids.borrow_mut().clear();
+    }
+
+    /// While callbacks are repeated they get the ids they got before, and log nothing.
+    pub fn repeat(&self, repeats: bool) {
+        self.repeated.set(repeats.then_some(0));
+    }
+
+    fn new_id(&self) -> Uuid {
+        let mut ids = self.ids.borrow_mut();
+        if let Some(count) = self.repeated.get()
+            && let Some(id) = ids.get(count)
+        {
+            self.repeated.set(Some(count + 1));
+            return *id;
+        }
+        let id = Uuid::now_v7();
+        if ids.len() < IDS {
+            ids.push(id);
+        }
+        id
     }
 
     fn random_function(self: &Rc<Self>, lua: &Lua) -> mlua::Result<Function> {
@@ -338,6 +371,9 @@ impl World {
     }
 
     fn may_log(&self) -> bool {
+        if self.repeated.get().is_some() {
+            return false;
+        }
         let now = Instant::now();
         let fresh = self.log_window.get().is_none_or(|since| now.duration_since(since) >= Duration::from_secs(1));
         if fresh {

@@ -20,6 +20,8 @@ pub const MAX_STATE: usize = 1 << 20;
 pub const CALLBACKS: [&str; 9] =
     ["init", "join", "leave", "handle_input", "tick", "get_state", "on_disconnect", "on_reconnect", "on_timer"];
 
+const INPUT: &str = "handle_input";
+
 /// One match's script in its VM. A callback that is not defined does nothing and keeps the state.
 pub struct LuaGame {
     vm: Vm,
@@ -28,7 +30,20 @@ pub struct LuaGame {
     setup: Setup,
     shared_state: bool,
     ids: HashMap<Uuid, LuaString>,
+    undo: Option<Undo>,
 }
+
+/// The way back to the state before a callback. Copying the state before each of them would cost as much as running them; so it is copied once
+/// for all inputs of a tick and the tick itself, and those inputs are repeated when a later one or the tick fails.
+struct Undo {
+    state: Table,
+    random: u64,
+    /// Since then, in order, with their players.
+    inputs: Vec<(Uuid, String)>,
+}
+
+/// Inputs that may have to be repeated; with the next one the state is copied again.
+const REPEATED: usize = 64;
 
 /// What a callback left behind.
 enum Returned {
@@ -56,7 +71,7 @@ impl LuaGame {
             })
             .collect();
         let state = vm.lua.create_table().map_err(|error| vm.complaint("load", error.to_string()))?;
-        Ok(Self { vm, callbacks, state, setup: setup.clone(), shared_state, ids: HashMap::new() })
+        Ok(Self { vm, callbacks, state, setup: setup.clone(), shared_state, ids: HashMap::new(), undo: None })
     }
 
     fn id(&mut self, player: Uuid) -> Result<LuaString, GameError> {
@@ -84,33 +99,68 @@ impl LuaGame {
         let Some(function) = self.callbacks.get(callback).cloned() else {
             return Ok(None);
         };
-        let before = self.vm.copy_state(&self.state);
         let random = self.vm.world.random.position();
+        if self.undo.is_none() {
+            self.vm.world.remember();
+            self.undo = self.vm.copy_state(&self.state).map(|state| Undo { state, random, inputs: Vec::new() });
+        }
         self.vm.world.outcome.take();
         let result = self.vm.call(callback, &function, args).and_then(|returned| accept(self, returned));
         let asked = self.vm.world.outcome.take();
-        let undo = |game: &mut Self| {
-            if let Some(before) = before {
-                game.state = before;
-            }
-            game.vm.world.random.seed(random);
-        };
         match result {
             Ok(Returned::State(state)) => {
                 self.state = state;
                 merge(outcome, asked);
+                if callback != INPUT {
+                    self.undo = None;
+                }
                 self.look_for_end(callback, outcome)?;
                 Ok(None)
             }
             Ok(Returned::Other(values)) => {
-                undo(self);
+                self.go_back(random);
                 Ok(Some(values))
             }
             Err(error) => {
-                undo(self);
+                self.go_back(random);
                 Err(error)
             }
         }
+    }
+
+    /// Makes the state what it was before the callback that just failed; a state that was too large to copy stays as that left it.
+    fn go_back(&mut self, random: u64) {
+        if let Some(undo) = self.undo.take() {
+            self.state = undo.state;
+            self.vm.world.random.seed(undo.random);
+            self.vm.world.repeat(true);
+            for (player, input) in undo.inputs {
+                // It went well before.
+                if let Err(error) = self.repeat(player, &input) {
+                    tracing::warn!(game.match_id = %self.setup.match_id, %error, "An input could not be repeated after another one failed.");
+                }
+            }
+            self.vm.world.repeat(false);
+            self.vm.world.outcome.take();
+        }
+        self.vm.world.random.seed(random);
+    }
+
+    fn repeat(&mut self, player: Uuid, input: &str) -> Result<(), GameError> {
+        let Some(function) = self.callbacks.get(INPUT).cloned() else {
+            return Ok(());
+        };
+        let args = self.input_args(player, input)?;
+        if let Returned::State(state) = self.must_be_state(INPUT, self.vm.call(INPUT, &function, args)?)? {
+            self.state = state;
+        }
+        Ok(())
+    }
+
+    fn input_args(&mut self, player: Uuid, input: &str) -> Result<MultiValue, GameError> {
+        let input = self.read(INPUT, input)?;
+        let id = self.id(player)?;
+        self.args(INPUT, (id, input, &self.state))
     }
 
     fn look_for_end(&self, callback: &'static str, outcome: &mut Outcome) -> Result<(), GameError> {
@@ -201,14 +251,16 @@ impl Game for LuaGame {
     }
 
     fn input(&mut self, player: Uuid, input: &str, outcome: &mut Outcome) -> Result<(), GameError> {
-        if !self.callbacks.contains_key("handle_input") {
+        if !self.callbacks.contains_key(INPUT) {
             return Ok(());
         }
-        let input = self.read("handle_input", input)?;
-        let id = self.id(player)?;
-        let args = self.args("handle_input", (id, input, &self.state))?;
-        self.change("handle_input", args, outcome, |game, returned| game.must_be_state("handle_input", returned))
-            .map(drop)
+        let args = self.input_args(player, input)?;
+        self.change(INPUT, args, outcome, |game, returned| game.must_be_state(INPUT, returned))?;
+        match &mut self.undo {
+            Some(undo) if undo.inputs.len() < REPEATED => undo.inputs.push((player, input.to_owned())),
+            _ => self.undo = None,
+        }
+        Ok(())
     }
 
     fn tick(&mut self, outcome: &mut Outcome) -> Result<(), GameError> {
@@ -228,6 +280,8 @@ impl Game for LuaGame {
             }
             None => self.args("get_state", &self.state)?,
         };
+        // Whatever a script does to the state in here is not repeated.
+        self.undo = None;
         self.vm.world.outcome.take();
         let returned = self.vm.call("get_state", &function, args)?;
         merge(outcome, self.vm.world.outcome.take());

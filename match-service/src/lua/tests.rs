@@ -145,12 +145,59 @@ end"#,
 }
 
 #[test]
+fn what_was_done_before_a_callback_failed_stays_done() {
+    let mut play = counter(
+        r#"function handle_input(id, input, state)
+  state.n = state.n * 10 + input.n
+  state.seen = state.seen or {}
+  table.insert(state.seen, { id = game.id(), drawn = game.random(1000000), n = input.n })
+  if input.fail then error("on purpose") end
+  game.broadcast("did", { n = input.n })
+  return state
+end
+function tick(state) state.n = -1 error("on purpose") end
+function get_state(state) return { n = state.n, seen = state.seen } end"#,
+    );
+    play.join(1).expect("joins");
+    for n in 1..=3 {
+        play.input(1, &json!({"n": n})).expect("done");
+    }
+    let before = play.state();
+    assert_eq!(before["n"], 123);
+    play.input(1, &json!({"n": 4, "fail": true})).expect_err("fails");
+    assert_eq!(play.state(), before, "the same ids and numbers too");
+    play.input(1, &json!({"n": 5})).expect("done");
+    let before = play.state();
+    assert_eq!(before["n"], 1235);
+    play.tick().expect_err("fails");
+    assert_eq!(play.state(), before);
+    assert_eq!(play.outcome.pushes.len(), 4, "nothing is said twice");
+}
+
+#[test]
 fn a_callback_that_runs_too_long_changes_nothing_each_time() {
     let mut play = counter("function tick(state) state.n = state.n + 1 while true do end end");
     for _ in 0..3 {
         assert!(play.tick().expect_err("never ends").message.contains("ran longer"));
         assert_eq!(play.state()["n"], 0);
     }
+}
+
+#[test]
+fn a_search_that_nothing_could_stop_is_refused() {
+    let mut play = counter(
+        r#"function tick(state)
+  local text = string.rep("a", 200000)
+  local ok, problem = pcall(function() return text:find(string.rep("a", 100000) .. "b", 1, true) end)
+  assert(not ok and problem:find("too long", 1, true))
+  assert(not pcall(string.split, text, string.rep("a", 100000)))
+  assert(("a,b"):split(",")[2] == "b" and select(2, ("abc"):find("b(c)")) == 3)
+  state.n = 7
+  return state
+end"#,
+    );
+    play.tick().expect("ticks");
+    assert_eq!(play.state()["n"], 7);
 }
 
 #[test]
@@ -183,23 +230,6 @@ end"#,
     );
     play.tick().expect("ticks");
     let result: Json = serde_json::from_str(play.outcome.finished.as_deref().expect("finished")).expect("JSON");
-#[test]
-fn a_search_that_nothing_could_stop_is_refused() {
-    let mut play = counter(
-        r#"function tick(state)
-  local text = string.rep("a", 200000)
-  local ok, problem = pcall(function() return text:find(string.rep("a", 100000) .. "b", 1, true) end)
-  assert(not ok and problem:find("too long", 1, true))
-  assert(not pcall(string.split, text, string.rep("a", 100000)))
-  assert(("a,b"):split(",")[2] == "b" and select(2, ("abc"):find("b(c)")) == 3)
-  state.n = 7
-  return state
-end"#,
-    );
-    play.tick().expect("ticks");
-    assert_eq!(play.state()["n"], 7);
-}
-
     assert_eq!(result, json!({"winner": "x", "losers": []}));
 }
 

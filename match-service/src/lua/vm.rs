@@ -21,7 +21,7 @@ pub struct Limits {
 
 /// How much longer loading a script may take than a callback.
 const LOAD_FACTOR: u32 = 20;
-/// Entries of a state up to which a failed callback is undone; copying larger ones before each callback would cost more than it is worth.
+/// Entries of a state up to which a failed callback is undone; copying larger ones in each tick would cost more than it is worth.
 const UNDO_ENTRIES: u32 = 4096;
 
 /// A VM that has run its script.
@@ -97,11 +97,7 @@ impl Vm {
             globals.raw_set("require", require(&lua, folder, script)?)?;
         }
         lua.sandbox(true)?;
-        let interrupted = Rc::clone(budget);
-        lua.set_interrupt(move |_| match interrupted.check() {
-            Ok(()) => Ok(VmState::Continue),
-            Err(exhausted) => Err(mlua::Error::external(exhausted)),
-        });
+        interrupt(&lua, budget);
         Ok((lua, world, copy_state))
     }
 
@@ -152,10 +148,14 @@ impl Vm {
         self.lua.globals().raw_get(name).unwrap_or_default()
     }
 
-    /// A copy of a state to go back to; none when it is too large to be copied before every callback.
+    /// A copy of a state to go back to; none when it is too large to be copied in every tick.
     #[must_use]
     pub fn copy_state(&self, state: &Table) -> Option<Table> {
-        self.copy_state.call::<Option<Table>>((state, UNDO_ENTRIES)).ok().flatten()
+        // Bounded by itself; looking at the clock at every entry would cost more than the copying.
+        self.lua.remove_interrupt();
+        let copy = self.copy_state.call::<Option<Table>>((state, UNDO_ENTRIES)).ok().flatten();
+        interrupt(&self.lua, &self.budget);
+        copy
     }
 
     /// An error of this script that is not an error of the VM: a callback that returned what it must not.
@@ -174,6 +174,14 @@ impl Vm {
 }
 
 const OUT_OF_MEMORY: &str = "used more than the match's memory";
+
+fn interrupt(lua: &Lua, budget: &Rc<Budget>) {
+    let interrupted = Rc::clone(budget);
+    lua.set_interrupt(move |_| match interrupted.check() {
+        Ok(()) => Ok(VmState::Continue),
+        Err(exhausted) => Err(mlua::Error::external(exhausted)),
+    });
+}
 
 fn prelude(lua: &Lua, budget: &Rc<Budget>) -> mlua::Result<Function> {
     let noting = Rc::clone(budget);
