@@ -207,6 +207,16 @@ pub enum QuickPlay {
 pub async fn quick_play(pool: &PgPool, mode: &str, host: (&str, i64)) -> Result<QuickPlay, Error> {
     let mut tx = pool.begin().await?;
     sqlx::query!("SELECT pg_advisory_xact_lock($1, hashtext($2))", QUICK_PLAY, mode).execute(&mut *tx).await?;
+    // Looked for first: one that is listed between the two looks is found by the second.
+    let forming = sqlx::query_scalar!(
+        "SELECT id FROM matches WHERE mode = $1 AND term = 0 AND state IN ('allocating', 'running')
+           AND inserted_at > now() - interval '10 seconds'
+           AND NOT EXISTS (SELECT 1 FROM match_listings l WHERE l.match_id = matches.id)
+         ORDER BY id LIMIT 1",
+        mode,
+    )
+    .fetch_optional(&mut *tx)
+    .await?;
     let found = sqlx::query_as!(
         LiveSeat,
         "SELECT m.id AS match_id, m.mode, m.host_node, m.host_incarnation, m.epoch
@@ -222,15 +232,6 @@ pub async fn quick_play(pool: &PgPool, mode: &str, host: (&str, i64)) -> Result<
     if let Some(seat) = found {
         return Ok(QuickPlay::Found(seat));
     }
-    let forming = sqlx::query_scalar!(
-        "SELECT id FROM matches WHERE mode = $1 AND term = 0 AND state IN ('allocating', 'running')
-           AND inserted_at > now() - interval '10 seconds'
-           AND NOT EXISTS (SELECT 1 FROM match_listings l WHERE l.match_id = matches.id)
-         ORDER BY id LIMIT 1",
-        mode,
-    )
-    .fetch_optional(&mut *tx)
-    .await?;
     if let Some(id) = forming {
         return Ok(QuickPlay::Forming(id));
     }
