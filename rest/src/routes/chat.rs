@@ -76,8 +76,7 @@ async fn direct_history(
     Path(other): Path<String>,
     Query(query): Query<HashMap<String, String>>,
 ) -> Result<Json> {
-    let channel_id = ChannelId::dm(claims.player_id, id(&other)?)
-        .ok_or_else(|| ApiError::invalid("There is no direct channel with oneself."))?;
+    let channel_id = ChannelId::dm(claims.player_id, id(&other)?);
     let messages: Vec<Value> = page(&rest, &channel_id, &query)
         .await?
         .into_iter()
@@ -104,7 +103,6 @@ fn refusal(error: DirectError) -> ApiError {
     match error {
         DirectError::ContentEmpty => ApiError::new(ErrorCode::DM_CONTENT_EMPTY, "A message needs content."),
         DirectError::ContentTooLarge => ApiError::new(ErrorCode::DM_CONTENT_TOO_LARGE, "The content is too large."),
-        DirectError::InvalidRecipient => ApiError::invalid("A player cannot write to themself."),
         DirectError::Blocked => ApiError::new(ErrorCode::DM_BLOCKED, "One of you blocks the other."),
         DirectError::Send(SendError::Unconfirmed) => ApiError::not_ready(
             "Whether the message is stored is not known; send it again with the same idempotency_key.",

@@ -16,9 +16,6 @@ pub enum DirectError {
     ContentEmpty,
     #[error("the content is too large")]
     ContentTooLarge,
-    /// A player cannot write to themself.
-    #[error("the recipient is not another player")]
-    InvalidRecipient,
     #[error("one of the two blocks the other")]
     Blocked,
     #[error("it cannot be told whether the message may be sent")]
@@ -45,8 +42,8 @@ impl Hub {
         if content.len() > self.config.limits.chat_bytes {
             return Err(DirectError::ContentTooLarge);
         }
-        let channel_id = ChannelId::dm(sender, recipient).ok_or(DirectError::InvalidRecipient)?;
-        let channel = ChannelId::parse(&channel_id).ok_or(DirectError::InvalidRecipient)?;
+        let channel_id = ChannelId::dm(sender, recipient);
+        let channel = ChannelId::Dm(sender.min(recipient), sender.max(recipient));
         self.may_use(sender, &channel).await.map_err(|refusal| match refusal {
             Refusal::Blocked => DirectError::Blocked,
             Refusal::NotAuthorized | Refusal::Unavailable => DirectError::Unavailable,

@@ -10,7 +10,7 @@ const ID_BYTES: usize = 200;
 pub enum ChannelId {
     /// Declared by the operator; any player.
     Global(String),
-    /// The two players, in sorted order.
+    /// The two players, in sorted order; twice the same one for notes to oneself.
     Dm(Uuid, Uuid),
     /// The players of a match.
     Match(Uuid),
@@ -31,7 +31,7 @@ impl ChannelId {
             "dm" => {
                 let (a, b) = name.split_once(':')?;
                 let (a, b) = (canonical(a)?, canonical(b)?);
-                (a < b).then_some(Self::Dm(a, b))
+                (a <= b).then_some(Self::Dm(a, b))
             }
             "match" => Some(canonical(name).map_or(Self::Closed, Self::Match)),
             "room" | "world" | "zone" | "prox" => Some(Self::Closed),
@@ -39,11 +39,10 @@ impl ChannelId {
         }
     }
 
-    /// The channel of two players; none for a player with themself.
+    /// The channel of two players.
     #[must_use]
-    pub fn dm(a: Uuid, b: Uuid) -> Option<String> {
-        let (first, second) = if a < b { (a, b) } else { (b, a) };
-        (first != second).then(|| format!("dm:{first}:{second}"))
+    pub fn dm(a: Uuid, b: Uuid) -> String {
+        format!("dm:{}:{}", a.min(b), a.max(b))
     }
 
     /// `channel_type` in histories.
@@ -73,8 +72,8 @@ mod tests {
         assert_eq!(ChannelId::parse(&format!("dm:{A}:{B}")), Some(ChannelId::Dm(a, b)));
         assert_eq!(ChannelId::parse(&format!("match:{A}")), Some(ChannelId::Match(a)));
         assert_eq!(ChannelId::parse(&format!("room:{A}")), Some(ChannelId::Closed));
-        assert_eq!(ChannelId::dm(b, a), Some(format!("dm:{A}:{B}")));
-        assert_eq!(ChannelId::dm(a, a), None);
+        assert_eq!(ChannelId::dm(b, a), format!("dm:{A}:{B}"));
+        assert_eq!(ChannelId::parse(&ChannelId::dm(a, a)), Some(ChannelId::Dm(a, a)), "notes to oneself");
     }
 
     #[test]

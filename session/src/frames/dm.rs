@@ -39,7 +39,6 @@ async fn deliver(hub: &Arc<Hub>, asker: &Asker, recipient: Uuid, content: String
         Ok((channel_id, _)) => asker.reply("dm.sent", json!({"channel_id": channel_id})),
         Err(DirectError::ContentEmpty) => asker.error("content_empty", "The content is empty."),
         Err(DirectError::ContentTooLarge) => asker.error("content_too_large", "The content is too large."),
-        Err(DirectError::InvalidRecipient) => asker.error("invalid_input", "The recipient is not another player."),
         Err(DirectError::Blocked) => asker.error("blocked", "One of you blocks the other."),
         Err(DirectError::Unavailable) => asker.not_ready(),
         Err(DirectError::Send(error)) => chat::failed(asker, error),
