@@ -1,0 +1,10 @@
+//! The command line: what it says, what it starts, and that everything it has started ends.
+
+#[expect(dead_code, unused_imports, reason = "other plays use other parts of it")]
+#[path = "../support/mod.rs"]
+mod support;
+
+mod child;
+mod dev;
+mod flags;
+mod services;
