@@ -82,7 +82,11 @@ impl Cluster {
     pub async fn leading_matchmaker(&self) -> anyhow::Result<Process> {
         let started = Instant::now();
         loop {
-            if let Some(leader) = self.processes("matchmakers").into_iter().find(|p| p.leading == Some(true)) {
+            // The supervisor writes the file a moment after the change: a dead process does not lead.
+            let alive = |p: &Process| kill(Pid::from_raw(p.pid), None).is_ok();
+            if let Some(leader) =
+                self.processes("matchmakers").into_iter().find(|p| p.leading == Some(true) && alive(p))
+            {
                 return Ok(leader);
             }
             ensure!(started.elapsed() < PATIENCE, "no matchmaker leads");
