@@ -1,5 +1,6 @@
 //! Plays over a whole cluster of real processes: what a player, a friend and an opponent see.
 
+#[expect(dead_code, reason = "other plays use other parts of it")]
 #[path = "../support/mod.rs"]
 mod support;
 
