@@ -137,3 +137,63 @@ async fn a_crash_of_the_database_loses_no_acknowledged_message_and_no_presence()
     assert_eq!(snapshot["friends"][0]["status"], "still here", "{snapshot}");
     cluster.stop().await
 }
+
+/// The server's processes, stopped: connections stay open and nothing answers. They go on when this is dropped.
+struct Frozen(Vec<Pid>);
+
+impl Frozen {
+    async fn freeze(cluster: &Cluster) -> anyhow::Result<Self> {
+        let postmaster: String = sqlx::query_scalar("SELECT split_part(pg_read_file('postmaster.pid'), E'\\n', 1)")
+            .fetch_one(&cluster.database.pool)
+            .await?;
+        let backends: Vec<i32> =
+            sqlx::query_scalar("SELECT pid FROM pg_stat_activity").fetch_all(&cluster.database.pool).await?;
+        // The one that accepts first.
+        let pids = std::iter::once(postmaster.parse()?).chain(backends).map(Pid::from_raw).collect();
+        let frozen = Self(pids);
+        frozen.signal(Signal::SIGSTOP);
+        Ok(frozen)
+    }
+
+    fn signal(&self, signal: Signal) {
+        for pid in &self.0 {
+            // A backend may have ended meanwhile.
+            let _ = kill(*pid, signal);
+        }
+    }
+}
+
+impl Drop for Frozen {
+    fn drop(&mut self) {
+        self.signal(Signal::SIGCONT);
+    }
+}
+
+#[tokio::test]
+async fn while_the_database_is_away_matches_go_on_and_nobody_is_failed_over() -> anyhow::Result<()> {
+    let _alone = ALONE.lock().await;
+    let lease = Duration::from_secs(2);
+    let cluster = Cluster::new().test_games().set("node.lease_ms", lease.as_millis()).start().await?;
+    let (mut ada, mut bo) = duel(&cluster).await?;
+    let (ada_id, bo_id) = (ada.id().to_owned(), bo.id().to_owned());
+    let outage = std::time::Instant::now();
+    let frozen = Frozen::freeze(&cluster).await?;
+    let mut n = 0;
+    while outage.elapsed() < 4 * lease {
+        n += 1;
+        ada.send("match.input", json!({"n": n})).await?;
+        bo.push_where("match.state", |s| s["players"][&ada_id]["count"] == n).await?;
+    }
+    drop(frozen);
+
+    // It is back: the same match goes on, ends by its own rule, and what must be stored is.
+    assert_eq!(
+        ada.push_where("match.state", |s| s["players"][&ada_id]["count"] == n).await?["players"][&bo_id]["away"],
+        0
+    );
+    bo.send("match.input", json!({"finish": true})).await?;
+    let end = ada.push("match.finished").await?;
+    assert_eq!(end["result"]["winner"], bo_id, "{end}");
+    assert_eq!(bo.push("match.finished").await?, end);
+    cluster.stop().await
+}
