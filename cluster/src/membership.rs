@@ -64,6 +64,8 @@ pub struct Membership {
     contact: Mutex<Contact>,
     database: watch::Sender<DatabaseIncarnation>,
     beat_now: Notify,
+    /// Held while a heartbeat is under way: one that is overtaken by the farewell would bring the node back to life.
+    beating: tokio::sync::Mutex<()>,
     pool: PgPool,
     publisher: Publisher,
 }
@@ -121,6 +123,7 @@ impl Membership {
             contact: Mutex::new(Contact { last: started, unbroken_since: started }),
             database: watch::Sender::new(database),
             beat_now: Notify::new(),
+            beating: tokio::sync::Mutex::new(()),
             pool: pool.clone(),
             publisher,
         });
@@ -186,6 +189,10 @@ impl Membership {
         let mut connection: Option<PgConnection> = None;
         let bound = self.lease / 3;
         loop {
+            let turn = self.beating.lock().await;
+            if *lock(&self.state) == NodeState::Stopped {
+                return Ok(());
+            }
             let sent = Instant::now();
             let beating = async {
                 let live = match connection.take() {
@@ -209,6 +216,7 @@ impl Membership {
                     self.lease / 10
                 }
             };
+            drop(turn);
             tokio::select! {
                 () = tokio::time::sleep(due) => {}
                 () = self.beat_now.notified() => {}
@@ -217,7 +225,8 @@ impl Membership {
         }
     }
 
-    /// Marks the row as stopped, so that nobody has to wait for the lease to run out. Best effort, bounded.
+    /// Marks the row as stopped, so that nobody has to wait for the lease to run out, and ends the heartbeat. Best effort,
+    /// bounded.
     pub async fn leave(&self) {
         *lock(&self.state) = NodeState::Stopped;
         let leaving = sqlx::query!(
@@ -226,7 +235,11 @@ impl Membership {
             self.identity.incarnation,
         )
         .execute(&self.pool);
-        if let Err(error) = within(Duration::from_secs(2), async { Ok(leaving.await?) }).await {
+        let last = async {
+            let _turn = self.beating.lock().await;
+            Ok(leaving.await?)
+        };
+        if let Err(error) = within(Duration::from_secs(2), last).await {
             tracing::warn!(%error, "The registry could not be told that this node has stopped; its lease will run out.");
         }
         self.wake_others();

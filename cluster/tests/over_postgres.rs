@@ -162,3 +162,26 @@ async fn the_directory_follows_states_and_leases() -> anyhow::Result<()> {
     assert!(directory::read(&play.db.pool).await?.iter().any(|n| n.node_id == "mm" && !n.alive));
     play.end().await
 }
+
+#[tokio::test]
+async fn no_heartbeat_brings_back_who_has_left() -> anyhow::Result<()> {
+    let play = Play::begin().await?;
+    for round in 0..20 {
+        let node = play.register("gw", Duration::from_secs(2)).await?;
+        let beating = tokio::spawn(Arc::clone(&node).beat(play.direct.clone(), play.stop.child_token()));
+        node.set_state(NodeState::Ready);
+        while !directory::read(&play.db.pool).await?.iter().any(|n| n.is_ready()) {
+            tokio::task::yield_now().await;
+        }
+        // The announcement is on its way when the farewell overtakes it.
+        node.set_state(NodeState::Draining);
+        if round % 2 == 0 {
+            tokio::task::yield_now().await;
+        }
+        node.leave().await;
+        timeout(PATIENCE, beating).await???;
+        let rows = directory::read(&play.db.pool).await?;
+        assert!(rows.iter().all(|n| n.state == "stopped" && !n.alive), "round {round}: {rows:?}");
+    }
+    play.end().await
+}
