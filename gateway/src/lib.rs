@@ -1,17 +1,17 @@
 //! A gateway: players' WebSockets and the REST API, on any number of nodes that know nothing of each other but what is in
 //! the database. [`run`] is the whole process; the binary is `main.rs`.
 
-use std::{net::SocketAddr, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
 use anyhow::Context as _;
-use asobi_cluster::{Membership, Node, NodeAddresses, NodeState, Role, ops};
-use asobi_rest::RestDeps;
+use asobi_cluster::{Membership, Node, NodeState, Role, ops};
+use asobi_rest::{Listeners, RestDeps};
 use asobi_service_kit::{Config, Shutdown, health::Readiness, server};
 use asobi_session::{
     auth::{Issuer, Verifier},
     hub::{self, Hub, HubDeps},
 };
-use tokio::{net::TcpListener, time::MissedTickBehavior};
+use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
 use tonic::service::Routes;
 
@@ -52,27 +52,6 @@ async fn tell_load(membership: Arc<Membership>, hub: Arc<Hub>, stop: Cancellatio
             () = stop.cancelled() => return,
             _ = ticks.tick() => membership.set_load(u32::try_from(hub.session_count()).unwrap_or(u32::MAX)),
         }
-    }
-}
-
-/// Bound before anything is built, so that a taken port is the first thing that is said.
-struct Listeners {
-    http: (TcpListener, SocketAddr),
-    grpc: (TcpListener, SocketAddr),
-    metrics: (TcpListener, SocketAddr),
-}
-
-impl Listeners {
-    async fn bind(config: &Config) -> anyhow::Result<Self> {
-        Ok(Self {
-            http: server::bind("http.listen", &config.http.listen).await?,
-            grpc: server::bind("grpc.listen", &config.grpc.listen).await?,
-            metrics: server::bind("metrics.listen", &config.metrics.listen).await?,
-        })
-    }
-
-    fn addresses(&self) -> NodeAddresses {
-        NodeAddresses { http: Some(self.http.1), grpc: self.grpc.1, metrics: self.metrics.1 }
     }
 }
 

@@ -2,18 +2,17 @@
 
 use std::{
     collections::HashSet,
-    net::SocketAddr,
     sync::{Arc, OnceLock},
     time::{Duration, Instant},
 };
 
 use anyhow::Context as _;
-use asobi_cluster::{Node, NodeAddresses, NodeState, Role, ops};
+use asobi_cluster::{Node, NodeState, Role, ops};
 use asobi_proto::{
     bus::{Topic, WakeItem},
     match_v1::match_host_service_server::MatchHostServiceServer,
 };
-use asobi_rest::RestDeps;
+use asobi_rest::{Listeners, RestDeps};
 use asobi_service_kit::{Config, Shutdown, health::Readiness, server, service::Misconfigured};
 use asobi_session::{
     auth::{Issuer, Verifier},
@@ -22,7 +21,6 @@ use asobi_session::{
 };
 use asobi_store::{matches, within};
 use bytes::Bytes;
-use tokio::net::TcpListener;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tonic::service::Routes;
 use uuid::Uuid;
@@ -83,27 +81,6 @@ fn load_games(config: &Config, games: Registry) -> anyhow::Result<Registry> {
         tracing::info!(guests, "The games' manifest has a wish about guests; auth.guest decides.");
     }
     Ok(registry.with(games))
-}
-
-/// Bound before anything is built, so that a taken port is the first thing that is said.
-struct Listeners {
-    http: (TcpListener, SocketAddr),
-    grpc: (TcpListener, SocketAddr),
-    metrics: (TcpListener, SocketAddr),
-}
-
-impl Listeners {
-    async fn bind(config: &Config) -> anyhow::Result<Self> {
-        Ok(Self {
-            http: server::bind("http.listen", &config.http.listen).await?,
-            grpc: server::bind("grpc.listen", &config.grpc.listen).await?,
-            metrics: server::bind("metrics.listen", &config.metrics.listen).await?,
-        })
-    }
-
-    fn addresses(&self) -> NodeAddresses {
-        NodeAddresses { http: Some(self.http.1), grpc: self.grpc.1, metrics: self.metrics.1 }
-    }
 }
 
 /// The sessions of this very process. The hub needs the link and the link the hub: until the hub is there nobody is attached.

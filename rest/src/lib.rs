@@ -4,6 +4,7 @@ mod body;
 mod error;
 mod extract;
 mod limits;
+mod listeners;
 mod middleware;
 mod page;
 mod render;
@@ -25,6 +26,8 @@ use axum::{
 };
 use sqlx::PgPool;
 use tower_http::cors::{AllowHeaders, AllowOrigin, CorsLayer};
+
+pub use listeners::Listeners;
 
 /// What the routes need of the process they are served by.
 pub struct RestDeps {
