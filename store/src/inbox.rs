@@ -115,18 +115,3 @@ pub async fn after(pool: &PgPool, cursors: &[(Uuid, i64)], limit: i64) -> Result
         })
         .collect())
 }
-
-/// Removes a bounded number of expired events; answers how many.
-///
-/// # Errors
-/// When the database does not answer.
-pub async fn sweep(pool: &PgPool, limit: i64) -> Result<u64> {
-    let done = sqlx::query!(
-        "DELETE FROM inbox_events WHERE (player_id, seq) IN
-           (SELECT player_id, seq FROM inbox_events WHERE expires_at < now() ORDER BY expires_at LIMIT $1 FOR UPDATE SKIP LOCKED)",
-        limit
-    )
-    .execute(pool)
-    .await?;
-    Ok(done.rows_affected())
-}

@@ -36,8 +36,6 @@ const ROWS: i64 = 200;
 const DEADLINE: Duration = Duration::from_secs(3);
 const RETRY: Duration = Duration::from_millis(250);
 const SWEEP: Duration = Duration::from_secs(10);
-/// How many expired events one sweep removes.
-const EXPIRED: i64 = 1_000;
 
 #[derive(Default)]
 pub(crate) struct Mailbox(Mutex<State>);
@@ -237,11 +235,7 @@ async fn sweep(hub: Arc<Hub>) {
     loop {
         tokio::select! {
             () = hub.inbox.sweep.notified() => {}
-            () = tokio::time::sleep(SWEEP.mul_f64(rand::random_range(0.7..1.3))) => {
-                if let Err(error) = within(DEADLINE, inbox::sweep(&hub.pool, EXPIRED)).await {
-                    tracing::debug!(%error, "Expired inbox events were not removed; another sweep will.");
-                }
-            }
+            () = tokio::time::sleep(SWEEP.mul_f64(rand::random_range(0.7..1.3))) => {}
         }
         for players in hub.registry.players().chunks(PLAYERS) {
             while !read(&hub, players).await {
