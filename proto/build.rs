@@ -2,12 +2,15 @@
 
 use std::{env, fs, path::PathBuf};
 
-const PROTOS: [&str; 5] = [
+const PROTOS: [&str; 8] = [
     "asobi/match/v1/match.proto",
     "asobi/matchmaker/v1/matchmaker.proto",
     "asobi/social/v1/friends.proto",
+    "asobi/social/v1/groups.proto",
     "asobi/social/v1/leaderboards.proto",
+    "asobi/social/v1/notifications.proto",
     "asobi/ops/v1/ops.proto",
+    "asobi/ops/v1/players.proto",
 ];
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {

@@ -50,6 +50,13 @@ impl MatchHostService for HostService {
         }
     }
 
+    async fn add_players(
+        &self,
+        _: tonic::Request<asobi_proto::match_v1::AddPlayersRequest>,
+    ) -> Result<tonic::Response<asobi_proto::match_v1::AddPlayersResponse>, tonic::Status> {
+        Err(tonic::Status::unimplemented("not yet"))
+    }
+
     async fn probe(&self, request: Request<ProbeRequest>) -> Result<Response<ProbeResponse>, Status> {
         let request = request.into_inner();
         let match_id = uuid(&request.match_id, "match_id")?;

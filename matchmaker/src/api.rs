@@ -32,7 +32,7 @@ struct Api {
 impl Api {
     fn publish(&self, ticket_id: Uuid, gone: bool) {
         // A leader that missed it finds the row by its next resync; a full queue is counted by the publisher.
-        let _ = self.deps.publisher.publish(Topic::Queue, &TicketItem { ticket_id, gone });
+        let _ = self.deps.publisher.publish(Topic::Queue, &TicketItem { ticket_id, gone, backfill: false });
     }
 
     async fn bounded<T>(&self, work: impl Future<Output = asobi_store::Result<T>>) -> Result<T, Status> {
@@ -76,6 +76,7 @@ fn wire(ticket: tickets::Ticket) -> Ticket {
             nanos: i32::try_from(ticket.submitted_at.nanosecond()).unwrap_or(0),
         }),
         match_id: ticket.match_id.map(|id| id.to_string()).unwrap_or_default(),
+        ..Ticket::default()
     }
 }
 
@@ -110,6 +111,7 @@ impl MatchmakerService for Api {
             ticket: Some(wire(created.ticket)),
             already_queued: created.already_queued,
             players_needed: i32::try_from(settings.match_size).unwrap_or(i32::MAX),
+            ..CreateTicketResponse::default()
         }))
     }
 
@@ -130,6 +132,58 @@ impl MatchmakerService for Api {
         let ticket = self.bounded(tickets::get(&self.deps.pool, ticket_id)).await?;
         let ticket = ticket.ok_or_else(|| status(ErrorCode::MATCHMAKER_TICKET_NOT_FOUND, "there is no such ticket"))?;
         Ok(Response::new(GetTicketResponse { ticket: Some(wire(ticket)) }))
+    }
+
+    async fn list_estimates(
+        &self,
+        _: Request<asobi_proto::matchmaker_v1::ListEstimatesRequest>,
+    ) -> Result<Response<asobi_proto::matchmaker_v1::ListEstimatesResponse>, Status> {
+        Err(Status::unimplemented("not yet"))
+    }
+
+    async fn request_backfill(
+        &self,
+        _: Request<asobi_proto::matchmaker_v1::RequestBackfillRequest>,
+    ) -> Result<Response<asobi_proto::matchmaker_v1::RequestBackfillResponse>, Status> {
+        Err(Status::unimplemented("not yet"))
+    }
+
+    async fn get_queue_stats(
+        &self,
+        _: Request<asobi_proto::matchmaker_v1::GetQueueStatsRequest>,
+    ) -> Result<Response<asobi_proto::matchmaker_v1::GetQueueStatsResponse>, Status> {
+        Err(Status::unimplemented("not yet"))
+    }
+
+    async fn pause_mode(
+        &self,
+        _: Request<asobi_proto::matchmaker_v1::PauseModeRequest>,
+    ) -> Result<Response<asobi_proto::matchmaker_v1::PauseModeResponse>, Status> {
+        Err(Status::unimplemented("not yet"))
+    }
+
+    async fn resume_mode(
+        &self,
+        _: Request<asobi_proto::matchmaker_v1::ResumeModeRequest>,
+    ) -> Result<Response<asobi_proto::matchmaker_v1::ResumeModeResponse>, Status> {
+        Err(Status::unimplemented("not yet"))
+    }
+
+    async fn set_mode_settings(
+        &self,
+        _: Request<asobi_proto::matchmaker_v1::SetModeSettingsRequest>,
+    ) -> Result<Response<asobi_proto::matchmaker_v1::SetModeSettingsResponse>, Status> {
+        Err(Status::unimplemented("not yet"))
+    }
+
+    type WatchTicketStream =
+        futures_util::stream::Empty<Result<asobi_proto::matchmaker_v1::WatchTicketResponse, Status>>;
+
+    async fn watch_ticket(
+        &self,
+        _: Request<asobi_proto::matchmaker_v1::WatchTicketRequest>,
+    ) -> Result<Response<Self::WatchTicketStream>, Status> {
+        Err(Status::unimplemented("not yet"))
     }
 
     async fn get_status(&self, _: Request<GetStatusRequest>) -> Result<Response<GetStatusResponse>, Status> {

@@ -134,6 +134,8 @@ pub enum InboxAction {
     Matched { match_id: Uuid },
     /// The player's friendship with another changed: presence subscriptions are to be read again.
     Friends { friend_id: Uuid },
+    /// The player came into a group or left it: what was remembered of their rights in its channel is void, and who left is out of it.
+    Group { group_id: Uuid, member: bool },
     /// The match is over or the seat is gone without the host saying so itself (its host died).
     MatchGone { match_id: Uuid },
 }
@@ -170,14 +172,17 @@ pub struct RevokedItem {
     pub expires_at: i64,
 }
 
-/// A ticket came or went.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+/// A ticket came or went. A party's is known by its head's id.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TicketItem {
     #[serde(rename = "t")]
     pub ticket_id: Uuid,
     /// True: withdrawn.
     #[serde(rename = "g", default)]
     pub gone: bool,
+    /// True: `ticket_id` is a running match, whose request for players changed.
+    #[serde(rename = "b", default, skip_serializing_if = "std::ops::Not::not")]
+    pub backfill: bool,
 }
 
 /// Nothing but a wake-up: read the rows.

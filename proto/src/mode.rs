@@ -15,8 +15,18 @@ pub struct ModeSettings {
     /// When `min_players` will do, ms of the oldest ticket's wait; none: never.
     pub relax_after_ms: Option<u64>,
     pub strategy: Strategy,
+    /// The largest difference in skill of two who are matched at once.
     pub skill_window: f64,
+    /// By how much the window grows in five seconds of waiting, continuously.
     pub skill_expand_rate: f64,
+    /// None: everybody for themselves.
+    pub teams: Option<Teams>,
+    /// Where its matches may run; empty: anywhere.
+    pub regions: Vec<String>,
+    /// The worst round trip a player may have to the match's region; none: no bound.
+    pub max_latency_ms: Option<u32>,
+    /// Whether running matches may ask the queue for players.
+    pub backfill: bool,
     /// Ticks per second, 0: turn-based.
     pub tick_rate: u32,
     /// One state for all players instead of one each.
@@ -29,6 +39,13 @@ pub struct ModeSettings {
     pub player_ttl_ms: u64,
     pub max_wait_seconds: u32,
     pub checkpoint_interval_ms: u64,
+}
+
+/// Teams of one match: `count` times `size` players make the full match.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Teams {
+    pub count: u32,
+    pub size: u32,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -49,6 +66,10 @@ impl Default for ModeSettings {
             strategy: Strategy::Fill,
             skill_window: 200.0,
             skill_expand_rate: 50.0,
+            teams: None,
+            regions: Vec::new(),
+            max_latency_ms: None,
+            backfill: false,
             tick_rate: 10,
             shared_state: false,
             send_unchanged: true,

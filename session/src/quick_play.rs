@@ -101,6 +101,7 @@ async fn create(hub: &Hub, live: &LiveSeat) -> bool {
         return abandon(hub, live).await;
     };
     let request = CreateMatchRequest {
+        teams: Vec::new(),
         match_id: live.match_id.to_string(),
         mode: live.mode.clone(),
         epoch: live.epoch,

@@ -41,6 +41,7 @@ pub fn read(vm: &Vm, source: &Source, problems: &mut Vec<Problem>) -> ModeSettin
         checkpoint_interval_ms: reader
             .whole("checkpoint_interval_ms", 10, DAY_MS)
             .unwrap_or(defaults.checkpoint_interval_ms),
+        ..defaults
     };
     reader.later();
     reader.callbacks();

@@ -104,6 +104,7 @@ async fn ask(reign: &Reign, job: &Open, host: &HostId) -> Result<(), &'static st
         return Err("the host is gone or not ready");
     };
     let request = CreateMatchRequest {
+        teams: Vec::new(),
         match_id: job.id.to_string(),
         mode: job.mode.clone(),
         epoch: job.epoch,

@@ -88,7 +88,9 @@ impl Stage {
     pub async fn queue(&self, player: Uuid, mode: &str, settings: &ModeSettings) -> anyhow::Result<Created> {
         let created =
             tickets::create(&self.database.pool, player, mode, &serde_json::json!({}), settings, 100_000).await?;
-        self.bus.publisher().publish(Topic::Queue, &TicketItem { ticket_id: created.ticket.id, gone: false })?;
+        self.bus
+            .publisher()
+            .publish(Topic::Queue, &TicketItem { ticket_id: created.ticket.id, gone: false, backfill: false })?;
         Ok(created)
     }
 
@@ -243,6 +245,13 @@ impl MatchHostService for Service {
             _ if self.acts == Acts::Claims => std::future::pending().await,
             _ => Ok(Response::new(CreateMatchResponse {})),
         }
+    }
+
+    async fn add_players(
+        &self,
+        _: tonic::Request<asobi_proto::match_v1::AddPlayersRequest>,
+    ) -> Result<tonic::Response<asobi_proto::match_v1::AddPlayersResponse>, tonic::Status> {
+        Err(tonic::Status::unimplemented("not yet"))
     }
 
     async fn probe(&self, _: Request<ProbeRequest>) -> Result<Response<ProbeResponse>, Status> {

@@ -95,7 +95,7 @@ async fn remove(State(rest): State<Shared>, Caller(claims): Caller, Path(path): 
 
 /// Tells the leader; if that fails it finds the row by itself, a little later.
 fn wake(rest: &Rest, ticket_id: Uuid, gone: bool) {
-    if let Err(error) = rest.publisher.publish(Topic::Queue, &TicketItem { ticket_id, gone }) {
+    if let Err(error) = rest.publisher.publish(Topic::Queue, &TicketItem { ticket_id, gone, backfill: false }) {
         tracing::warn!(ticket.id = %ticket_id, %error, "The matchmaker was not woken for a ticket.");
     }
 }

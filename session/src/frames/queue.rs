@@ -54,7 +54,7 @@ async fn queue(hub: &Hub, asker: &Asker, mode: &str, properties: &Value) {
         Ok(Ok(created)) => {
             let ticket_id = created.ticket.id;
             // A lost wake-up costs the leader's own look into the rows.
-            let _ = hub.publisher.publish(Topic::Queue, &TicketItem { ticket_id, gone: false });
+            let _ = hub.publisher.publish(Topic::Queue, &TicketItem { ticket_id, gone: false, backfill: false });
             asker.reply(
                 "matchmaker.queued",
                 json!({"ticket_id": ticket_id, "status": "pending", "players_needed": settings.match_size,
@@ -89,7 +89,7 @@ async fn withdraw(hub: &Hub, asker: &Asker, ticket_id: Uuid) {
     let Some(player) = asker.conn.player() else { return };
     match tokio::time::timeout(DEADLINE, tickets::cancel(&hub.pool, ticket_id, player)).await {
         Ok(Ok(())) => {
-            let _ = hub.publisher.publish(Topic::Queue, &TicketItem { ticket_id, gone: true });
+            let _ = hub.publisher.publish(Topic::Queue, &TicketItem { ticket_id, gone: true, backfill: false });
             asker.reply("matchmaker.removed", json!({"success": true}));
         }
         Ok(Err(CancelError::NotFound)) => asker.error("not_found", "No such ticket waits."),

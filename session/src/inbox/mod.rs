@@ -161,7 +161,7 @@ fn frame_of(event: &InboxEvent) -> Option<Frame> {
 async fn work(hub: Arc<Hub>, player: Arc<Player>) {
     while let Some(event) = player.mailbox.next() {
         match &event.action {
-            None => tell(&player, &event),
+            None | Some(InboxAction::Group { .. }) => tell(&player, &event),
             Some(InboxAction::Matched { match_id }) => {
                 seat::matched(&hub, &player, *match_id, frame_of(&event)).await;
             }

@@ -153,6 +153,13 @@ impl MatchHostService for Host {
         Ok(Response::new(CreateMatchResponse {}))
     }
 
+    async fn add_players(
+        &self,
+        _: tonic::Request<asobi_proto::match_v1::AddPlayersRequest>,
+    ) -> Result<tonic::Response<asobi_proto::match_v1::AddPlayersResponse>, tonic::Status> {
+        Err(tonic::Status::unimplemented("not yet"))
+    }
+
     async fn probe(&self, _: Request<ProbeRequest>) -> Result<Response<ProbeResponse>, Status> {
         Ok(Response::new(ProbeResponse { running: true, epoch: 1 }))
     }

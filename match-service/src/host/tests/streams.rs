@@ -41,6 +41,7 @@ async fn serve(host: &Arc<Host>) -> (MatchHostServiceClient<Channel>, Cancellati
 
 fn create(id: u128, term: i64) -> CreateMatchRequest {
     CreateMatchRequest {
+        teams: Vec::new(),
         match_id: Uuid::from_u128(id).to_string(),
         mode: "diary".into(),
         epoch: 1,
