@@ -11,6 +11,7 @@ use asobi_proto::bus::ChatItem;
 use foldhash::fast::RandomState;
 use parking_lot::Mutex;
 use tokio::sync::Notify;
+use uuid::Uuid;
 
 use super::repair::Repairs;
 use crate::{
@@ -116,6 +117,29 @@ impl Channels {
         }
     }
 
+    /// Takes all connections of a player out of a channel that is no longer theirs. A join under way is refused by
+    /// [`Cell::admit`].
+    pub(crate) fn expel(&self, id: &str, player: Uuid) {
+        let cells = self.cells.pin();
+        let Some(cell) = cells.get(id) else { return };
+        let mut expelled = Vec::new();
+        {
+            let mut state = cell.state.lock();
+            let (gone, stay) =
+                std::mem::take(&mut state.members).into_iter().partition(|m| m.conn.player() == Some(player));
+            state.members = stay;
+            expelled.extend(Vec::into_iter(gone).map(|member: Member| member.conn));
+            if state.members.is_empty() {
+                state.dead = true;
+                cells.remove(id);
+            }
+        }
+        // A connection's own lock is never taken under a cell's.
+        for conn in expelled {
+            conn.local().channels.retain(|c| &**c != id);
+        }
+    }
+
     /// A hint from the bus.
     pub(super) fn hear(&self, item: &ChatItem<'_>) {
         // Most channels of a large cluster have no members here: their frames are not even copied.
@@ -156,9 +180,14 @@ impl Channels {
     }
 }
 
-/// Why a member cannot be admitted: too much came while its missed messages were read.
+/// Why a member cannot be admitted.
 #[derive(Debug, PartialEq, Eq)]
-pub(crate) struct Overflowed;
+pub(crate) enum NotAdmitted {
+    /// Too much came while its missed messages were read.
+    Overflowed,
+    /// It is no member any more: it was expelled meanwhile, or its connection has ended.
+    Gone,
+}
 
 impl Cell {
     /// After which number the joining member's live messages are kept aside; none while the cell is not placed.
@@ -180,12 +209,12 @@ impl Cell {
     }
 
     /// Makes a joining member live: its reply, what it missed, what was kept aside, and from then on what comes.
-    pub(crate) fn admit(&self, no: SessionNo, reply: Frame, missed: Vec<Frame>) -> Result<(), Overflowed> {
+    pub(crate) fn admit(&self, no: SessionNo, reply: Frame, missed: Vec<Frame>) -> Result<(), NotAdmitted> {
         let mut state = self.state.lock();
-        let Some(member) = state.members.iter_mut().find(|m| m.conn.no == no) else { return Ok(()) };
+        let Some(member) = state.members.iter_mut().find(|m| m.conn.no == no) else { return Err(NotAdmitted::Gone) };
         let joining = member.joining.take().unwrap_or_default();
         if joining.overflowed {
-            return Err(Overflowed);
+            return Err(NotAdmitted::Overflowed);
         }
         for frame in std::iter::once(reply).chain(missed).chain(joining.aside) {
             member.conn.push(frame);
@@ -302,6 +331,27 @@ mod tests {
         channels.leave("global:x", ada.no);
         assert!(channels.all().is_empty() && cell.state.lock().dead);
         assert!(!Arc::ptr_eq(&cell, &channels.join("global:x", &ada)));
+    }
+
+    #[test]
+    fn who_is_expelled_hears_nothing_more_and_their_join_fails() {
+        let (channels, ada, bo) = (Channels::new(), conn(1), conn(2));
+        let player = Uuid::from_u128(7);
+        assert!(ada.set_player(player) && bo.set_player(Uuid::from_u128(8)));
+        for member in [&ada, &bo] {
+            let cell = channels.join("room:x", member);
+            member.local().channels.push(Arc::clone(&cell.id));
+            cell.place(0);
+        }
+        let cell = channels.find("room:x").unwrap();
+        cell.admit(bo.no, text("joined"), Vec::new()).unwrap();
+        channels.expel("room:x", player);
+        assert_eq!(cell.admit(ada.no, text("joined"), Vec::new()), Err(NotAdmitted::Gone));
+        channels.stored("room:x", 1, &text("m1"));
+        assert_eq!((frames(&ada), frames(&bo)), (vec![], vec!["joined".to_owned(), "m1".to_owned()]));
+        assert!(ada.local().channels.is_empty() && bo.local().channels.len() == 1);
+        channels.expel("room:x", Uuid::from_u128(8));
+        assert!(channels.all().is_empty());
     }
 
     #[test]

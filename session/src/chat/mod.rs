@@ -37,7 +37,7 @@ use tokio::sync::{Notify, mpsc};
 use tracing::Span;
 use uuid::Uuid;
 
-pub(crate) use self::channels::{Cell, Channels};
+pub(crate) use self::channels::{Cell, Channels, NotAdmitted};
 use self::{access::Cache, writer::Write};
 pub use self::{access::Refusal, direct::DirectError, ids::ChannelId};
 use crate::{frame::Frame, hub::Hub};

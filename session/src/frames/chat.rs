@@ -10,7 +10,7 @@ use uuid::Uuid;
 
 use super::{Asker, Call, Work, fields};
 use crate::{
-    chat::{Cell, ChannelId, Outgoing, Refusal, SendError, Sent, shared_frame},
+    chat::{Cell, ChannelId, NotAdmitted, Outgoing, Refusal, SendError, Sent, shared_frame},
     conn::Conn,
     frame::Frame,
     hub::Hub,
@@ -57,17 +57,23 @@ async fn enter(hub: &Arc<Hub>, asker: &Asker, id: &str, channel: &ChannelId, sin
     let cell = hub.chat.channels.join(id, &asker.conn);
     // Known to the connection before anything is awaited: its end takes it out of the channel.
     asker.conn.local().channels.push(Arc::clone(&cell.id));
-    let outcome = catch_up(hub, asker, &cell, since).await;
-    let failed = match outcome {
-        Ok((reply, missed)) => cell.admit(asker.conn.no, reply, missed).is_err(),
+    // Asked once more now that a removal would find the member: one that came between the first answer and the join did not.
+    if let Err(refusal) = hub.may_use(player, channel).await {
+        forget(hub, &asker.conn, id);
+        return refuse(asker, refusal);
+    }
+    let outcome = match catch_up(hub, asker, &cell, since).await {
+        Ok((reply, missed)) => cell.admit(asker.conn.no, reply, missed),
         Err(error) => {
             tracing::warn!(%error, channel.id = id, "A channel could not be joined.");
-            true
+            Err(NotAdmitted::Overflowed)
         }
     };
-    if failed {
-        forget(hub, &asker.conn, id);
-        asker.not_ready();
+    let Err(why) = outcome else { return };
+    forget(hub, &asker.conn, id);
+    match why {
+        NotAdmitted::Overflowed => asker.not_ready(),
+        NotAdmitted::Gone => refuse(asker, Refusal::NotAuthorized),
     }
 }
 
