@@ -2,6 +2,7 @@
 
 mod bench;
 mod config_command;
+mod ctl;
 mod dev;
 mod migrate;
 mod postgres;
@@ -38,6 +39,7 @@ enum Command {
     SocialService(ServiceArgs),
     /// Bring the database's schema up to date
     Migrate(ServiceArgs),
+    Ctl(ctl::CtlArgs),
     Bench(bench::BenchArgs),
     Config(config_command::ConfigCommand),
     Postgres(with_postgres::PostgresArgs),
@@ -67,6 +69,7 @@ fn run(command: Command) -> ExitCode {
         Command::Matchmaker(args) => service::main("matchmaker", &args.config, asobi_matchmaker::run),
         Command::SocialService(args) => service::main("social", &args.config, asobi_social_service::run),
         Command::Migrate(args) => service::main("migrate", &args.config, migrate::run),
+        Command::Ctl(args) => block_on(ctl::run(args)),
         Command::Bench(args) => block_on(async { bench::run(args).await.map(|()| ExitCode::SUCCESS) }),
         Command::Config(args) => config_command::run(&args),
         Command::Postgres(args) => block_on(with_postgres::run(args)),

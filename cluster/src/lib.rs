@@ -19,7 +19,7 @@ pub use asobi_store::lock_keys;
 
 pub use directory::{Directory, NodeRow};
 pub use membership::{Membership, NodeSpec, NodeState};
-pub use node::{Node, NodeAddresses};
+pub use node::{Node, NodeAddresses, cluster_key};
 
 /// What a node does.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]

@@ -146,7 +146,11 @@ fn spec(config: &Config, role: Role, node_id: String, addresses: NodeAddresses) 
     }
 }
 
-async fn cluster_key(config: &Config, pool: &PgPool, timeout: Duration) -> anyhow::Result<String> {
+/// The secret that the processes of this cluster show each other: the configured one, else the database's.
+///
+/// # Errors
+/// When the database does not answer or has none.
+pub async fn cluster_key(config: &Config, pool: &PgPool, timeout: Duration) -> anyhow::Result<String> {
     if !config.cluster.key.is_empty() {
         return Ok(config.cluster.key.expose().to_owned());
     }
