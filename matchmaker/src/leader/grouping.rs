@@ -16,7 +16,7 @@ use uuid::Uuid;
 
 use crate::{
     allocate::{self, Batch},
-    deps::{Error, Reign, Result, lock},
+    deps::{Clock, Error, Reign, Result, lock},
     index::Ticket,
 };
 
@@ -38,26 +38,11 @@ pub struct Grouping {
     resync: bool,
     /// Hosts or modes may have changed.
     refresh: bool,
-    clock: Clock,
-}
-
-/// The database's clock, as it was read last.
-#[derive(Clone, Copy)]
-struct Clock {
-    read: Instant,
-    us: i64,
-}
-
-impl Clock {
-    fn now_us(self) -> i64 {
-        self.us.saturating_add(i64::try_from(self.read.elapsed().as_micros()).unwrap_or(i64::MAX))
-    }
 }
 
 impl Grouping {
     pub fn new(reign: Arc<Reign>, events: Subscription, creates: mpsc::Sender<Open>) -> Self {
-        let clock = Clock { read: Instant::now(), us: 0 };
-        Self { reign, events, creates, arrivals: Vec::new(), resync: true, refresh: true, clock }
+        Self { reign, events, creates, arrivals: Vec::new(), resync: true, refresh: true }
     }
 
     pub async fn run(mut self, quiet: CancellationToken) {
@@ -94,9 +79,9 @@ impl Grouping {
 
     /// How long until time alone makes a group; not less than a moment, since a group may wait for a host.
     fn until_due(&self) -> Duration {
-        let due = lock(&self.reign.index).due_us();
+        let due = lock(&self.reign.deps.index).due_us();
         let left = due.map_or(REFRESH, |due| {
-            Duration::from_micros(u64::try_from(due.saturating_sub(self.clock.now_us())).unwrap_or(0))
+            Duration::from_micros(u64::try_from(due.saturating_sub(lock(&self.reign.deps.clock).now_us())).unwrap_or(0))
         });
         left.clamp(Duration::from_millis(20), REFRESH)
     }
@@ -113,7 +98,7 @@ impl Grouping {
     }
 
     fn take_tickets(&mut self, notification: &Notification) {
-        let mut index = lock(&self.reign.index);
+        let mut index = lock(&self.reign.deps.index);
         for item in notification.items() {
             // One that cannot be read is a ticket we may lack.
             let Ok(item) = serde_json::from_str::<TicketItem>(item.get()) else {
@@ -145,7 +130,7 @@ impl Grouping {
                 self.creates.send(made).await.map_err(|_| Error::Over)?;
             }
         }
-        self.reign.deps.status.set_depth(lock(&self.reign.index).len());
+        self.reign.deps.status.set_depth(lock(&self.reign.deps.index).len());
         Ok(())
     }
 
@@ -157,10 +142,10 @@ impl Grouping {
                 Ok(tokio::try_join!(asobi_store::modes::all(pool), allocation::hosts(pool), allocation::clock(pool))?)
             })
             .await?;
-        lock(&reign.index).set_modes(modes);
+        lock(&reign.deps.index).set_modes(modes);
         lock(&reign.hosts).replace(hosts, reading);
         let us = i64::try_from(clock.unix_timestamp_nanos() / 1_000).unwrap_or(i64::MAX);
-        self.clock = Clock { read: reading, us };
+        *lock(&reign.deps.clock) = Clock { read: reading, us };
         self.refresh = false;
         Ok(())
     }
@@ -170,13 +155,13 @@ impl Grouping {
         if self.resync {
             let rows = reign.bounded(async { Ok(allocation::pending(pool).await?) }).await?;
             tracing::info!(tickets = rows.len(), "The queue was read.");
-            lock(&reign.index).reload(rows.into_iter().map(Ticket::from));
+            lock(&reign.deps.index).reload(rows.into_iter().map(Ticket::from));
             self.arrivals.clear();
             self.resync = false;
         } else if !self.arrivals.is_empty() {
             let ids = std::mem::take(&mut self.arrivals);
             let rows = reign.bounded(async { Ok(allocation::pending_of(pool, &ids).await?) }).await?;
-            let mut index = lock(&reign.index);
+            let mut index = lock(&reign.deps.index);
             rows.into_iter().for_each(|row| index.insert(Ticket::from(row)));
         }
         Ok(())
@@ -184,8 +169,8 @@ impl Grouping {
 
     /// Groups that can be placed now, each with its host.
     fn form(&self) -> Batch {
-        let (now_us, now) = (self.clock.now_us(), Instant::now());
-        let mut index = lock(&self.reign.index);
+        let (now_us, now) = (lock(&self.reign.deps.clock).now_us(), Instant::now());
+        let mut index = lock(&self.reign.deps.index);
         let mut hosts = lock(&self.reign.hosts);
         let mut batch = Batch::new();
         for mode in index.waiting_modes() {

@@ -141,7 +141,7 @@ impl Sweep {
         let mut ids =
             reign.bounded(async { Ok(allocation::pending_ids(&reign.deps.pool, UNANNOUNCED_S).await?) }).await?;
         {
-            let index = lock(&reign.index);
+            let index = lock(&reign.deps.index);
             ids.retain(|id| !index.contains(*id));
         }
         // Those being claimed at this moment are among them; they are read again before they are believed.
@@ -178,7 +178,7 @@ impl Sweep {
             })
             .await?;
         reign.publish(&seqs, &events);
-        let mut index = lock(&reign.index);
+        let mut index = lock(&reign.deps.index);
         for (ticket, _) in &ended {
             index.remove(*ticket);
         }
@@ -188,7 +188,7 @@ impl Sweep {
     async fn fail_unserved(&mut self) -> Result<()> {
         let now = Instant::now();
         let unserved: HashSet<String> = {
-            let waiting = lock(&self.reign.index).waiting_modes();
+            let waiting = lock(&self.reign.deps.index).waiting_modes();
             let hosts = lock(&self.reign.hosts);
             waiting.into_iter().filter(|mode| hosts.check(mode) == Err(NoHost::Unserved)).collect()
         };
@@ -215,7 +215,7 @@ impl Sweep {
         let reign = &self.reign;
         let (now, grace) = (Instant::now(), reign.deps.limits.ghost_grace);
         let slice = {
-            let index = lock(&reign.index);
+            let index = lock(&reign.deps.index);
             self.absent.retain(|ticket, _| index.contains(*ticket));
             index.slice(self.cursor, GHOST_SLICE)
         };
@@ -248,7 +248,7 @@ impl Sweep {
             .await?;
         metrics::counter!("asobi_matchmaker_tickets_ended_total", "reason" => "ghost")
             .increment(withdrawn.len() as u64);
-        let mut index = lock(&reign.index);
+        let mut index = lock(&reign.deps.index);
         for ticket in withdrawn {
             index.remove(ticket);
         }
@@ -322,7 +322,7 @@ impl Sweep {
 
     async fn note_depths(&mut self) -> Result<()> {
         let reign = &self.reign;
-        let depths = lock(&reign.index).depths();
+        let depths: Vec<_> = lock(&reign.deps.index).depths().into_iter().map(|d| (d.mode, d.players)).collect();
         for (mode, depth) in &depths {
             metrics::gauge!("asobi_matchmaker_queue_depth", "mode" => mode.clone()).set(*depth as f64);
         }
