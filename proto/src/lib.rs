@@ -6,6 +6,7 @@ pub mod effect;
 pub mod error;
 pub mod frame;
 pub mod mode;
+pub mod query;
 
 /// `asobi.match.v1`
 #[expect(clippy::allow_attributes, clippy::allow_attributes_without_reason, reason = "generated")]
