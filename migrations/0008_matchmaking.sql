@@ -4,7 +4,8 @@
 CREATE TABLE parties (
     id           uuid        PRIMARY KEY,
     leader_id    uuid        NOT NULL,
-    inserted_at  timestamptz NOT NULL DEFAULT now()
+    inserted_at  timestamptz NOT NULL DEFAULT now(),
+    deserted_at  timestamptz              -- since when nobody of it was seen connected
 );
 
 CREATE TABLE party_members (

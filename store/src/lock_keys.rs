@@ -9,6 +9,12 @@ pub const SIGNING_KEYS: i64 = 0x6173_6f62_0002;
 pub const SESSION_SWEEP: i64 = 0x6173_6f62_0003;
 /// Session lock: whoever makes the template database of the tests.
 pub const TEST_TEMPLATE: i64 = 0x6173_6f62_0004;
+/// Transaction lock: whoever sweeps parties that nobody is connected of, and invitations that are over.
+pub const PARTY_SWEEP: i64 = 0x6173_6f62_0007;
+/// Transaction lock: whoever drops what is kept no longer.
+pub const MAINTENANCE: i64 = 0x6173_6f62_0005;
+/// Transaction lock: whoever makes the partitions of days to come.
+pub const CHAT_DAYS: i64 = 0x6173_6f62_0006;
 
 /// First key of a two-key transaction lock; the second is a hash of what is locked.
 pub const PLAYER_PRESENCE: i32 = 1;

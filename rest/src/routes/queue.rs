@@ -1,33 +1,24 @@
 //! `/matchmaker/*`: the same rows as the WebSocket's, from any node.
 
-use asobi_proto::{
-    bus::{TicketItem, Topic},
-    error::ErrorCode,
-};
-use asobi_store::{
-    players,
-    tickets::{self, CancelError, TicketError, TicketState},
-};
+use asobi_proto::error::ErrorCode;
+use asobi_session::queue::{Enqueue, EnqueueError};
+use asobi_store::tickets::{self, CancelError, TicketError, TicketState, WishError};
 use axum::{
     Router,
     extract::State,
     routing::{get, post},
 };
-use serde_json::{Value, json};
+use serde_json::json;
 use uuid::Uuid;
 
 use super::{Json, Shared, id};
 use crate::{
-    Rest,
     body::Fields,
     error::{ApiError, Result},
     extract::Path,
     middleware::Caller,
     render::unix_ms,
 };
-
-/// Of the properties' JSON text.
-const PROPERTIES_BYTES: usize = 4 * 1024;
 
 pub(super) fn routes() -> Router<Shared> {
     Router::new().route("/matchmaker", post(add)).route("/matchmaker/{ticket_id}", get(show).delete(remove))
@@ -38,75 +29,78 @@ async fn add(State(rest): State<Shared>, Caller(claims): Caller, fields: Fields)
         None => "default",
         Some(value) => value.as_str().ok_or_else(|| ApiError::missing("mode", "a string"))?,
     };
-    let Some(settings) = rest.hub.modes().get(mode).await else {
-        return Err(ApiError::new(ErrorCode::MATCHMAKER_UNKNOWN_MODE, "No game server plays that mode."));
+    let query = match fields.get("query") {
+        None => None,
+        Some(value) => Some(value.as_str().ok_or_else(|| bad_query(0, "must be a string"))?.to_owned()),
     };
-    let properties = properties(&fields)?;
-    // The token may outlive its player by moments; a ticket must not.
-    if players::get(&rest.pool, claims.player_id).await?.is_none() {
-        return Err(ApiError::unauthenticated());
-    }
-    let most = i64::try_from(rest.config.matchmaker.max_queue).unwrap_or(i64::MAX);
-    let created = tickets::create(&rest.pool, claims.player_id, mode, &properties, &settings, most).await;
-    let created = created.map_err(|error| match error {
-        TicketError::QueueFull => ApiError::new(ErrorCode::MATCHMAKER_QUEUE_FULL, "The queue of this mode is full."),
-        TicketError::AlreadyInMatch => ApiError::new(ErrorCode::WS_REQUEST_FAILED, "You are in a match already.")
-            .detail("reason", "already_in_match"),
-        TicketError::Db(error) => error.into(),
+    let party = match fields.get("party_id") {
+        None => None,
+        Some(value) => {
+            let party = value.as_str().and_then(|text| Uuid::try_parse(text).ok());
+            Some(party.ok_or_else(|| refused(&TicketError::PartyNotFound))?)
+        }
+    };
+    let asked = Enqueue {
+        player: claims.player_id,
+        mode: mode.to_owned(),
+        properties: fields.get("properties").cloned().unwrap_or_else(|| json!({})),
+        query,
+        party,
+    };
+    let (created, settings) = rest.hub.enqueue(&asked).await.map_err(|error| match error {
+        EnqueueError::UnknownMode => {
+            ApiError::new(ErrorCode::MATCHMAKER_UNKNOWN_MODE, "No game server plays that mode.")
+        }
+        EnqueueError::NoPlayer => ApiError::unauthenticated(),
+        EnqueueError::Wish(WishError::Properties(what)) => ApiError::field("properties", what),
+        EnqueueError::Wish(WishError::Query { position, message }) => bad_query(position, &message),
+        EnqueueError::Ticket(TicketError::Db(error)) => error.into(),
+        EnqueueError::Ticket(error) => refused(&error),
     })?;
-    if !created.already_queued {
-        wake(&rest, created.ticket.id, false);
+    Ok(axum::Json(created.payload(&settings)))
+}
+
+/// A 422 that says where.
+fn bad_query(position: usize, message: &str) -> ApiError {
+    ApiError::field("query", message).detail("reason", "invalid_query").detail("position", position)
+}
+
+fn refused(error: &TicketError) -> ApiError {
+    let Some((reason, message)) = error.reason() else { return ApiError::internal(error) };
+    match ErrorCode::for_reason(reason) {
+        ErrorCode::WS_REQUEST_FAILED => ApiError::new(ErrorCode::WS_REQUEST_FAILED, message).detail("reason", reason),
+        code => ApiError::new(code, message),
     }
-    Ok(axum::Json(json!({
-        "ticket_id": created.ticket.id,
-        "status": "pending",
-        "players_needed": settings.match_size,
-        "already_queued": created.already_queued,
-        "estimated_wait_ms": null,
-        "position": null,
-    })))
 }
 
 async fn show(State(rest): State<Shared>, Caller(claims): Caller, Path(path): Path<String>) -> Result<Json> {
     let ticket = tickets::get(&rest.pool, id(&path)?).await?;
     let ticket = ticket.filter(|t| t.state == TicketState::Pending).ok_or_else(not_found)?;
-    if ticket.player_id != claims.player_id {
+    if !ticket.players.contains(&claims.player_id) {
         return Err(not_owner());
     }
+    let place = tickets::place(&rest.pool, &ticket).await?;
     Ok(axum::Json(json!({
         "id": ticket.id,
         "mode": ticket.mode,
         "status": ticket.state.as_str(),
         "properties": ticket.properties,
         "submitted_at": unix_ms(ticket.submitted_at),
+        "party_id": ticket.party_id,
+        "players": ticket.players,
+        "query": ticket.query,
+        "estimated_wait_ms": place.estimated_wait_ms,
+        "position": place.position,
     })))
 }
 
 async fn remove(State(rest): State<Shared>, Caller(claims): Caller, Path(path): Path<String>) -> Result<Json> {
-    let ticket_id = id(&path)?;
-    tickets::cancel(&rest.pool, ticket_id, claims.player_id).await.map_err(|error| match error {
+    rest.hub.withdraw(id(&path)?, claims.player_id).await.map_err(|error| match error {
         CancelError::NotFound => not_found(),
         CancelError::NotOwner => not_owner(),
         CancelError::Db(error) => error.into(),
     })?;
-    wake(&rest, ticket_id, true);
     Ok(axum::Json(json!({"success": true})))
-}
-
-/// Tells the leader; if that fails it finds the row by itself, a little later.
-fn wake(rest: &Rest, ticket_id: Uuid, gone: bool) {
-    if let Err(error) = rest.publisher.publish(Topic::Queue, &TicketItem { ticket_id, gone, backfill: false }) {
-        tracing::warn!(ticket.id = %ticket_id, %error, "The matchmaker was not woken for a ticket.");
-    }
-}
-
-fn properties(fields: &Fields) -> Result<Value> {
-    let Some(value) = fields.get("properties") else { return Ok(json!({})) };
-    let text = value.to_string();
-    if !value.is_object() || text.len() > PROPERTIES_BYTES || text.contains("\\u0000") {
-        return Err(ApiError::field("properties", "must be a small object"));
-    }
-    Ok(value.clone())
 }
 
 fn not_found() -> ApiError {
@@ -114,5 +108,5 @@ fn not_found() -> ApiError {
 }
 
 fn not_owner() -> ApiError {
-    ApiError::forbidden("The ticket is another player's.")
+    ApiError::forbidden("The ticket is another's; a party's is its leader's.")
 }

@@ -1,73 +1,71 @@
-//! `matchmaker.*`: tickets are rows, written by whichever node took the wish; the leader is woken.
+//! `matchmaker.*`: tickets are rows, written by whichever node took the wish.
 
-use std::{sync::Arc, time::Duration};
+use std::sync::Arc;
 
-use asobi_proto::bus::{TicketItem, Topic};
-use asobi_store::tickets::{self, CancelError, TicketError};
+use asobi_proto::frame::ErrorFrame;
+use asobi_store::tickets::{CancelError, TicketError, WishError};
 use serde_json::{Map, Value, json};
 use uuid::Uuid;
 
 use super::{Asker, Call, Work, fields};
-use crate::hub::Hub;
-
-const DEADLINE: Duration = Duration::from_secs(3);
-/// A ticket's properties as JSON text.
-const PROPERTIES_BYTES: usize = 4_096;
+use crate::{
+    hub::Hub,
+    queue::{Enqueue, EnqueueError},
+};
 
 pub(super) fn add(call: &Call<'_>) -> Option<Work> {
-    let payload = fields::object(call.payload);
-    let mode = match payload.get("mode") {
+    let player = call.conn.player()?;
+    let mut payload = fields::object(call.payload);
+    let asker = call.asker().typed();
+    let mode = match payload.remove("mode") {
         None | Some(Value::Null) => "default".to_owned(),
-        Some(Value::String(mode)) => mode.clone(),
+        Some(Value::String(mode)) => mode,
         Some(_) => {
-            call.asker().typed().error("unknown_mode", "There is no such mode.");
+            asker.error("unknown_mode", "There is no such mode.");
             return None;
         }
     };
-    let properties = match payload.get("properties") {
+    let properties = match payload.remove("properties") {
         None | Some(Value::Null) => Value::Object(Map::new()),
-        Some(given @ Value::Object(_)) if given.to_string().len() <= PROPERTIES_BYTES && storable(given) => {
-            given.clone()
-        }
-        Some(_) => {
-            call.asker().typed().error("invalid_payload", "The properties must be an object of at most 4 KiB.");
-            return None;
-        }
+        Some(given) => given,
     };
-    let (hub, asker) = (Arc::clone(call.hub), call.asker().typed());
-    Some(Box::pin(async move { queue(&hub, &asker, &mode, &properties).await }))
+    let Ok(query) = fields::optional::<String>(&payload, "query") else {
+        asker.refuse(bad_query(0, "The query must be a string."));
+        return None;
+    };
+    let Ok(party) = fields::optional::<Uuid>(&payload, "party_id") else {
+        asker.error("party_not_found", "You are in no such party.");
+        return None;
+    };
+    let hub = Arc::clone(call.hub);
+    let asked = Enqueue { player, mode, properties, query, party };
+    Some(Box::pin(async move { queue(&hub, &asker, &asked).await }))
 }
 
-/// PostgreSQL's JSON holds no NUL.
-fn storable(value: &Value) -> bool {
-    !value.to_string().contains("\\u0000")
+fn bad_query(position: usize, message: &str) -> ErrorFrame<'_> {
+    ErrorFrame::for_reason("invalid_query", message).detail("position", position)
 }
 
-async fn queue(hub: &Hub, asker: &Asker, mode: &str, properties: &Value) {
-    let Some(player) = asker.conn.player() else { return };
-    let Some(settings) = hub.modes.get(mode).await else {
-        return asker.error("unknown_mode", "There is no such mode.");
-    };
-    let most = i64::try_from(hub.config.matchmaker.max_queue).unwrap_or(i64::MAX);
-    let creating = tickets::create(&hub.pool, player, mode, properties, &settings, most);
-    match tokio::time::timeout(DEADLINE, creating).await {
-        Ok(Ok(created)) => {
-            let ticket_id = created.ticket.id;
-            // A lost wake-up costs the leader's own look into the rows.
-            let _ = hub.publisher.publish(Topic::Queue, &TicketItem { ticket_id, gone: false, backfill: false });
-            asker.reply(
-                "matchmaker.queued",
-                json!({"ticket_id": ticket_id, "status": "pending", "players_needed": settings.match_size,
-                       "already_queued": created.already_queued, "estimated_wait_ms": null, "position": null}),
-            );
+async fn queue(hub: &Hub, asker: &Asker, asked: &Enqueue) {
+    match hub.enqueue(asked).await {
+        Ok((created, settings)) => asker.reply("matchmaker.queued", created.payload(&settings)),
+        Err(EnqueueError::UnknownMode) => asker.error("unknown_mode", "There is no such mode."),
+        Err(EnqueueError::NoPlayer) => asker.error("not_authenticated", "Your account is gone."),
+        Err(EnqueueError::Wish(WishError::Properties(what))) => {
+            asker.error("invalid_payload", &format!("The properties are not as they must be: {what}."));
         }
-        Ok(Err(TicketError::QueueFull)) => asker.error("queue_full", "The queue is full; try again later."),
-        Ok(Err(TicketError::AlreadyInMatch)) => asker.error("already_in_match", "You are in a match."),
-        Ok(Err(TicketError::Db(error))) => {
+        Err(EnqueueError::Wish(WishError::Query { position, message })) => asker.refuse(bad_query(position, &message)),
+        Err(EnqueueError::Ticket(error)) => refuse(asker, asked.player, &error),
+    }
+}
+
+fn refuse(asker: &Asker, player: Uuid, error: &TicketError) {
+    match error.reason() {
+        Some((reason, message)) => asker.error(reason, message),
+        None => {
             tracing::warn!(%error, player.id = %player, "A ticket could not be written.");
             asker.not_ready();
         }
-        Err(_) => asker.not_ready(),
     }
 }
 
@@ -87,17 +85,13 @@ pub(super) fn remove(call: &Call<'_>) -> Option<Work> {
 
 async fn withdraw(hub: &Hub, asker: &Asker, ticket_id: Uuid) {
     let Some(player) = asker.conn.player() else { return };
-    match tokio::time::timeout(DEADLINE, tickets::cancel(&hub.pool, ticket_id, player)).await {
-        Ok(Ok(())) => {
-            let _ = hub.publisher.publish(Topic::Queue, &TicketItem { ticket_id, gone: true, backfill: false });
-            asker.reply("matchmaker.removed", json!({"success": true}));
-        }
-        Ok(Err(CancelError::NotFound)) => asker.error("not_found", "No such ticket waits."),
-        Ok(Err(CancelError::NotOwner)) => asker.error("not_owner", "The ticket is another player's."),
-        Ok(Err(CancelError::Db(error))) => {
+    match hub.withdraw(ticket_id, player).await {
+        Ok(()) => asker.reply("matchmaker.removed", json!({"success": true})),
+        Err(CancelError::NotFound) => asker.error("not_found", "No such ticket waits."),
+        Err(CancelError::NotOwner) => asker.error("not_owner", "The ticket is another's; a party's is its leader's."),
+        Err(CancelError::Db(error)) => {
             tracing::warn!(%error, player.id = %player, "A ticket could not be withdrawn.");
             asker.not_ready();
         }
-        Err(_) => asker.not_ready(),
     }
 }
