@@ -12,7 +12,9 @@
 mod access;
 mod channels;
 mod direct;
+mod history;
 mod ids;
+mod known;
 mod repair;
 mod writer;
 
@@ -158,6 +160,7 @@ pub(crate) fn start(hub: &Arc<Hub>, bus: &Bus, writes: mpsc::Receiver<Write>) {
     let (repairs, queue) = repair::queue();
     hub.chat.channels.set_repairs(repairs);
     hub.spawn("chat repairs", repair::run(Arc::clone(hub), queue));
+    hub.spawn("chat history", history::run(Arc::clone(hub)));
     hub.spawn("chat sweep", repair::sweep(Arc::clone(hub)));
     hub.spawn("chat hints", listen(Arc::clone(hub), bus.subscribe(&topics, BUS_QUEUE)));
 }

@@ -1,12 +1,13 @@
-//! The one task that stores this process's messages. While a transaction is under way the next batch gathers, so an idle
-//! system answers at once and a busy one pays one commit for many.
+//! The one task that stores this process's messages. While a batch is under way the next one gathers, so an idle system
+//! answers at once and a busy one pays one commit for many.
 //!
 //! | what happens | what the senders hear |
 //! | --- | --- |
 //! | the commit is confirmed | stored |
 //! | nothing reached the database | failed |
-//! | the connection was lost on the way | looked up by message id and, where it is not there, stored again under the same id, until it is known; `unconfirmed` when that takes too long |
+//! | the connection was lost on the way | the writer's row tells whether the batch is stored; until that is known it is tried again under the same number; `unconfirmed` when that takes too long |
 //! | a key was used before | what its first use was answered |
+//! | the database refuses the data | the batch is split, until whoever is refused is alone |
 
 use std::{
     collections::HashMap,
@@ -20,7 +21,7 @@ use asobi_proto::{
 };
 use asobi_store::{
     Error,
-    chat::{self, Message, NewMessage, Placed, unix_ms},
+    chat::{self, Batch, Message, NewMessage, Placed, Stored, WriterId, unix_ms},
     inbox, within,
 };
 use serde_json::{json, value::RawValue};
@@ -28,7 +29,7 @@ use sqlx::{Connection as _, PgConnection};
 use tokio::sync::mpsc;
 use uuid::Uuid;
 
-use super::{Outgoing, SendError, Sent, message_frame};
+use super::{Outgoing, SendError, Sent, known::Known, message_frame};
 use crate::{frame::Frame, hub::Hub};
 
 /// Bound of getting a connection, and of one statement or transaction on it.
@@ -37,6 +38,10 @@ const WRITE: Duration = Duration::from_secs(2);
 /// How long an unknown outcome is looked into.
 const LEARN: Duration = Duration::from_secs(4);
 const RETRY: Duration = Duration::from_millis(100);
+/// After a batch of so many the next one gathers for a moment, unless as many as make a large one wait already.
+const BUSY: usize = 6;
+const LARGE: usize = 200;
+const GATHER: Duration = Duration::from_millis(4);
 
 /// How a sender is answered, once.
 pub(crate) type Done = Box<dyn FnOnce(Result<Sent, SendError>) + Send + Sync>;
@@ -56,30 +61,235 @@ struct Pending {
     done: Vec<Done>,
 }
 
+type Events = Vec<(Uuid, i64, InboxEvent)>;
+
 enum Attempt {
-    Stored(Vec<Placed>, Vec<(Uuid, i64, InboxEvent)>),
-    /// Some are stored already: an earlier attempt went through, or a key was used elsewhere in this very moment.
-    Conflict,
+    Stored(Vec<Placed>, Events),
+    /// An earlier attempt went through.
+    Late,
+    /// Nothing was stored, and what stood in the way can be looked at: a key that was used elsewhere in this very moment, a
+    /// deadlock, a day without a partition.
+    Again,
     /// Nothing was sent to the database.
     Nothing,
-    /// The database says that these can never be stored.
+    /// The database says that this can never be stored.
     Refused,
     Unknown,
 }
 
 pub(super) async fn run(hub: Arc<Hub>, mut writes: mpsc::Receiver<Write>) {
     let most = hub.config.chat.batch.max(1);
+    let mut writer = Writer::new(&hub);
     let mut batch = Vec::with_capacity(most.min(64));
-    while writes.recv_many(&mut batch, most).await > 0 {
-        let taken = batch.len();
-        metrics::histogram!("asobi_chat_batch_messages").record(taken as f64);
-        let pending = gather(&mut batch);
-        store(&hub, pending).await;
-        hub.chat.answered(taken);
+    let mut last = 0;
+    loop {
+        if last >= BUSY && writes.len() < LARGE.min(most) {
+            tokio::time::sleep(GATHER).await;
+        }
+        last = writes.recv_many(&mut batch, most).await;
+        if last == 0 {
+            return;
+        }
+        metrics::histogram!("asobi_chat_batch_messages").record(last as f64);
+        let pending = writer.gather(&mut batch);
+        writer.store(pending).await;
+        hub.chat.answered(last);
     }
 }
 
-fn gather(batch: &mut Vec<Write>) -> Vec<Pending> {
+/// What stores this process's messages: a session of its own, and a name under which its batches are numbered.
+struct Writer {
+    hub: Arc<Hub>,
+    id: WriterId,
+    /// Of the last batch that was begun.
+    number: i64,
+    connection: Option<PgConnection>,
+    known: Known,
+}
+
+impl Writer {
+    fn new(hub: &Arc<Hub>) -> Self {
+        let id = WriterId { id: Uuid::now_v7(), node_id: hub.config.node.id.clone() };
+        Self { hub: Arc::clone(hub), id, number: 0, connection: None, known: Known::default() }
+    }
+
+    fn gather(&self, batch: &mut Vec<Write>) -> Vec<Pending> {
+        gather(batch, &self.known)
+    }
+
+    /// Stores messages and answers their senders, whatever it takes.
+    async fn store(&mut self, pending: Vec<Pending>) {
+        let mut rest = vec![pending];
+        while let Some(mut batch) = rest.pop() {
+            if !self.store_batch(&mut batch).await {
+                if batch.len() <= 1 {
+                    fail(batch, SendError::Failed);
+                    continue;
+                }
+                // The others must not suffer; the earlier half goes first.
+                let later = batch.split_off(batch.len() / 2);
+                rest.extend([later, batch]);
+            }
+        }
+    }
+
+    /// False when the database refuses something in the batch, which is left as it is; else everybody has been answered.
+    async fn store_batch(&mut self, pending: &mut Vec<Pending>) -> bool {
+        self.number += 1;
+        let started = Instant::now();
+        // Whether an attempt may have got through without our knowing.
+        let mut doubt = false;
+        loop {
+            let clear = self.settle_known(pending, doubt).await;
+            if pending.is_empty() {
+                return true;
+            }
+            let attempt = if clear || !doubt { self.attempt(pending).await } else { Attempt::Nothing };
+            let at_once = matches!(attempt, Attempt::Late | Attempt::Again);
+            match attempt {
+                Attempt::Stored(placed, events) => {
+                    self.confirmed(std::mem::take(pending), placed, events);
+                    return true;
+                }
+                Attempt::Refused => return false,
+                Attempt::Late | Attempt::Unknown => doubt = true,
+                Attempt::Nothing if !doubt => {
+                    fail(std::mem::take(pending), SendError::Failed);
+                    return true;
+                }
+                Attempt::Again | Attempt::Nothing => {}
+            }
+            if started.elapsed() >= LEARN {
+                let why = if doubt { SendError::Unconfirmed } else { SendError::Failed };
+                fail(std::mem::take(pending), why);
+                return true;
+            }
+            if !at_once {
+                tokio::time::sleep(RETRY).await;
+            }
+        }
+    }
+
+    /// Answers those that are stored already: by their keys, and after a doubt by the writer's row. False when that cannot be
+    /// read.
+    async fn settle_known(&mut self, pending: &mut Vec<Pending>, doubt: bool) -> bool {
+        let mut stored: HashMap<Uuid, Stored> = HashMap::new();
+        if doubt {
+            let messages: Vec<&NewMessage> = pending.iter().map(|p| &p.new).collect();
+            let batch = Batch { writer: &self.id, number: self.number, messages: &messages };
+            let Ok(committed) = within(WRITE, chat::committed(&self.hub.pool, &batch)).await else { return false };
+            stored.extend(committed.into_iter().flatten().map(|s| (s.message_id, s)));
+        }
+        let keys: Vec<(Uuid, &str)> =
+            pending.iter().filter_map(|p| Some((p.new.sender_id, p.new.idempotency_key.as_deref()?))).collect();
+        if !keys.is_empty() {
+            let Ok(used) = within(WRITE, chat::by_keys(&self.hub.pool, &keys)).await else { return false };
+            let used: HashMap<(Uuid, &str), Stored> =
+                used.iter().map(|(sender, key, stored)| ((*sender, key.as_str()), *stored)).collect();
+            let repeats = pending.iter().filter_map(|p| {
+                let key = p.new.idempotency_key.as_deref()?;
+                Some((p.new.message_id, *used.get(&(p.new.sender_id, key))?))
+            });
+            stored.extend(repeats);
+        }
+        if stored.is_empty() {
+            return true;
+        }
+        for p in std::mem::take(pending) {
+            match stored.remove(&p.new.message_id) {
+                None => pending.push(p),
+                // Ours, stored by an attempt whose end we did not see: it was never hinted.
+                Some(stored) if stored.message_id == p.new.message_id => {
+                    self.confirmed(vec![p], vec![stored.placed], Vec::new());
+                }
+                Some(stored) => answer(p.done, Ok(sent(stored.message_id, stored.placed))),
+            }
+        }
+        true
+    }
+
+    async fn attempt(&mut self, pending: &[Pending]) -> Attempt {
+        let mut connection = match self.connect().await {
+            Ok(connection) => connection,
+            Err(error) => {
+                tracing::warn!(%error, messages = pending.len(), "Chat messages found no database connection.");
+                return Attempt::Nothing;
+            }
+        };
+        let messages: Vec<&NewMessage> = pending.iter().map(|p| &p.new).collect();
+        let batch = Batch { writer: &self.id, number: self.number, messages: &messages };
+        let error = match within(WRITE, write(&mut connection, &batch, pending)).await {
+            Ok(written) => {
+                self.connection = Some(connection);
+                return written.map_or(Attempt::Late, |(placed, events)| Attempt::Stored(placed, events));
+            }
+            Err(error) => error,
+        };
+        let Some(code) = sql_state(&error) else {
+            // What was abandoned half-way must not be used again: the connection ends here.
+            tracing::warn!(%error, messages = pending.len(), "The outcome of a chat transaction is unknown; it is looked up.");
+            return Attempt::Unknown;
+        };
+        self.connection = Some(connection);
+        match &*code {
+            "23505" => Attempt::Again,
+            // A check that fails and is none of ours: there is no partition for today.
+            "23514" if within(WRITE, chat::history::make_days(&self.hub.pool)).await.is_ok() => Attempt::Again,
+            // Of these classes (the data, the statement) nothing changes by trying again.
+            code if ["22", "23", "42"].iter().any(|class| code.starts_with(class)) => {
+                tracing::error!(%error, messages = pending.len(), "The database refuses chat messages.");
+                Attempt::Refused
+            }
+            code if code.starts_with("40") => Attempt::Again,
+            _ => {
+                tracing::warn!(%error, messages = pending.len(), "The outcome of a chat transaction is unknown; it is looked up.");
+                self.connection = None;
+                Attempt::Unknown
+            }
+        }
+    }
+
+    async fn connect(&mut self) -> asobi_store::Result<PgConnection> {
+        if let Some(connection) = self.connection.take() {
+            return Ok(connection);
+        }
+        let database = &self.hub.config.database;
+        let name = format!("asobi/{}", self.hub.config.node.id);
+        let options = chat::connect_options(database.url.expose(), &name, database.timeout())?;
+        within(CONNECT, async { Ok(Box::pin(PgConnection::connect_with(&options)).await?) }).await
+    }
+
+    /// Tells the senders, then everybody else.
+    fn confirmed(&mut self, pending: Vec<Pending>, placed: Vec<Placed>, events: Events) {
+        let mut messages = Vec::with_capacity(pending.len());
+        for (p, placed) in pending.into_iter().zip(placed) {
+            let Pending { new, traceparent, done, .. } = p;
+            answer(done, Ok(sent(new.message_id, placed)));
+            if !new.sender_known {
+                self.known.add(new.sender_id, &new.channel_id);
+            }
+            let NewMessage { message_id, channel_id, sender_id, content, .. } = new;
+            let Placed { seq, sent_at } = placed;
+            messages.push((Message { message_id, channel_id, seq, sender_id, content, sent_at }, traceparent));
+        }
+        for (message, traceparent) in messages {
+            spread(&self.hub, &message, traceparent);
+        }
+        for (player, seq, event) in &events {
+            asobi_bus::inbox::publish(&self.hub.publisher, *player, *seq, event);
+        }
+    }
+}
+
+/// What the server said; none when it said nothing, or nothing that ends the matter.
+fn sql_state(error: &Error) -> Option<String> {
+    match error {
+        Error::Sql(sqlx::Error::Database(said)) => said.code().map(Into::into),
+        _ => None,
+    }
+}
+
+fn gather(batch: &mut Vec<Write>, known: &Known) -> Vec<Pending> {
     let mut pending: Vec<Pending> = Vec::with_capacity(batch.len());
     let mut keys: HashMap<(Uuid, String), usize> = HashMap::new();
     for Write { message, done } in batch.drain(..) {
@@ -93,6 +303,7 @@ fn gather(batch: &mut Vec<Write>) -> Vec<Pending> {
         }
         let new = NewMessage {
             message_id: Uuid::now_v7(),
+            sender_known: known.has(message.sender, &message.channel_id),
             channel_id: message.channel_id,
             sender_id: message.sender,
             content: message.content,
@@ -104,114 +315,18 @@ fn gather(batch: &mut Vec<Write>) -> Vec<Pending> {
     pending
 }
 
-async fn store(hub: &Arc<Hub>, mut pending: Vec<Pending>) {
-    let started = Instant::now();
-    // Whether an attempt may have got through without our knowing.
-    let mut doubt = false;
-    loop {
-        if !settle_known(hub, &mut pending, doubt).await && doubt {
-            if started.elapsed() >= LEARN {
-                return fail(pending, SendError::Unconfirmed);
-            }
-            tokio::time::sleep(RETRY).await;
-            continue;
-        }
-        if pending.is_empty() {
-            return;
-        }
-        match attempt(hub, &pending).await {
-            Attempt::Stored(placed, events) => return confirmed(hub, pending, placed, events),
-            Attempt::Conflict => doubt = true,
-            Attempt::Nothing if !doubt => return fail(pending, SendError::Failed),
-            Attempt::Nothing => {}
-            Attempt::Refused => return fail(pending, SendError::Failed),
-            Attempt::Unknown => doubt = true,
-        }
-        if started.elapsed() >= LEARN {
-            return fail(pending, if doubt { SendError::Unconfirmed } else { SendError::Failed });
-        }
-        tokio::time::sleep(RETRY).await;
-    }
-}
-
-/// Answers those that are stored already: by their keys, and after a doubt by their ids. False when that cannot be read.
-async fn settle_known(hub: &Arc<Hub>, pending: &mut Vec<Pending>, doubt: bool) -> bool {
-    let keys: Vec<(Uuid, String)> =
-        pending.iter().filter_map(|p| p.new.idempotency_key.clone().map(|key| (p.new.sender_id, key))).collect();
-    let mut known: HashMap<Uuid, Message> = HashMap::new();
-    if doubt {
-        let ids: Vec<Uuid> = pending.iter().map(|p| p.new.message_id).collect();
-        let Ok(stored) = within(WRITE, chat::by_ids(&hub.pool, &ids)).await else { return false };
-        known.extend(stored.into_iter().map(|m| (m.message_id, m)));
-    }
-    if !keys.is_empty() {
-        let Ok(stored) = within(WRITE, chat::by_keys(&hub.pool, &keys)).await else { return false };
-        for (key, message) in stored {
-            let same = |p: &&Pending| {
-                p.new.sender_id == message.sender_id && p.new.idempotency_key.as_deref() == Some(key.as_str())
-            };
-            if let Some(repeat) = pending.iter().find(same) {
-                known.insert(repeat.new.message_id, message);
-            }
-        }
-    }
-    if known.is_empty() {
-        return true;
-    }
-    for p in std::mem::take(pending) {
-        match known.remove(&p.new.message_id) {
-            None => pending.push(p),
-            Some(message) => {
-                if message.message_id == p.new.message_id {
-                    // Ours, stored by an attempt whose end we did not see: it was never hinted.
-                    spread(hub, &message, p.traceparent.clone());
-                }
-                answer(p, Ok(Sent { message_id: message.message_id, seq: message.seq, sent_at: message.sent_at_ms() }));
-            }
-        }
-    }
-    true
-}
-
-async fn attempt(hub: &Hub, pending: &[Pending]) -> Attempt {
-    let connection = within(CONNECT, async { Ok(hub.pool.acquire().await?) }).await;
-    let mut connection = match connection {
-        Ok(connection) => connection,
-        Err(error) => {
-            tracing::warn!(%error, messages = pending.len(), "Chat messages found no database connection.");
-            return Attempt::Nothing;
-        }
-    };
-    match within(WRITE, write(&mut connection, pending)).await {
-        Ok((placed, events)) => Attempt::Stored(placed, events),
-        Err(error) if error.unique_violation().is_some() => Attempt::Conflict,
-        // Classes 22, 23 and 42: the data or the statement; trying again would end the same way.
-        Err(Error::Sql(sqlx::Error::Database(refusal)))
-            if refusal.code().is_some_and(|code| ["22", "23", "42"].iter().any(|class| code.starts_with(class))) =>
-        {
-            tracing::error!(error = %refusal, messages = pending.len(), "The database refuses chat messages.");
-            Attempt::Refused
-        }
-        Err(error) => {
-            tracing::warn!(%error, messages = pending.len(), "The outcome of a chat transaction is unknown; it is looked up.");
-            // What was abandoned half-way must not be used by the next.
-            drop(connection.detach());
-            Attempt::Unknown
-        }
-    }
-}
-
-/// One statement; with direct messages a transaction, so that the recipient hears of exactly what is stored.
+/// One statement; with direct messages a transaction, so that the recipient hears of exactly what is stored. None: an earlier
+/// attempt was stored.
 async fn write(
     connection: &mut PgConnection,
+    batch: &Batch<'_>,
     pending: &[Pending],
-) -> asobi_store::Result<(Vec<Placed>, Vec<(Uuid, i64, InboxEvent)>)> {
-    let messages: Vec<NewMessage> = pending.iter().map(|p| p.new.clone()).collect();
+) -> asobi_store::Result<Option<(Vec<Placed>, Events)>> {
     if pending.iter().all(|p| p.recipient.is_none()) {
-        return Ok((chat::append(connection, &messages).await?, Vec::new()));
+        return Ok(chat::append(connection, batch).await?.map(|placed| (placed, Vec::new())));
     }
     let mut tx = connection.begin().await?;
-    let placed = chat::append(&mut tx, &messages).await?;
+    let Some(placed) = chat::append(&mut tx, batch).await? else { return Ok(None) };
     let events: Vec<(Uuid, InboxEvent)> = pending
         .iter()
         .zip(&placed)
@@ -219,7 +334,7 @@ async fn write(
         .collect();
     let seqs = inbox::append(&mut tx, &events).await?;
     tx.commit().await?;
-    Ok((placed, events.into_iter().zip(seqs).map(|((player, event), seq)| (player, seq, event)).collect()))
+    Ok(Some((placed, events.into_iter().zip(seqs).map(|((player, event), seq)| (player, seq, event)).collect())))
 }
 
 fn direct_event(message: &NewMessage, placed: &Placed) -> InboxEvent {
@@ -229,29 +344,6 @@ fn direct_event(message: &NewMessage, placed: &Placed) -> InboxEvent {
                "sent_at": unix_ms(placed.sent_at)}),
     );
     InboxEvent { frame: RawValue::from_string(text).ok(), action: None }
-}
-
-fn confirmed(hub: &Arc<Hub>, pending: Vec<Pending>, placed: Vec<Placed>, events: Vec<(Uuid, i64, InboxEvent)>) {
-    let mut messages = Vec::with_capacity(pending.len());
-    for (mut p, placed) in pending.into_iter().zip(placed) {
-        let traceparent = p.traceparent.take();
-        let message = Message {
-            message_id: p.new.message_id,
-            channel_id: p.new.channel_id.clone(),
-            seq: placed.seq,
-            sender_id: p.new.sender_id,
-            content: p.new.content.clone(),
-            sent_at: placed.sent_at,
-        };
-        answer(p, Ok(Sent { message_id: message.message_id, seq: message.seq, sent_at: message.sent_at_ms() }));
-        messages.push((message, traceparent));
-    }
-    for (message, traceparent) in messages {
-        spread(hub, &message, traceparent);
-    }
-    for (player, seq, event) in &events {
-        asobi_bus::inbox::publish(&hub.publisher, *player, *seq, event);
-    }
 }
 
 /// Hints a stored message to every node, and gives it to the members here.
@@ -267,8 +359,12 @@ fn spread(hub: &Hub, message: &Message, traceparent: Option<String>) {
     hub.chat.channels.stored(&message.channel_id, message.seq, &Frame::from(String::from(Box::<str>::from(frame))));
 }
 
-fn answer(pending: Pending, outcome: Result<Sent, SendError>) {
-    for done in pending.done {
+fn sent(message_id: Uuid, placed: Placed) -> Sent {
+    Sent { message_id, seq: placed.seq, sent_at: unix_ms(placed.sent_at) }
+}
+
+fn answer(done: Vec<Done>, outcome: Result<Sent, SendError>) {
+    for done in done {
         done(outcome);
     }
 }
@@ -277,7 +373,7 @@ fn fail(pending: Vec<Pending>, error: SendError) {
     metrics::counter!("asobi_chat_refused_total", "reason" => if error == SendError::Failed { "failed" } else { "unconfirmed" })
         .increment(pending.len() as u64);
     for p in pending {
-        answer(p, Err(error));
+        answer(p.done, Err(error));
     }
 }
 
@@ -301,7 +397,7 @@ mod tests {
     fn repeats_within_a_batch_share_one_message() {
         let (ada, bo) = (Uuid::now_v7(), Uuid::now_v7());
         let mut batch = vec![write(ada, Some("k")), write(ada, None), write(bo, Some("k")), write(ada, Some("k"))];
-        let pending = gather(&mut batch);
+        let pending = gather(&mut batch, &Known::default());
         assert_eq!(pending.iter().map(|p| p.done.len()).collect::<Vec<_>>(), [2, 1, 1]);
         assert!(batch.is_empty());
     }

@@ -103,10 +103,15 @@ async fn catch_up(
     let most = REPLAY.min(hub.config.session.queue_frames / 2);
     let limit = i64::try_from(most + 1).unwrap_or(1);
     let mut missed = within(DEADLINE, rows::newest_between(&hub.pool, id, since.max(0), from, limit)).await?;
-    let truncated = missed.len() > most;
-    if truncated {
+    let too_many = missed.len() > most;
+    if too_many {
         missed.remove(0);
     }
+    // What is not kept any more was missed, too.
+    let (since, first) = (since.max(0), missed.first().map_or(i64::MAX, |m| m.seq));
+    let gone = !too_many && from > since && first > since + 1;
+    let truncated =
+        too_many || (gone && !within(DEADLINE, rows::reaches_back_to(&hub.pool, id, since)).await?);
     let reply = asker.written("chat.joined", json!({"channel_id": id, "last_seq": from, "truncated": truncated}));
     Ok((Frame::from(reply), missed.iter().map(shared_frame).collect()))
 }
