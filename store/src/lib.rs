@@ -9,17 +9,19 @@ use sqlx::{
 };
 
 pub mod allocation;
-pub mod bans;
 pub mod backfill;
+pub mod bans;
 pub mod boards;
 pub mod chat;
 pub mod effects;
 pub mod effects_apply;
 pub mod friends;
+pub mod groups;
 pub mod inbox;
 pub mod lock_keys;
 pub mod matches;
 pub mod modes;
+pub mod notifications;
 pub mod parties;
 pub mod players;
 pub mod sessions;
@@ -109,12 +111,13 @@ where
     tokio::time::timeout(bound, work).await.unwrap_or(Err(Error::Deadline(bound)))
 }
 
-/// Applies the migrations that are missing; nodes that start together wait for each other.
+/// Applies the migrations that are missing, and makes the days to come; nodes that start together wait for each other.
 ///
 /// # Errors
 /// When one fails, or one that was applied has changed since.
 pub async fn migrate(pool: &PgPool) -> Result<()> {
-    Ok(MIGRATOR.run(pool).await?)
+    MIGRATOR.run(pool).await?;
+    chat::history::make_days(pool).await
 }
 
 /// Whether the schema is the one this build expects, as a sentence about what to do when it is not.

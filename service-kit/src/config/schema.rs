@@ -116,6 +116,7 @@ pub struct Chat {
     pub batch: usize,
     pub gap_ms: u64,
     pub queue: usize,
+    pub retention_days: u32,
 }
 
 #[derive(Debug, Clone, Deserialize)]
@@ -148,6 +149,8 @@ pub struct Matchmaker {
     pub max_queue: usize,
     pub disconnect_grace_ms: u64,
     pub create_timeout_ms: u64,
+    pub party_size: usize,
+    pub invites_per_minute: u32,
 }
 
 #[derive(Debug, Clone, Deserialize)]
@@ -166,6 +169,9 @@ pub struct Matches {
 #[serde(deny_unknown_fields)]
 pub struct Social {
     pub timeout_ms: u64,
+    pub groups_per_player: u32,
+    pub notification_days: u32,
+    pub notifications_kept: u32,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
@@ -284,6 +290,14 @@ impl Auth {
 
     pub const fn key_rotation(&self) -> Duration {
         Duration::from_secs(self.key_rotation_s)
+    }
+
+    /// `hash_threads`, or half of the cores where that is 0: the others go on serving.
+    pub fn hashing_threads(&self) -> usize {
+        if self.hash_threads > 0 {
+            return self.hash_threads;
+        }
+        std::thread::available_parallelism().map_or(1, |cores| (cores.get() / 2).max(1))
     }
 }
 
