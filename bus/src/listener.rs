@@ -13,7 +13,7 @@ use crate::{BusEvent, Notification, Shared};
 
 const CONNECT: Duration = Duration::from_secs(5);
 /// Silence after which the session must prove that it is alive, and the time it has for that.
-const PING_AFTER: Duration = Duration::from_secs(1);
+const PING_AFTER: Duration = Duration::from_millis(500);
 const PING_ANSWER: Duration = Duration::from_secs(2);
 const BACK_OFF_FIRST: Duration = Duration::from_millis(50);
 const BACK_OFF_MOST: Duration = Duration::from_secs(2);

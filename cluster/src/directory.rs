@@ -2,7 +2,10 @@
 //! something changed; kept as it was while the database is away, so that traffic between nodes goes on.
 
 use std::{
-    sync::{Arc, RwLock},
+    sync::{
+        Arc, RwLock,
+        atomic::{AtomicU32, Ordering},
+    },
     time::Duration,
 };
 
@@ -49,6 +52,7 @@ impl NodeRow {
 /// See the module.
 pub struct Directory {
     nodes: RwLock<Arc<[Arc<NodeRow>]>>,
+    gateways: AtomicU32,
     version: watch::Sender<u64>,
 }
 
@@ -59,7 +63,11 @@ impl Directory {
     /// When the database does not answer.
     pub async fn load(pool: &PgPool) -> Result<Arc<Self>> {
         let nodes = read(pool).await?;
-        Ok(Arc::new(Self { nodes: RwLock::new(nodes.into()), version: watch::Sender::new(1) }))
+        Ok(Arc::new(Self {
+            gateways: AtomicU32::new(count_gateways(&nodes)),
+            nodes: RwLock::new(nodes.into()),
+            version: watch::Sender::new(1),
+        }))
     }
 
     /// Keeps it current until `stop`.
@@ -98,6 +106,12 @@ impl Directory {
         self.all().iter().filter(|n| n.role == role.as_str() && n.is_ready()).cloned().collect()
     }
 
+    /// How many gateways take players now: what a limit of the whole cluster is shared among. At least one.
+    #[must_use]
+    pub fn gateways(&self) -> u32 {
+        self.gateways.load(Ordering::Relaxed).max(1)
+    }
+
     #[must_use]
     pub fn all(&self) -> Arc<[Arc<NodeRow>]> {
         Arc::clone(&self.nodes.read().unwrap_or_else(std::sync::PoisonError::into_inner))
@@ -112,11 +126,17 @@ impl Directory {
     fn replace(&self, nodes: Vec<Arc<NodeRow>>) {
         let mut known = self.nodes.write().unwrap_or_else(std::sync::PoisonError::into_inner);
         if known[..] != nodes[..] {
+            self.gateways.store(count_gateways(&nodes), Ordering::Relaxed);
             *known = nodes.into();
             drop(known);
             self.version.send_modify(|v| *v += 1);
         }
     }
+}
+
+fn count_gateways(nodes: &[Arc<NodeRow>]) -> u32 {
+    let gateways = nodes.iter().filter(|node| node.role == crate::Role::Gateway.as_str() && node.is_ready()).count();
+    u32::try_from(gateways).unwrap_or(u32::MAX)
 }
 
 /// All rows of the registry, dead ones included.

@@ -12,6 +12,7 @@ pub mod leader;
 pub mod membership;
 mod node;
 pub mod ops;
+pub mod players;
 
 use std::fmt;
 

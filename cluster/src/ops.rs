@@ -3,21 +3,27 @@
 use std::collections::HashMap;
 
 use asobi_proto::ops_v1::{
-    ListNodesRequest, ListNodesResponse, Node,
+    self, ListNodesRequest, ListNodesResponse,
     ops_service_server::{OpsService, OpsServiceServer},
 };
+use asobi_service_kit::Config;
 use asobi_store::within;
 use sqlx::PgPool;
-use tonic::{Request, Response, Status};
+use tonic::{Request, Response, Status, service::Routes};
 
-use crate::{Result, directory};
+use crate::{Node, Result, directory, players};
 
 const DEADLINE: std::time::Duration = std::time::Duration::from_secs(3);
 
-/// The service, to be added to a process's routes.
+/// What every process answers, whatever else it does; its own services are added.
 #[must_use]
-pub fn service(pool: PgPool) -> OpsServiceServer<impl OpsService> {
-    OpsServiceServer::new(Ops { pool })
+pub fn routes(node: &Node, config: &Config) -> Routes {
+    let publisher = node.bus.publisher().clone();
+    Routes::new(OpsServiceServer::new(Ops { pool: node.pool.clone() })).add_service(players::service(
+        node.pool.clone(),
+        publisher,
+        config.auth.access_ttl(),
+    ))
 }
 
 struct Ops {
@@ -39,14 +45,14 @@ impl OpsService for Ops {
 ///
 /// # Errors
 /// When the database does not answer.
-pub async fn nodes(pool: &PgPool) -> Result<Vec<Node>> {
+pub async fn nodes(pool: &PgPool) -> Result<Vec<ops_v1::Node>> {
     let leaders = leaders(pool).await?;
     let rows = directory::read(pool).await?;
     Ok(rows
         .iter()
         .map(|row| {
             let term = leaders.get(&(row.node_id.clone(), row.incarnation)).copied();
-            Node {
+            ops_v1::Node {
                 node_id: row.node_id.clone(),
                 incarnation: row.incarnation,
                 role: row.role.clone(),

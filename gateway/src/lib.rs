@@ -13,7 +13,6 @@ use asobi_session::{
 };
 use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
-use tonic::service::Routes;
 
 /// How often the load is looked at: more often than heartbeats leave.
 const LOAD: Duration = Duration::from_millis(500);
@@ -91,7 +90,7 @@ async fn serve(
         hub: Arc::clone(&hub),
         readiness: readiness.clone(),
     });
-    let ops = Routes::new(ops::service(node.pool.clone()));
+    let ops = ops::routes(node, config);
     server::serve_metrics(listeners.metrics.0, readiness.clone(), shutdown);
     server::serve_grpc(listeners.grpc.0, ops, readiness, node.cluster_key.as_str(), shutdown);
     server::serve_http(listeners.http.0, rest, shutdown);

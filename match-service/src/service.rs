@@ -22,7 +22,6 @@ use asobi_session::{
 use asobi_store::{matches, within};
 use bytes::Bytes;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
-use tonic::service::Routes;
 use uuid::Uuid;
 
 use crate::{
@@ -163,7 +162,7 @@ async fn serve(
     let (stop, relays) = (CancellationToken::new(), TaskTracker::new());
     let service =
         MatchHostServiceServer::new(HostService { host: Arc::clone(&host), stop: stop.clone(), tasks: relays.clone() });
-    let routes = Routes::new(ops::service(node.pool.clone())).add_service(service);
+    let routes = ops::routes(node, config).add_service(service);
     server::serve_metrics(listeners.metrics.0, readiness.clone(), shutdown);
     server::serve_grpc_until(listeners.grpc.0, routes, readiness, node.cluster_key.as_str(), shutdown, stop.clone());
     server::serve_http(listeners.http.0, rest, shutdown);

@@ -175,6 +175,10 @@ impl From<IssueError> for ApiError {
             }
             IssueError::Fields(errors) => Self::validation("fields", &errors),
             IssueError::Busy => Self::not_ready("Too many logins at once; please try again."),
+            IssueError::Banned(ban) => Self::new(code, "This player is banned.")
+                .detail("reason", "banned")
+                .detail("ban_reason", ban.reason)
+                .detail("until", ban.until.map(crate::render::timestamp)),
             error => Self::new(code, sentence(&error.to_string())),
         }
     }

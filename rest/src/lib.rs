@@ -67,8 +67,8 @@ pub fn router(deps: RestDeps) -> Router {
     // Beside the API's guard and CORS, which are none of a socket's business.
     let sockets = deps.hub.router().method_not_allowed_fallback(|| async { error::ApiError::no_method() });
     let rest = Arc::new(Rest {
+        limits: limits::Limits::new(&deps.config.limits, Arc::clone(&deps.directory)),
         social: social::Social::new(deps.directory, deps.channels, deps.config.social.timeout()),
-        limits: limits::Limits::new(&deps.config.limits),
         proxies: Proxies::new(&deps.config.http.trusted_proxies),
         config: deps.config,
         node_id: deps.node_id,

@@ -1,92 +1,65 @@
-//! Rates per client address.
+//! Rates per client address and per player.
 
 use std::{
+    hash::Hash,
     net::IpAddr,
-    num::NonZeroU32,
-    sync::atomic::{AtomicU32, Ordering},
-    time::Duration,
+    sync::Arc,
+    time::{Duration, Instant},
 };
 
-use asobi_service_kit::config;
-use axum::http::{HeaderMap, HeaderValue};
-use governor::{
-    Quota, RateLimiter,
-    clock::{Clock as _, DefaultClock},
-    middleware::StateInformationMiddleware,
-    state::keyed::DashMapStateStore,
+use asobi_cluster::Directory;
+use asobi_service_kit::{
+    config,
+    rate::{Keyed, Left, Rate},
 };
+use axum::http::{HeaderMap, HeaderValue};
 use uuid::Uuid;
 
 use crate::error::{ApiError, Result};
 
-/// After so many checks keys that have recovered are forgotten; so at most that many more than are active are kept.
-const FORGET_AFTER: u32 = 4_096;
+/// Addresses or players whose rates are remembered at once, for each limit.
+const KEYS: usize = 100_000;
+const SECOND: Duration = Duration::from_secs(1);
+const ERASURES_PER_MINUTE: u32 = 3;
 
-type Keyed<K> = RateLimiter<K, DashMapStateStore<K>, DefaultClock, StateInformationMiddleware>;
-
-/// One rate, for each key of its own. Its memory is bounded by the keys that are active within the period.
-pub(crate) struct Limit<K: std::hash::Hash + Eq + Clone> {
-    /// None: switched off.
-    keyed: Option<(Keyed<K>, Quota)>,
-    checks: AtomicU32,
+/// One limit of the whole cluster; this node takes its share of it.
+struct Limit<K> {
+    keyed: Keyed<K>,
+    limit: u32,
+    period: Duration,
 }
 
-/// What is left of a rate, for the headers.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Left {
-    remaining: u32,
-    /// Until all of it is back.
-    reset: Duration,
-}
-
-impl<K: std::hash::Hash + Eq + Clone> Limit<K> {
-    pub fn per_second(rate: u32) -> Self {
-        Self::of(NonZeroU32::new(rate).map(Quota::per_second))
-    }
-
-    pub fn per_minute(rate: u32) -> Self {
-        Self::of(NonZeroU32::new(rate).map(Quota::per_minute))
-    }
-
-    fn of(quota: Option<Quota>) -> Self {
-        let keyed =
-            quota.map(|quota| (RateLimiter::dashmap(quota).with_middleware::<StateInformationMiddleware>(), quota));
-        Self { keyed, checks: AtomicU32::new(0) }
+impl<K: Hash + Eq + Clone> Limit<K> {
+    fn new(limit: u32, period: Duration) -> Self {
+        Self { keyed: Keyed::new(KEYS), limit, period }
     }
 
     /// Takes one; none when the limit is off.
-    pub fn check(&self, key: &K) -> Result<Option<Left>, Duration> {
-        let Some((keyed, quota)) = &self.keyed else { return Ok(None) };
-        if self.checks.fetch_add(1, Ordering::Relaxed) % FORGET_AFTER == FORGET_AFTER - 1 {
-            keyed.retain_recent();
-        }
-        match keyed.check_key(key) {
-            Ok(state) => {
-                let remaining = state.remaining_burst_capacity();
-                let used = quota.burst_size().get().saturating_sub(remaining);
-                Ok(Some(Left { remaining, reset: quota.replenish_interval() * used }))
-            }
-            Err(until) => Err(until.wait_time_from(DefaultClock::default().now())),
-        }
+    fn check(&self, key: &K, nodes: u32, now: Instant) -> Result<Option<Left>, Duration> {
+        let Some(rate) = Rate::share(self.limit, self.period, nodes) else { return Ok(None) };
+        self.keyed.check(key, rate, now).map(Some)
     }
 }
 
-/// The limits of this node's REST routes.
+/// The limits of REST routes, each the cluster's: a client that a balancer spreads over the gateways gets no more than by
+/// one of them. Shared among the live gateways in the registry; a match host, which only the players of its matches
+/// reach, takes the share of a gateway.
 pub(crate) struct Limits {
+    directory: Arc<Directory>,
     register: Limit<IpAddr>,
     auth: Limit<IpAddr>,
     requests: Limit<IpAddr>,
-    /// Per player, on top of the others.
-    pub erase: Limit<Uuid>,
+    erase: Limit<Uuid>,
 }
 
 impl Limits {
-    pub fn new(limits: &config::Limits) -> Self {
+    pub fn new(limits: &config::Limits, directory: Arc<Directory>) -> Self {
         Self {
-            register: Limit::per_second(limits.register_per_second),
-            auth: Limit::per_second(limits.auth_per_second),
-            requests: Limit::per_second(limits.requests_per_second),
-            erase: Limit::per_minute(3),
+            directory,
+            register: Limit::new(limits.register_per_second, SECOND),
+            auth: Limit::new(limits.auth_per_second, SECOND),
+            requests: Limit::new(limits.requests_per_second, SECOND),
+            erase: Limit::new(ERASURES_PER_MINUTE, 60 * SECOND),
         }
     }
 
@@ -97,10 +70,16 @@ impl Limits {
             path if path.starts_with("/auth/") => &self.auth,
             _ => &self.requests,
         };
-        limit.check(&client).map_err(|wait| {
+        limit.check(&client, self.directory.gateways(), Instant::now()).map_err(|wait| {
             metrics::counter!("asobi_rest_refused_total", "reason" => "rate_limited").increment(1);
             Refused { wait }
         })
+    }
+
+    /// Counts an attempt of a player to erase themself, on top of the address's requests.
+    pub fn check_erase(&self, player: Uuid) -> Result<()> {
+        let checked = self.erase.check(&player, self.directory.gateways(), Instant::now());
+        checked.map(drop).map_err(ApiError::rate_limited)
     }
 }
 
@@ -119,34 +98,9 @@ impl Refused {
     }
 }
 
-impl Left {
-    pub fn write(self, headers: &mut HeaderMap) {
-        let reset_ms = u64::try_from(self.reset.as_millis()).unwrap_or(u64::MAX);
-        headers.insert("x-ratelimit-remaining", HeaderValue::from(self.remaining));
-        headers.insert("x-ratelimit-reset", HeaderValue::from(reset_ms));
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_burst_passes_and_no_more() {
-        let limit = Limit::per_second(3);
-        let address: IpAddr = "10.0.0.1".parse().expect("address");
-        for left in [2, 1, 0] {
-            assert_eq!(limit.check(&address).ok().flatten().map(|l| l.remaining), Some(left));
-        }
-        let wait = limit.check(&address).expect_err("refused");
-        assert!(wait > Duration::ZERO && wait <= Duration::from_secs(1));
-        assert!(limit.check(&"10.0.0.2".parse().expect("address")).is_ok(), "others are not concerned");
-    }
-
-    #[test]
-    fn zero_is_off() {
-        let limit = Limit::per_second(0);
-        let address: IpAddr = "10.0.0.1".parse().expect("address");
-        assert!((0..1_000).all(|_| matches!(limit.check(&address), Ok(None))));
-    }
+/// Tells what is left with an answer.
+pub(crate) fn write(left: Left, headers: &mut HeaderMap) {
+    let reset_ms = u64::try_from(left.reset.as_millis()).unwrap_or(u64::MAX);
+    headers.insert("x-ratelimit-remaining", HeaderValue::from(left.remaining));
+    headers.insert("x-ratelimit-reset", HeaderValue::from(reset_ms));
 }

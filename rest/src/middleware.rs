@@ -22,6 +22,7 @@ use uuid::Uuid;
 use crate::{
     Rest, body,
     error::{ApiError, Result},
+    limits,
 };
 
 pub(crate) const PREFIX: &str = "/api/v1";
@@ -85,7 +86,7 @@ pub(crate) async fn guard(State(rest): State<Arc<Rest>>, request: Request, next:
         Ok(left) => left,
         Err(refused) => {
             let mut response = refused.error().into_response();
-            refused.left().write(response.headers_mut());
+            limits::write(refused.left(), response.headers_mut());
             return response;
         }
     };
@@ -95,7 +96,7 @@ pub(crate) async fn guard(State(rest): State<Arc<Rest>>, request: Request, next:
         Err(_) => ApiError::not_ready("This took too long; please try again.").into_response(),
     };
     if let Some(left) = left {
-        left.write(response.headers_mut());
+        limits::write(left, response.headers_mut());
     }
     response
 }

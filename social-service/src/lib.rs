@@ -1,11 +1,14 @@
-//! Friends and leaderboards. Any number of replicas: each applies effects, writes, and answers from its own memory.
+//! Friends, groups, notifications and leaderboards. Any number of replicas: each applies effects, writes, and answers from its own memory.
 //!
 //! **Invariant:** rows first. Nothing is answered that is not committed; what is in memory can be lost and read again at any time.
 
 mod boards;
+mod deeds;
 mod effects;
 mod friends;
+mod groups;
 mod leaderboards;
+mod notifications;
 mod wire;
 
 use std::sync::Arc;
@@ -13,16 +16,21 @@ use std::sync::Arc;
 use asobi_cluster::{Node, NodeAddresses, NodeState, Role};
 use asobi_proto::{
     bus::Topic,
-    social_v1::{friend_service_server::FriendServiceServer, leaderboard_service_server::LeaderboardServiceServer},
+    social_v1::{
+        friend_service_server::FriendServiceServer, group_service_server::GroupServiceServer,
+        leaderboard_service_server::LeaderboardServiceServer, notification_service_server::NotificationServiceServer,
+    },
 };
 use asobi_service_kit::{Config, Readiness, Shutdown, server};
-use tonic::service::Routes;
 use uuid::Uuid;
 
 use crate::{
     boards::{Boards, Writer},
+    deeds::Deeds,
     friends::Friends,
+    groups::Groups,
     leaderboards::Leaderboards,
+    notifications::Notifications,
 };
 
 /// Notifications that may wait; past it the boards in memory are read again.
@@ -52,12 +60,19 @@ pub async fn run(config: Arc<Config>, shutdown: Shutdown) -> anyhow::Result<()> 
     let effects = effects::run(node.pool.clone(), Arc::clone(&boards), wake, bound, draining.clone());
     let effects = shutdown.spawn_critical("effects", effects);
 
+    let sweep = notifications::sweep(node.pool.clone(), days(&config), bound, draining.clone());
+    shutdown.spawn_critical("notification sweep", sweep);
+
     let readiness = Readiness::new();
     server::serve_metrics(metrics, readiness.clone(), &shutdown);
-    let friends = Friends { pool: node.pool.clone(), publisher: node.bus.publisher().clone(), bound };
-    let routes = Routes::new(FriendServiceServer::new(friends))
-        .add_service(LeaderboardServiceServer::new(Leaderboards { boards, writer }))
-        .add_service(asobi_cluster::ops::service(node.pool.clone()));
+    let kept = config.social.notifications_kept.into();
+    let deeds = Deeds { pool: node.pool.clone(), publisher: node.bus.publisher().clone(), bound, kept };
+    let groups = Groups { deeds: deeds.clone(), most: config.social.groups_per_player };
+    let routes = asobi_cluster::ops::routes(&node, &config)
+        .add_service(FriendServiceServer::new(Friends { deeds: deeds.clone() }))
+        .add_service(GroupServiceServer::new(groups))
+        .add_service(NotificationServiceServer::new(Notifications { deeds }))
+        .add_service(LeaderboardServiceServer::new(Leaderboards { boards, writer }));
     server::serve_grpc(grpc, routes, &readiness, node.cluster_key.as_str(), &shutdown);
     readiness.set_ready(true);
     node.membership.set_state(NodeState::Ready);
@@ -69,4 +84,8 @@ pub async fn run(config: Arc<Config>, shutdown: Shutdown) -> anyhow::Result<()> 
     let _ = effects.await;
     node.leave().await;
     Ok(())
+}
+
+fn days(config: &Config) -> i32 {
+    i32::try_from(config.social.notification_days).unwrap_or(i32::MAX)
 }

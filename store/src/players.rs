@@ -201,18 +201,46 @@ pub async fn upgrade(conn: &mut PgConnection, id: Uuid, username: &str, password
     Ok(())
 }
 
-/// Deletes all that is the player's, in the caller's transaction. A match that is under way ends by itself: the player's
-/// sockets are closed and nobody comes back to the seat.
+/// What an erasure ended that others hold in memory.
+#[derive(Debug, Default)]
+pub struct Erased {
+    /// Tickets that waited, each by the id its queue knows it by: a party's ends for all of its members.
+    pub tickets: Vec<Uuid>,
+}
+
+/// Deletes all that is the player's, in the caller's transaction, which has locked the player's row. Rows of finished
+/// matches keep the id, which then names nobody.
 ///
 /// # Errors
 /// When the database does not answer.
-pub async fn erase(conn: &mut PgConnection, id: Uuid) -> Result<()> {
-    sqlx::query!("DELETE FROM tickets WHERE player_id = $1", id).execute(&mut *conn).await?;
+pub async fn erase(conn: &mut PgConnection, id: Uuid) -> Result<Erased> {
+    // Seats before tickets: the order of everybody who takes both.
+    sqlx::query!("DELETE FROM match_players WHERE player_id = $1", id).execute(&mut *conn).await?;
+    sqlx::query!("DELETE FROM backfill_claims WHERE player_id = $1", id).execute(&mut *conn).await?;
+    let tickets = erase_tickets(conn, id).await?;
     sqlx::query!("DELETE FROM inbox_events WHERE player_id = $1", id).execute(&mut *conn).await?;
     sqlx::query!("DELETE FROM inboxes WHERE player_id = $1", id).execute(&mut *conn).await?;
     sqlx::query!("DELETE FROM leaderboard_entries WHERE player_id = $1 AND leaderboard_id = ANY(ARRAY(SELECT id FROM leaderboards))", id).execute(&mut *conn).await?;
     sqlx::query!("DELETE FROM chat_messages WHERE sender_id = $1", id).execute(&mut *conn).await?;
-    // Friendships, devices, families and refresh tokens go with the row.
+    // Friendships, devices, families, refresh tokens, memberships and the ban go with the row.
     sqlx::query!("DELETE FROM players WHERE id = $1", id).execute(conn).await?;
-    Ok(())
+    Ok(Erased { tickets })
+}
+
+async fn erase_tickets(conn: &mut PgConnection, id: Uuid) -> Result<Vec<Uuid>> {
+    let heads = sqlx::query_scalar!(
+        r#"SELECT COALESCE(head, id) AS "head!" FROM tickets WHERE player_id = $1 AND state = 'pending'"#,
+        id
+    )
+    .fetch_all(&mut *conn)
+    .await?;
+    sqlx::query!(
+        "UPDATE tickets SET state = 'cancelled', ended_at = now()
+         WHERE state = 'pending' AND (id = ANY($1) OR head = ANY($1))",
+        &heads
+    )
+    .execute(&mut *conn)
+    .await?;
+    sqlx::query!("DELETE FROM tickets WHERE player_id = $1", id).execute(conn).await?;
+    Ok(heads)
 }

@@ -22,6 +22,8 @@ pub struct NewSession {
     pub player_id: Uuid,
     /// None: as the player's newest other session says, else `online`.
     pub status: Option<String>,
+    /// For how long it has been connected, in seconds: more than nothing where the database has forgotten it.
+    pub age_s: f64,
 }
 
 /// How the world sees a player.
@@ -40,16 +42,18 @@ pub async fn insert(pool: &PgPool, owner: Owner<'_>, sessions: &[NewSession]) ->
     let ids: Vec<Uuid> = sessions.iter().map(|s| s.session_id).collect();
     let players: Vec<Uuid> = sessions.iter().map(|s| s.player_id).collect();
     let statuses: Vec<Option<String>> = sessions.iter().map(|s| s.status.clone()).collect();
+    let ages: Vec<f64> = sessions.iter().map(|s| s.age_s).collect();
     let rows = sqlx::query!(
-        "INSERT INTO sessions (session_id, player_id, node_id, incarnation, status)
-         SELECT n.id, n.player, $4, $5, COALESCE(n.status, (SELECT s.status FROM sessions s WHERE s.player_id = n.player
-                ORDER BY s.connected_at DESC, s.session_id DESC LIMIT 1), 'online')
-         FROM UNNEST($1::uuid[], $2::uuid[], $3::text[]) AS n(id, player, status)
+        "INSERT INTO sessions (session_id, player_id, node_id, incarnation, status, connected_at)
+         SELECT n.id, n.player, $5, $6, COALESCE(n.status, (SELECT s.status FROM sessions s WHERE s.player_id = n.player
+                ORDER BY s.connected_at DESC, s.session_id DESC LIMIT 1), 'online'), now() - make_interval(secs => n.age)
+         FROM UNNEST($1::uuid[], $2::uuid[], $3::text[], $4::float8[]) AS n(id, player, status, age)
          ON CONFLICT (session_id) DO UPDATE SET status = excluded.status
          RETURNING session_id, status",
         &ids,
         &players,
         &statuses as &[Option<String>],
+        &ages,
         owner.node_id,
         owner.incarnation,
     )
@@ -74,6 +78,40 @@ pub async fn set_statuses(pool: &PgPool, statuses: &[(Uuid, String)]) -> Result<
     .execute(pool)
     .await?;
     Ok(())
+}
+
+/// Sessions whose sockets are gone: their rows wait for the end of the grace, and hold no place of the player's any more.
+///
+/// # Errors
+/// When the database does not answer.
+pub async fn mark_leaving(pool: &PgPool, sessions: &[Uuid]) -> Result<()> {
+    sqlx::query!("UPDATE sessions SET leaving = true WHERE session_id = ANY($1)", sessions).execute(pool).await?;
+    Ok(())
+}
+
+/// The owner's sessions of these players that are past the newest `most` of theirs in the whole cluster: (session, player).
+/// Every node ranks by the same rows, and a newer row only moves an older one further back, so that whoever asks at
+/// whatever moment never finds one of the newest. Sessions that leave, and those of dead nodes, hold no place.
+///
+/// # Errors
+/// When the database does not answer.
+pub async fn surplus(pool: &PgPool, owner: Owner<'_>, players: &[Uuid], most: i64) -> Result<Vec<(Uuid, Uuid)>> {
+    let rows = sqlx::query!(
+        "SELECT session_id, player_id FROM (
+             SELECT s.session_id, s.player_id, s.node_id, s.incarnation, row_number() OVER
+                 (PARTITION BY s.player_id ORDER BY s.connected_at DESC, s.session_id DESC) AS place
+             FROM sessions s
+             JOIN nodes n ON n.node_id = s.node_id AND n.incarnation = s.incarnation AND n.lease_until > now()
+             WHERE s.player_id = ANY($1) AND NOT s.leaving) AS ranked
+         WHERE place > $2 AND node_id = $3 AND incarnation = $4",
+        players,
+        most,
+        owner.node_id,
+        owner.incarnation,
+    )
+    .fetch_all(pool)
+    .await?;
+    Ok(rows.into_iter().map(|row| (row.session_id, row.player_id)).collect())
 }
 
 /// Removes sessions and answers the players whose last one that was. Two nodes that each remove one of a player's last

@@ -1,10 +1,14 @@
 //! Token families, refresh tokens, signing keys, revocations and shared secrets. All times are the database's: tokens
 //! and revocations of different nodes are compared with each other, never with a node's clock.
 
+use asobi_proto::bus::RevokedItem;
 use sqlx::{PgConnection, PgPool};
 use uuid::Uuid;
 
-use crate::Result;
+use crate::{
+    Result,
+    bans::{self, Ban},
+};
 
 /// A key that signs access tokens.
 #[derive(Clone)]
@@ -30,6 +34,18 @@ pub struct Revocation {
     pub expires_at: i64,
 }
 
+impl From<Revocation> for RevokedItem {
+    fn from(row: Revocation) -> Self {
+        Self {
+            subject: row.subject,
+            player: row.player,
+            reason: row.reason,
+            issued_before: row.issued_before,
+            expires_at: row.expires_at,
+        }
+    }
+}
+
 /// What presenting a refresh token came to.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Refresh {
@@ -39,6 +55,8 @@ pub enum Refresh {
     Reused(Revocation),
     /// Unknown, expired, or of a family that was revoked before.
     Dead,
+    /// Dead as well, and so would be a new log-in.
+    Banned(Ban),
 }
 
 /// The keys that can still matter, and those that will.
@@ -151,24 +169,6 @@ pub async fn revocations(pool: &PgPool) -> Result<Vec<Revocation>> {
     .await?)
 }
 
-/// Whether a token of this family and player, issued then (unix microseconds), is revoked: the read of a node that
-/// cannot trust its memory.
-///
-/// # Errors
-/// When the database does not answer.
-pub async fn is_revoked(pool: &PgPool, family: Uuid, player: Uuid, issued_at: i64) -> Result<bool> {
-    Ok(sqlx::query_scalar!(
-        r#"SELECT EXISTS (SELECT 1 FROM revocations WHERE expires_at > now() AND (
-               (kind = 'family' AND subject = $1)
-            OR (kind = 'player' AND subject = $2 AND (extract(epoch FROM issued_before) * 1000000)::bigint >= $3))) AS "revoked!""#,
-        family,
-        player,
-        issued_at
-    )
-    .fetch_one(pool)
-    .await?)
-}
-
 /// Begins a family with its first refresh token; returns when it was issued, unix microseconds.
 ///
 /// # Errors
@@ -223,9 +223,10 @@ pub async fn refresh(
     )
     .fetch_optional(&mut *tx)
     .await?;
-    let Some(row) = row.filter(|r| r.fresh && !r.revoked) else {
-        return Ok(Refresh::Dead);
-    };
+    let Some(row) = row.filter(|r| r.fresh) else { return Ok(Refresh::Dead) };
+    if row.revoked {
+        return Ok(bans::of(&mut tx, row.player_id).await?.map_or(Refresh::Dead, Refresh::Banned));
+    }
     let outcome = if row.used {
         match revoke_family(&mut tx, row.family, "token_reused", access_ttl_s).await? {
             Some(revocation) => Refresh::Reused(revocation),

@@ -51,7 +51,7 @@ async fn update(
 }
 
 async fn erase(State(rest): State<Shared>, Caller(claims): Caller, fields: Fields) -> Result<Json> {
-    rest.limits.erase.check(&claims.player_id).map_err(ApiError::rate_limited)?;
+    rest.limits.check_erase(claims.player_id)?;
     rest.issuer.erase(&claims, fields.optional_string("password")).await?;
     Ok(axum::Json(json!({"deleted": true})))
 }

@@ -1,36 +1,49 @@
-//! Password hashing: argon2id on threads that may block, few at a time and with a bounded queue before them, so that a
-//! storm of logins neither starves the runtime nor takes the memory (19 MiB a hash).
+//! Password hashing: argon2id on a few threads of its own, of low priority and with a bounded queue before them, so that a
+//! storm of log-ins takes neither the cores from those who are connected nor the memory (19 MiB a hash).
 
-use std::sync::Arc;
+use std::{
+    panic::{AssertUnwindSafe, catch_unwind},
+    sync::{
+        Arc, Mutex, PoisonError,
+        mpsc::{Receiver, SyncSender, sync_channel},
+    },
+    thread,
+};
 
 use argon2::{
     Argon2, PasswordHash, PasswordHasher as _, PasswordVerifier as _,
     password_hash::{SaltString, rand_core::OsRng},
 };
-use tokio::sync::Semaphore;
+use tokio::sync::oneshot;
+
+/// How far the threads step back: where cores are short they get about a tenth of what the runtime's threads get.
+#[cfg(target_os = "linux")]
+const NICENESS: i32 = 10;
 
 /// The queue is full; or, practically never, hashing itself failed.
 #[derive(Debug, thiserror::Error)]
 #[error("password hashing is busy")]
 pub(super) struct Busy;
 
+type Job = Box<dyn FnOnce() + Send>;
+
 pub(super) struct Hasher {
-    /// Those that wait or run; past it callers are refused at once.
-    admitted: Arc<Semaphore>,
-    running: Arc<Semaphore>,
+    /// Those that wait; past it callers are refused at once. The threads end when it is dropped.
+    queue: SyncSender<Job>,
     /// Checked for names that do not exist, so that the answer takes as long as for those that do.
     dummy: Arc<str>,
 }
 
 impl Hasher {
     pub fn new(threads: usize, queue: usize) -> anyhow::Result<Self> {
-        let threads = threads.max(1);
         let dummy = hash("no password has this hash").ok_or_else(|| anyhow::anyhow!("argon2 failed"))?;
-        Ok(Self {
-            admitted: Arc::new(Semaphore::new(threads + queue)),
-            running: Arc::new(Semaphore::new(threads)),
-            dummy: dummy.into(),
-        })
+        let (queue, jobs) = sync_channel(queue);
+        let jobs = Arc::new(Mutex::new(jobs));
+        for n in 0..threads.max(1) {
+            let jobs = Arc::clone(&jobs);
+            thread::Builder::new().name(format!("hash-{n}")).spawn(move || work(&jobs))?;
+        }
+        Ok(Self { queue, dummy: dummy.into() })
     }
 
     /// The PHC string to store.
@@ -54,18 +67,34 @@ impl Hasher {
     }
 
     async fn run<T: Send + 'static>(&self, work: impl FnOnce() -> T + Send + 'static) -> Result<T, Busy> {
-        let admitted = Arc::clone(&self.admitted).try_acquire_owned().map_err(|_| {
+        let (done, result) = oneshot::channel();
+        let span = tracing::Span::current();
+        let job = move || {
+            // A caller who has hung up meanwhile is not worth a core.
+            if !done.is_closed() {
+                let _ = done.send(span.in_scope(work));
+            }
+        };
+        self.queue.try_send(Box::new(job)).map_err(|_| {
             metrics::counter!("asobi_auth_refused_total", "reason" => "hash_queue_full").increment(1);
             Busy
         })?;
-        let running = Arc::clone(&self.running).acquire_owned().await.map_err(|_| Busy)?;
-        let span = tracing::Span::current();
-        // The permits go along: a caller who hangs up does not make room before the thread is free.
-        let done = tokio::task::spawn_blocking(move || {
-            let _permits = (admitted, running);
-            span.in_scope(work)
-        });
-        done.await.map_err(|_| Busy)
+        result.await.map_err(|_| Busy)
+    }
+}
+
+fn work(jobs: &Mutex<Receiver<Job>>) {
+    // Per thread on Linux, of the whole process elsewhere: only there.
+    #[cfg(target_os = "linux")]
+    if let Err(error) = rustix::process::setpriority_process(None, NICENESS) {
+        tracing::debug!(%error, "The priority of a hashing thread could not be lowered.");
+    }
+    loop {
+        // Whoever holds the lock waits for the next job, the others for the lock.
+        let job = jobs.lock().unwrap_or_else(PoisonError::into_inner).recv();
+        let Ok(job) = job else { return };
+        // A job that panics answers its caller by being dropped; the thread goes on.
+        let _ = catch_unwind(AssertUnwindSafe(job));
     }
 }
 
@@ -76,6 +105,8 @@ fn hash(password: &str) -> Option<String> {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::{AtomicBool, Ordering};
+
     use super::*;
 
     #[tokio::test]
@@ -90,9 +121,37 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_full_queue_refuses_at_once() {
-        let hasher = Hasher::new(1, 0).expect("starts");
-        let (first, second) = tokio::join!(hasher.hash("one"), hasher.hash("two"));
-        assert!(first.is_ok() && second.is_err());
+    async fn a_full_queue_refuses_at_once_and_what_nobody_waits_for_is_not_done() {
+        let hasher = Hasher::new(1, 2).expect("starts");
+        let (go, gate) = sync_channel::<()>(0);
+        let (began, begun) = oneshot::channel();
+        let blocked = hasher.run(move || {
+            let _ = began.send(());
+            let _ = gate.recv();
+        });
+        let blocked = async { blocked.await.is_ok() };
+        let storm = async {
+            begun.await.expect("the thread works");
+            let did = Arc::new(AtomicBool::new(false));
+            let doing = Arc::clone(&did);
+            let abandoned = hasher.run(move || doing.store(true, Ordering::SeqCst));
+            assert!(tokio::time::timeout(std::time::Duration::from_millis(1), abandoned).await.is_err());
+            let waiting = hasher.run(|| 7);
+            let refused = async {
+                assert!(hasher.hash("one too many").await.is_err());
+                go.send(()).expect("the thread waits");
+            };
+            let (waited, ()) = tokio::join!(waiting, refused);
+            assert_eq!(waited.ok(), Some(7));
+            assert!(!did.load(Ordering::SeqCst), "whoever waited for it had hung up");
+        };
+        assert!(tokio::join!(blocked, storm).0);
+    }
+
+    #[tokio::test]
+    async fn work_that_panics_takes_no_thread_with_it() {
+        let hasher = Hasher::new(1, 2).expect("starts");
+        assert!(hasher.run(|| panic!("as a test wants it")).await.is_err());
+        assert!(hasher.hash("secret123").await.is_ok());
     }
 }

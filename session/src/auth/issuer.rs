@@ -3,9 +3,13 @@
 use std::sync::Arc;
 
 use asobi_bus::Publisher;
-use asobi_proto::error::ErrorCode;
+use asobi_proto::{
+    bus::{TicketItem, Topic},
+    error::ErrorCode,
+};
 use asobi_service_kit::config;
 use asobi_store::{
+    bans::{self, Ban},
     players::{self, TakenOr},
     tokens::{self, Refresh},
 };
@@ -73,6 +77,8 @@ pub enum IssueError {
     ConfirmationMissing,
     #[error("there is no such player any more")]
     PlayerGone,
+    #[error("the player is banned")]
+    Banned(Ban),
     /// Worth another try in a second.
     #[error("too many passwords wait to be checked")]
     Busy,
@@ -99,6 +105,7 @@ impl IssueError {
             Self::Confirmation => ErrorCode::PLAYER_CONFIRMATION_FAILED,
             Self::ConfirmationMissing => ErrorCode::MISSING_FIELD,
             Self::PlayerGone => ErrorCode::PLAYER_NOT_FOUND,
+            Self::Banned(_) => ErrorCode::FORBIDDEN,
             Self::Busy | Self::Auth(AuthError::Unavailable(_)) => ErrorCode::NOT_READY,
             Self::Auth(_) => ErrorCode::AUTH_TOKEN_ISSUE_FAILED,
             Self::Store(_) => ErrorCode::INTERNAL,
@@ -157,7 +164,7 @@ impl Issuer {
             pool,
             publisher,
             verifier,
-            hasher: Hasher::new(auth.hash_threads, auth.hash_queue)?,
+            hasher: Hasher::new(auth.hashing_threads(), auth.hash_queue)?,
             pepper: pepper.into_bytes(),
             access_ttl_s: auth.access_ttl().as_secs_f64(),
             refresh_ttl_s: auth.refresh_ttl().as_secs_f64(),
@@ -220,6 +227,7 @@ impl Issuer {
                 Err(IssueError::RefreshToken)
             }
             Refresh::Dead => Err(IssueError::RefreshToken),
+            Refresh::Banned(ban) => Err(IssueError::Banned(ban)),
         }
     }
 
@@ -324,7 +332,7 @@ impl Issuer {
         }
         players::upgrade(&mut tx, player_id, username, &hash).await?;
         let revocation = tokens::revoke_player(&mut tx, player_id, "upgraded", self.access_ttl_s).await?;
-        let login = self.begin(&mut tx, player_id).await?;
+        let login = self.begin_again(&mut tx, player_id).await?;
         tx.commit().await?;
         self.verifier.spread(&self.publisher, revocation);
         self.account(player_id, username.to_owned(), login)
@@ -348,18 +356,32 @@ impl Issuer {
         }
         let mut tx = self.pool.begin().await?;
         let revocation = tokens::revoke_player(&mut tx, player_id, "erased", self.access_ttl_s).await?;
-        players::erase(&mut tx, player_id).await?;
+        let erased = players::erase(&mut tx, player_id).await?;
         tx.commit().await?;
         self.verifier.spread(&self.publisher, revocation);
+        for ticket_id in erased.tickets {
+            // The leader finds a lost one by its sweep.
+            let gone = TicketItem { ticket_id, gone: true, ..TicketItem::default() };
+            let _ = self.publisher.publish(Topic::Queue, &gone);
+        }
         tracing::info!(player.id = %player_id, "A player was erased at their own wish.");
         Ok(())
     }
 
     async fn log_in(&self, player_id: Uuid, username: String) -> Result<Account, IssueError> {
         let mut tx = self.pool.begin().await?;
-        let login = self.begin(&mut tx, player_id).await?;
+        let login = self.begin_again(&mut tx, player_id).await?;
         tx.commit().await?;
         self.account(player_id, username, login)
+    }
+
+    /// For a player who was there before, and so may be banned: asked after the family is in, which waits for a ban.
+    async fn begin_again(&self, conn: &mut PgConnection, player_id: Uuid) -> Result<Login, IssueError> {
+        let login = self.begin(conn, player_id).await?;
+        match bans::of(conn, player_id).await? {
+            Some(ban) => Err(IssueError::Banned(ban)),
+            None => Ok(login),
+        }
     }
 
     async fn begin(&self, conn: &mut PgConnection, player_id: Uuid) -> Result<Login, IssueError> {

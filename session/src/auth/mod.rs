@@ -4,10 +4,11 @@
 //!  register, login, guest ──▶ family ──▶ refresh token (opaque, single use, stored hashed) ──▶ the next one …
 //!                               │                 └─ presented a second time: the family is revoked
 //!                               └──▶ access tokens (short, signed; verified from memory) ──▶ sockets
-//!  logout, reuse, upgrade, erasure ──▶ row in `revocations` ──▶ bus ──▶ every node's memory ──▶ sockets closed
+//!  logout, reuse, upgrade, ban, erasure ──▶ row in `revocations` ──▶ bus ──▶ every node's memory ──▶ sockets closed
 //! ```
 //!
-//! Invariant: a node never trusts its memory of revocations while its listener is in doubt; it reads the rows.
+//! Invariant: a node never trusts its memory of revocations while its listener is in doubt; it reads the rows, and refuses
+//! tokens where it cannot.
 
 mod hashing;
 mod issuer;
@@ -16,6 +17,7 @@ pub mod migration;
 mod revocations;
 mod rules;
 mod token;
+mod trust;
 mod verifier;
 
 use asobi_proto::bus::RevokedItem;

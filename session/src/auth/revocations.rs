@@ -3,7 +3,6 @@
 use std::collections::HashMap;
 
 use asobi_proto::bus::RevokedItem;
-use asobi_store::tokens::Revocation;
 use parking_lot::RwLock;
 use time::OffsetDateTime;
 use uuid::Uuid;
@@ -38,15 +37,5 @@ impl Revocations {
     pub fn forget_expired(&self) {
         let now = OffsetDateTime::now_utc().unix_timestamp();
         self.items.write().retain(|_, item| item.expires_at + 60 > now);
-    }
-}
-
-pub(super) fn item(row: Revocation) -> RevokedItem {
-    RevokedItem {
-        subject: row.subject,
-        player: row.player,
-        reason: row.reason,
-        issued_before: row.issued_before,
-        expires_at: row.expires_at,
     }
 }

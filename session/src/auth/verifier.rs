@@ -18,20 +18,14 @@ use tokio::sync::broadcast;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
-use super::{
-    AuthError, Claims,
-    keys::Keyring,
-    migration,
-    revocations::{Revocations, item},
-    token,
-};
+use super::{AuthError, Claims, keys::Keyring, migration, revocations::Revocations, token, trust::Trust};
 
 /// The audience of access tokens; migration tokens have another, so neither passes for the other.
 const AUDIENCE: &str = "asobi";
-/// How long the listener may have been silent for memory to be trusted: it proves itself every second.
-const DOUBT: Duration = Duration::from_millis(1_500);
 /// How often revocations and keys are read again whatever the bus says.
 const REREAD: Duration = Duration::from_secs(15);
+/// How often a node that cannot rely on its memory reads for its sockets' sake, whether anybody asks or not.
+const DOUBTING: Duration = Duration::from_millis(500);
 /// How long a read may take, also when the network is gone.
 pub(super) const READ: Duration = Duration::from_secs(5);
 /// How often keys are rotated if due, and what is expired deleted.
@@ -57,7 +51,7 @@ struct AccessToken {
 /// Checks tokens on behalf of one process.
 pub struct Verifier {
     pool: PgPool,
-    bus: Bus,
+    trust: Trust,
     pub(super) keys: Keyring,
     revocations: Revocations,
     revoked: broadcast::Sender<RevokedItem>,
@@ -82,7 +76,7 @@ impl Verifier {
         let keys = Keyring::load(pool.clone(), lock, auth.key_rotation(), auth.access_ttl()).await?;
         let verifier = Arc::new(Self {
             pool,
-            bus: bus.clone(),
+            trust: Trust::new(bus.clone()),
             keys,
             revocations: Revocations::default(),
             revoked: broadcast::Sender::new(REVOKED_QUEUE),
@@ -96,7 +90,7 @@ impl Verifier {
     }
 
     /// Checks an access token. Asks the database only for a key it does not know (once a second at most), and for
-    /// revocations while the bus is in doubt.
+    /// revocations while the bus is in doubt (four times a second at most).
     ///
     /// # Errors
     /// [`AuthError`]
@@ -112,13 +106,11 @@ impl Verifier {
         if self.is_revoked(claims) {
             return Err(AuthError::Revoked);
         }
-        if self.bus.unconfirmed_for() > DOUBT {
-            let reading = tokens::is_revoked(&self.pool, claims.family, claims.player_id, claims.issued_at);
-            if within(READ, reading).await.map_err(AuthError::Unavailable)? {
-                return Err(AuthError::Revoked);
-            }
+        if self.trust.holds() {
+            return Ok(());
         }
-        Ok(())
+        self.trust.or_read(|| self.read_revocations(), READ).await?;
+        if self.is_revoked(claims) { Err(AuthError::Revoked) } else { Ok(()) }
     }
 
     /// Whether a token that was good once has been revoked since, as far as this node has heard.
@@ -146,7 +138,7 @@ impl Verifier {
 
     /// Makes a committed revocation known here and on every node.
     pub(super) fn spread(&self, publisher: &Publisher, revocation: Revocation) {
-        let item = item(revocation);
+        let item = RevokedItem::from(revocation);
         if let Err(error) = publisher.publish(Topic::Revoked, &item) {
             tracing::warn!(subject = %item.subject, %error, "A revocation was not published; nodes find it within {REREAD:?}.");
         }
@@ -161,9 +153,11 @@ impl Verifier {
     }
 
     async fn read_revocations(&self) -> Result<(), asobi_store::Error> {
+        let session = self.trust.begin();
         for row in within(READ, tokens::revocations(&self.pool)).await? {
-            self.apply(&item(row));
+            self.apply(&RevokedItem::from(row));
         }
+        self.trust.complete(session);
         self.revocations.forget_expired();
         Ok(())
     }
@@ -171,9 +165,18 @@ impl Verifier {
     async fn follow(self: Arc<Self>, mut events: Subscription, stop: CancellationToken) {
         let mut reread = tokio::time::interval_at(tokio::time::Instant::now() + REREAD, REREAD);
         reread.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        let mut doubting = tokio::time::interval(DOUBTING);
+        doubting.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
             let event = tokio::select! {
                 () = stop.cancelled() => return,
+                // Sockets hear of what was revoked although nobody told it here.
+                _ = doubting.tick() => {
+                    if let Err(error) = self.trust.or_read(|| self.read_revocations(), READ).await {
+                        tracing::debug!(%error, "Revocations can neither be heard nor read; no token is accepted.");
+                    }
+                    continue;
+                }
                 _ = reread.tick() => Some(BusEvent::Resync),
                 event = events.next() => event,
             };
@@ -189,7 +192,7 @@ impl Verifier {
                 }
                 Some(BusEvent::Resync) => {
                     if let Err(error) = self.read_revocations().await {
-                        tracing::warn!(%error, "Revocations could not be read; tokens are checked against the rows.");
+                        tracing::warn!(%error, "Revocations could not be read; tokens are refused until they can be.");
                     }
                 }
             }

@@ -52,11 +52,18 @@ impl OncePer {
     }
 }
 
+/// The least share of a player's joins, however many gateways there are: a player has one or two sockets, not one on each.
+const LEAST_JOINS: u32 = 3;
+
+/// What one node lets a player join of a limit that is the whole cluster's; 0 is no limit.
+pub(crate) fn joins_share(limit: u32, gateways: u32) -> u32 {
+    limit.div_ceil(gateways.max(1)).max(limit.min(LEAST_JOINS))
+}
+
 /// So many per window and key. Keys that were silent for a window are forgotten; when `most_keys` are known and none can be
 /// forgotten, an unknown key is allowed: the bound protects memory, the limit protects from those already known.
 #[derive(Debug)]
 pub(crate) struct PerKey<K> {
-    limit: u32,
     window: Duration,
     most_keys: usize,
     seen: Mutex<Seen<K>>,
@@ -69,13 +76,13 @@ struct Seen<K> {
 }
 
 impl<K: Hash + Eq> PerKey<K> {
-    pub(crate) fn new(limit: u32, window: Duration, most_keys: usize) -> Self {
-        Self { limit, window, most_keys, seen: Mutex::new(Seen { times: HashMap::default(), swept: None }) }
+    pub(crate) fn new(window: Duration, most_keys: usize) -> Self {
+        Self { window, most_keys, seen: Mutex::new(Seen { times: HashMap::default(), swept: None }) }
     }
 
-    /// Counts one, unless the limit is reached; 0 is no limit.
-    pub(crate) fn allows(&self, key: K, now: Instant) -> bool {
-        if self.limit == 0 {
+    /// Counts one, unless the limit is reached; 0 is no limit. The limit is named each time, because a share changes.
+    pub(crate) fn allows(&self, key: K, limit: u32, now: Instant) -> bool {
+        if limit == 0 {
             return true;
         }
         let over = |at: &Instant| now.saturating_duration_since(*at) >= self.window;
@@ -91,7 +98,7 @@ impl<K: Hash + Eq> PerKey<K> {
         while times.front().is_some_and(over) {
             times.pop_front();
         }
-        if times.len() >= self.limit as usize {
+        if times.len() >= limit as usize {
             return false;
         }
         times.push_back(now);
@@ -115,6 +122,13 @@ mod tests {
     }
 
     #[test]
+    fn joins_are_shared_but_never_to_nothing() {
+        assert_eq!([1, 2, 3, 40].map(|gateways| joins_share(10, gateways)), [10, 5, 4, 3]);
+        assert_eq!([1, 3].map(|gateways| joins_share(2, gateways)), [2, 2]);
+        assert_eq!(joins_share(0, 3), 0, "off is off");
+    }
+
+    #[test]
     fn once_per_period() {
         let (start, mut once) = (Instant::now(), OncePer::default());
         assert!(once.allows(SECOND, start) && !once.allows(SECOND, start));
@@ -124,11 +138,12 @@ mod tests {
     #[test]
     fn keys_are_counted_apart_and_forgotten() {
         let start = Instant::now();
-        let limit = PerKey::new(2, SECOND, 3);
-        assert!(limit.allows("a", start) && limit.allows("a", start) && !limit.allows("a", start));
-        assert!(limit.allows("b", start));
-        assert!(limit.allows("a", start + SECOND));
-        limit.allows("c", start + 3 * SECOND);
+        let limit = PerKey::new(SECOND, 3);
+        assert!(limit.allows("a", 2, start) && limit.allows("a", 2, start) && !limit.allows("a", 2, start));
+        assert!(limit.allows("b", 2, start));
+        assert!(limit.allows("a", 3, start), "a gateway has gone, and the share has grown");
+        assert!(limit.allows("a", 2, start + SECOND));
+        limit.allows("c", 2, start + 3 * SECOND);
         assert_eq!(limit.seen.lock().times.len(), 1);
     }
 }

@@ -23,6 +23,7 @@ use crate::{
     close::Close,
     frame::{Frame, FrameKind},
     link::{MatchLink, SessionNo},
+    presence::Seen,
 };
 
 pub use self::outbox::{Bounds, Push};
@@ -32,6 +33,8 @@ pub use self::outbox::{Bounds, Push};
 pub(crate) struct Capabilities {
     pub migrate: bool,
     pub presence: bool,
+    /// Hears where its ticket stands.
+    pub queue: bool,
 }
 
 impl Capabilities {
@@ -42,6 +45,7 @@ impl Capabilities {
             match name {
                 "migrate" => granted.migrate = true,
                 "presence" => granted.presence = true,
+                "queue" => granted.queue = true,
                 _ => {}
             }
         }
@@ -49,7 +53,7 @@ impl Capabilities {
     }
 
     pub(crate) fn names(self) -> Vec<&'static str> {
-        [("migrate", self.migrate), ("presence", self.presence)].into_iter().filter(|c| c.1).map(|c| c.0).collect()
+        [("migrate", self.migrate), ("presence", self.presence), ("queue", self.queue)].into_iter().filter(|c| c.1).map(|c| c.0).collect()
     }
 }
 
@@ -76,7 +80,7 @@ pub(crate) struct Conn {
 }
 
 /// Every friend, and what a client was last told of them.
-pub(crate) type Told = HashMap<Uuid, Arc<str>, foldhash::fast::RandomState>;
+pub(crate) type Told = HashMap<Uuid, Seen, foldhash::fast::RandomState>;
 
 /// The changing part, under one short lock that is never held across an await.
 #[derive(Default)]

@@ -82,7 +82,7 @@ fn refusal(hub: &Hub, headers: &HeaderMap, peer: Option<IpAddr>) -> Option<Close
     }
     let forwarded = headers.get_all("x-forwarded-for").iter().filter_map(|value| value.to_str().ok());
     let client = limited_as(hub.proxies.client(peer?, forwarded));
-    (!hub.connects.allows(client, Instant::now())).then_some(Close::RateLimited)
+    (!hub.connects.allows(client, hub.config.limits.connects_per_second, Instant::now())).then_some(Close::RateLimited)
 }
 
 async fn refuse(mut socket: WebSocket, close: Close) {

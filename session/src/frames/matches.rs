@@ -10,7 +10,7 @@ use serde_json::{Value, json, value::RawValue};
 use uuid::Uuid;
 
 use super::{Asker, Call, Work, ctx, fields, input as inputs};
-use crate::{hub::Hub, link::LinkError, quick_play, seat};
+use crate::{conn::limits::joins_share, hub::Hub, link::LinkError, quick_play, seat};
 
 const DEADLINE: Duration = Duration::from_secs(3);
 /// How often a client is told that its inputs go nowhere.
@@ -81,7 +81,8 @@ pub(super) fn join(call: &Call<'_>) -> Option<Work> {
 /// Counts a join against the player's rate.
 fn may_join(call: &Call<'_>) -> bool {
     let Some(player) = call.conn.player() else { return false };
-    let allowed = call.hub.joins.allows(player, std::time::Instant::now());
+    let limit = joins_share(call.hub.config.limits.joins_per_minute, call.hub.directory.gateways());
+    let allowed = call.hub.joins.allows(player, limit, std::time::Instant::now());
     if !allowed {
         call.error("join_rate_limited", "Too many joins: wait a moment.");
     }

@@ -34,6 +34,7 @@ use crate::{
     link::NearHost,
     modes::Modes,
     presence::Presence,
+    queue::{self, Queue},
     relay::Relays,
 };
 
@@ -80,6 +81,7 @@ pub struct Hub {
     pub(crate) inbox: inbox::Repairs,
     pub(crate) connects: PerKey<IpAddr>,
     pub(crate) joins: PerKey<Uuid>,
+    pub(crate) queue: Queue,
     pub(crate) proxies: Proxies,
     pub(crate) admitted: AtomicUsize,
     pub(crate) count: Counts,
@@ -115,8 +117,9 @@ impl Hub {
             presence,
             relays: Relays::default(),
             inbox,
-            connects: PerKey::new(config.limits.connects_per_second, second, RATE_KEYS),
-            joins: PerKey::new(config.limits.joins_per_minute, 60 * second, RATE_KEYS),
+            connects: PerKey::new(second, RATE_KEYS),
+            joins: PerKey::new(60 * second, RATE_KEYS),
+            queue: Queue::new(),
             proxies: Proxies::new(&config.http.trusted_proxies),
             admitted: AtomicUsize::new(0),
             count: Counts {
@@ -143,6 +146,7 @@ impl Hub {
         crate::chat::start(&hub, &bus, chat_writes);
         crate::presence::start(&hub, &bus, presence_writes);
         inbox::start(&hub, &bus, inbox_gaps);
+        queue::start(&hub);
         hub
     }
 

@@ -4,11 +4,16 @@
 //! ```text
 //!  socket opens ─► row ─► hint        socket closes ─► grace ─► row gone ─► was it the last? ─► hint
 //!  hint, resync, changed friends ─► dirty players with watchers here ─► one read ─► differences to the watchers
+//!                                                ▲ after the pause ◄─ told less than a second ago ◄─┘
 //! ```
+//!
+//! A client that flaps costs each of its watchers one frame a second at most: the first change at once, then what the rows
+//! say when the second is over.
 //!
 //! Invariant: a session's row outlives its socket by the grace, so that a player who moves to another node is not seen
 //! to go and come.
 
+mod bound;
 mod rows;
 mod watch;
 
@@ -26,7 +31,8 @@ use asobi_store::{sessions, within};
 use tokio::sync::{Notify, mpsc};
 use uuid::Uuid;
 
-use self::{rows::Write, watch::Watchers};
+pub(crate) use self::watch::Seen;
+use self::{bound::Crowds, rows::Write, watch::Watchers};
 use crate::{conn::Conn, hub::Hub};
 
 /// What players do that is not written yet. Past it the rows are made right by comparing them with the sessions here.
@@ -42,6 +48,7 @@ pub(crate) struct Presence {
     leaving: AtomicUsize,
     settled: Notify,
     watchers: Watchers,
+    crowds: Crowds,
 }
 
 impl Presence {
@@ -53,6 +60,7 @@ impl Presence {
             leaving: AtomicUsize::new(0),
             settled: Notify::new(),
             watchers: Watchers::default(),
+            crowds: Crowds::default(),
         };
         (presence, queue)
     }
@@ -114,6 +122,7 @@ impl Presence {
 pub(crate) fn start(hub: &Arc<Hub>, bus: &Bus, writes: mpsc::Receiver<Write>) {
     hub.spawn("presence rows", rows::run(Arc::clone(hub), writes));
     hub.spawn("presence watch", watch::run(Arc::clone(hub)));
+    hub.spawn("session bound", bound::run(Arc::clone(hub)));
     hub.spawn("presence hints", listen(Arc::clone(hub), bus.subscribe(&[Topic::Presence], BUS_QUEUE)));
     hub.spawn("presence sweep", sweep(Arc::clone(hub), bus.subscribe(&[Topic::Nodes], 16)));
 }
@@ -124,11 +133,15 @@ async fn listen(hub: Arc<Hub>, mut events: Subscription) {
             BusEvent::Resync => {
                 metrics::counter!("asobi_session_resyncs_total", "what" => "presence").increment(1);
                 hub.presence.watchers.suspect_all();
+                hub.presence.crowds.suspect_all(&hub);
             }
             BusEvent::Batch(batch) => {
                 for raw in batch.items() {
                     match serde_json::from_str::<PresenceItem>(raw.get()) {
-                        Ok(item) => hub.presence.watchers.suspect([item.player_id]),
+                        Ok(item) => {
+                            hub.presence.watchers.suspect([item.player_id]);
+                            hub.presence.crowds.suspect(&hub, [item.player_id]);
+                        }
                         Err(error) => tracing::warn!(%error, "A presence hint could not be read."),
                     }
                 }

@@ -16,7 +16,7 @@ use tokio::{sync::mpsc, time::Instant};
 use uuid::Uuid;
 
 use super::DEADLINE;
-use crate::hub::Hub;
+use crate::{chat::now_ms, hub::Hub};
 
 const BATCH: usize = 512;
 const RETRY: Duration = Duration::from_millis(250);
@@ -32,6 +32,8 @@ pub(crate) enum Write {
 struct Rows {
     arrivals: Vec<NewSession>,
     statuses: HashMap<Uuid, String>,
+    /// Sessions whose sockets are gone: they hold no place from now on, though their rows stay for the grace.
+    leaving: Vec<Uuid>,
     /// In order of their grace's end, which is the same for all.
     departures: VecDeque<(Uuid, Uuid, Instant)>,
     /// What players here said of themselves, for a database that has forgotten.
@@ -66,13 +68,16 @@ impl Rows {
     fn take(&mut self, write: Write) {
         match write {
             Write::Arrive { session_id, player } => {
-                self.arrivals.push(NewSession { session_id, player_id: player, status: None });
+                self.arrivals.push(NewSession { session_id, player_id: player, status: None, age_s: 0.0 });
             }
             Write::Status { player, status } => {
                 self.said.insert(player, status.clone());
                 self.statuses.insert(player, status);
             }
-            Write::Depart { session_id, player, due } => self.departures.push_back((session_id, player, due)),
+            Write::Depart { session_id, player, due } => {
+                self.leaving.push(session_id);
+                self.departures.push_back((session_id, player, due));
+            }
         }
     }
 
@@ -82,7 +87,7 @@ impl Rows {
             hub.presence.compare.store(true, Ordering::Release);
             return false;
         }
-        self.arrive(hub).await && self.say(hub).await && self.depart(hub).await
+        self.arrive(hub).await && self.mark(hub).await && self.say(hub).await && self.depart(hub).await
     }
 
     async fn arrive(&mut self, hub: &Hub) -> bool {
@@ -95,6 +100,17 @@ impl Rows {
         let written: HashMap<Uuid, String> = written.into_iter().collect();
         let players = self.arrivals.drain(..).filter_map(|s| Some((s.player_id, written.get(&s.session_id)?.clone())));
         announce(hub, players, Some(hub.node_id()));
+        true
+    }
+
+    async fn mark(&mut self, hub: &Hub) -> bool {
+        if self.leaving.is_empty() {
+            return true;
+        }
+        if within(DEADLINE, sessions::mark_leaving(&hub.pool, &self.leaving)).await.is_err() {
+            return false;
+        }
+        self.leaving.clear();
         true
     }
 
@@ -142,7 +158,8 @@ impl Rows {
             .iter()
             .filter_map(|conn| {
                 let player_id = conn.player()?;
-                Some(NewSession { session_id: conn.session_id, player_id, status: self.said.get(&player_id).cloned() })
+                let (session_id, status) = (conn.session_id, self.said.get(&player_id).cloned());
+                Some(NewSession { session_id, player_id, status, age_s: age_s(session_id) })
             })
             .collect();
         let Ok(rows) = within(DEADLINE, sessions::owned(&hub.pool, owner(hub))).await else { return false };
@@ -162,7 +179,14 @@ impl Rows {
     }
 }
 
-fn owner(hub: &Hub) -> Owner<'_> {
+/// For how long a session has been there, by the clock that its id was made with.
+fn age_s(session_id: Uuid) -> f64 {
+    let Some((s, ns)) = session_id.get_timestamp().map(|at| at.to_unix()) else { return 0.0 };
+    let made_ms = i64::try_from(s).unwrap_or(i64::MAX / 2_000) * 1_000 + i64::from(ns) / 1_000_000;
+    (now_ms() - made_ms).max(0) as f64 / 1_000.0
+}
+
+pub(super) fn owner(hub: &Hub) -> Owner<'_> {
     let identity = hub.membership.identity();
     Owner { node_id: &identity.node_id, incarnation: identity.incarnation }
 }

@@ -1,9 +1,9 @@
 //! Telling friends: who watches whom on this node, and whose rows are to be looked at.
 
 use std::{
-    collections::{HashMap, HashSet},
+    collections::{BTreeSet, HashMap, HashSet},
     sync::Arc,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use asobi_proto::frame;
@@ -31,6 +31,22 @@ const BATCH: usize = 1_000;
 const RETRY: Duration = Duration::from_millis(250);
 /// How often everybody watched is looked at, whatever the bus says.
 const SWEEP: Duration = Duration::from_secs(20);
+/// The least time between two changes of one player that a watcher is told of.
+const PAUSE: Duration = Duration::from_secs(1);
+
+/// What a watcher was last told of a player.
+#[derive(Debug, Clone)]
+pub(crate) struct Seen {
+    status: Arc<str>,
+    /// When that was a change; none: as a part of a snapshot.
+    told: Option<Instant>,
+}
+
+impl Seen {
+    fn quietly(status: &str) -> Self {
+        Self { status: status.into(), told: None }
+    }
+}
 
 #[derive(Default)]
 pub(super) struct Watchers {
@@ -44,6 +60,8 @@ struct State {
     watchers: HashMap<Uuid, Vec<Arc<Conn>>, RandomState>,
     /// Watched players whose rows are to be looked at.
     dirty: HashSet<Uuid, RandomState>,
+    /// Players to be looked at again when the pause of one of their watchers is over.
+    later: BTreeSet<(Instant, Uuid)>,
 }
 
 impl Watchers {
@@ -73,7 +91,7 @@ impl Watchers {
     /// Has the rows of these players looked at, as far as somebody here watches them.
     pub(super) fn suspect(&self, players: impl IntoIterator<Item = Uuid>) {
         let mut state = self.state.lock();
-        let State { watchers, dirty } = &mut *state;
+        let State { watchers, dirty, .. } = &mut *state;
         dirty.extend(players.into_iter().filter(|player| watchers.contains_key(player)));
         if !dirty.is_empty() {
             self.wake.notify_one();
@@ -82,9 +100,29 @@ impl Watchers {
 
     pub(super) fn suspect_all(&self) {
         let mut state = self.state.lock();
-        let State { watchers, dirty } = &mut *state;
+        let State { watchers, dirty, .. } = &mut *state;
         dirty.extend(watchers.keys().copied());
         self.wake.notify_one();
+    }
+
+    fn suspect_later(&self, player: Uuid, due: Instant) {
+        self.state.lock().later.insert((due, player));
+    }
+
+    fn next_due(&self) -> Option<Instant> {
+        self.state.lock().later.first().map(|(due, _)| *due)
+    }
+
+    /// Has those looked at whose pause is over.
+    fn suspect_due(&self, now: Instant) {
+        let due = {
+            let mut state = self.state.lock();
+            let waiting = state.later.split_off(&(now + Duration::from_nanos(1), Uuid::nil()));
+            std::mem::replace(&mut state.later, waiting)
+        };
+        if !due.is_empty() {
+            self.suspect(due.into_iter().map(|(_, player)| player));
+        }
     }
 
     fn take_dirty(&self) -> Vec<Uuid> {
@@ -107,47 +145,66 @@ impl Watchers {
 
 /// Looks at the rows of suspects and tells their watchers what is new to them.
 pub(super) async fn run(hub: Arc<Hub>) {
+    let watchers = &hub.presence.watchers;
+    let mut sweep = Instant::now() + SWEEP;
     loop {
+        let due = watchers.next_due().map_or(sweep, |due| due.min(sweep));
         tokio::select! {
-            () = hub.presence.watchers.wake.notified() => {}
-            () = tokio::time::sleep(SWEEP.mul_f64(rand::random_range(0.7..1.3))) => hub.presence.watchers.suspect_all(),
+            () = watchers.wake.notified() => {}
+            () = tokio::time::sleep_until(due.into()) => {}
         }
-        let players = hub.presence.watchers.take_dirty();
+        let now = Instant::now();
+        watchers.suspect_due(now);
+        if now >= sweep {
+            sweep = now + SWEEP.mul_f64(rand::random_range(0.7..1.3));
+            watchers.suspect_all();
+        }
+        let players = watchers.take_dirty();
         if players.is_empty() {
             continue;
         }
         match within(DEADLINE, sessions::statuses(&hub.pool, &players)).await {
             Ok(statuses) => {
                 let by_player: HashMap<Uuid, PlayerStatus> = statuses.into_iter().map(|s| (s.player_id, s)).collect();
+                let now = Instant::now();
                 for player in players {
-                    tell(&hub.presence.watchers.of(player), player, by_player.get(&player));
+                    if let Some(due) = tell(&watchers.of(player), player, by_player.get(&player), now) {
+                        watchers.suspect_later(player, due);
+                    }
                 }
             }
             Err(error) => {
                 tracing::debug!(%error, players = players.len(), "Presence could not be read; it is tried again.");
-                hub.presence.watchers.suspect(players);
+                watchers.suspect(players);
                 tokio::time::sleep(RETRY).await;
             }
         }
     }
 }
 
-/// Tells those watchers to whom it is news. The frame is written once, and only if somebody needs it.
-fn tell(watchers: &[Arc<Conn>], player: Uuid, seen: Option<&PlayerStatus>) {
+/// Tells those watchers to whom it is news. The frame is written once, and only if somebody needs it. Answers when the next
+/// of those may be told who heard of the player less than a [`PAUSE`] ago.
+fn tell(watchers: &[Arc<Conn>], player: Uuid, seen: Option<&PlayerStatus>, now: Instant) -> Option<Instant> {
     let status: Arc<str> = seen.map_or(OFFLINE, |s| s.status.as_str()).into();
     let mut written: Option<Frame> = None;
+    let mut next: Option<Instant> = None;
     for conn in watchers {
         {
             let mut local = conn.local();
             let Some(told) = local.told.as_mut().and_then(|told| told.get_mut(&player)) else { continue };
-            if **told == *status {
+            if *told.status == *status {
                 continue;
             }
-            *told = Arc::clone(&status);
+            if let Some(due) = told.told.map(|at| at + PAUSE).filter(|due| *due > now) {
+                next = Some(next.map_or(due, |next| next.min(due)));
+                continue;
+            }
+            *told = Seen { status: Arc::clone(&status), told: Some(now) };
         }
         let frame = written.get_or_insert_with(|| changed(player, &status, seen.map(|s| s.node_id.as_str())));
         conn.push(frame.clone());
     }
+    next
 }
 
 fn changed(player: Uuid, status: &str, node_id: Option<&str>) -> Frame {
@@ -174,7 +231,7 @@ impl Presence {
         let listed: Vec<_> = friends.iter().map(|f| json!({"player_id": f, "status": status(f)})).collect();
         let stale = {
             let mut local = conn.local();
-            local.told = Some(friends.iter().map(|f| (*f, Arc::from(status(f)))).collect());
+            local.told = Some(friends.iter().map(|f| (*f, Seen::quietly(status(f)))).collect());
             std::mem::take(&mut local.friends_changed)
         };
         conn.push(Frame::from(frame::push("presence.snapshot", json!({"friends": listed}))));
@@ -229,8 +286,9 @@ fn difference(conn: &Conn, friends: &[Uuid]) -> (Vec<Uuid>, Vec<Uuid>) {
     let now: HashSet<Uuid> = friends.iter().copied().collect();
     let come: Vec<Uuid> = friends.iter().filter(|f| !told.contains_key(f)).copied().collect();
     let gone: Vec<Uuid> = told.keys().filter(|f| !now.contains(f)).copied().collect();
-    told.extend(come.iter().map(|f| (*f, Arc::from(OFFLINE))));
-    let lost: Vec<Uuid> = gone.iter().filter(|f| told.remove(f).is_some_and(|s| &*s != OFFLINE)).copied().collect();
+    told.extend(come.iter().map(|f| (*f, Seen::quietly(OFFLINE))));
+    let lost: Vec<Uuid> =
+        gone.iter().filter(|f| told.remove(f).is_some_and(|seen| &*seen.status != OFFLINE)).copied().collect();
     drop(local);
     for friend in lost {
         conn.push(changed(friend, OFFLINE, None));
@@ -245,7 +303,7 @@ mod tests {
 
     fn watcher(told: &[(Uuid, &str)]) -> Arc<Conn> {
         let conn = Arc::new(Conn::new(SessionNo(1), Bounds { frames: 10, bytes: 10_000 }));
-        conn.local().told = Some(told.iter().map(|(p, s)| (*p, Arc::from(*s))).collect());
+        conn.local().told = Some(told.iter().map(|(p, s)| (*p, Seen::quietly(s))).collect());
         conn
     }
 
@@ -256,15 +314,51 @@ mod tests {
     #[test]
     fn watchers_hear_differences_once() {
         let (bo, conn) = (Uuid::now_v7(), watcher(&[]));
-        conn.local().told = Some([(bo, Arc::from(OFFLINE))].into_iter().collect());
+        conn.local().told = Some([(bo, Seen::quietly(OFFLINE))].into_iter().collect());
         let online = PlayerStatus { player_id: bo, status: "online".into(), node_id: "gw-1".into() };
-        let watchers = [Arc::clone(&conn)];
-        tell(&watchers, bo, Some(&online));
-        tell(&watchers, bo, Some(&online));
-        tell(&watchers, Uuid::now_v7(), Some(&online));
+        let (watchers, now) = ([Arc::clone(&conn)], Instant::now());
+        tell(&watchers, bo, Some(&online), now);
+        tell(&watchers, bo, Some(&online), now);
+        tell(&watchers, Uuid::now_v7(), Some(&online), now);
         let frames = frames(&conn);
         assert_eq!(frames.len(), 1);
         assert!(frames[0].contains("\"node_id\":\"gw-1\"") && frames[0].contains("presence.changed"));
+    }
+
+    #[test]
+    fn who_flaps_is_told_of_once_a_second_and_in_the_end_as_they_are() {
+        let (bo, start) = (Uuid::now_v7(), Instant::now());
+        let (conn, watchers) = (watcher(&[(bo, OFFLINE)]), Watchers::default());
+        watchers.watch(&[bo], &conn);
+        let online = PlayerStatus { player_id: bo, status: "online".into(), node_id: "gw-1".into() };
+        let mut told = Vec::new();
+        // Five seconds of coming and going, a hundred times a second, looked at after each; then he stays away.
+        for step in 0..600_u32 {
+            let now = start + Duration::from_millis(10) * step;
+            watchers.suspect_due(now);
+            let there = (step < 500 && step % 2 == 0).then_some(&online);
+            if let Some(due) = tell(&watchers.of(bo), bo, there, now) {
+                watchers.suspect_later(bo, due);
+            }
+            told.extend(frames(&conn).into_iter().map(|frame| (step, frame.contains("online"))));
+        }
+        assert_eq!(told.first(), Some(&(0, true)), "the first change at once");
+        assert!(told.windows(2).all(|two| two[1].0 - two[0].0 >= 100), "{told:?}");
+        assert_eq!(told.last().map(|last| last.1), Some(false), "{told:?}");
+        assert!((5..=6).contains(&told.len()), "{told:?}");
+    }
+
+    #[test]
+    fn a_change_that_was_held_back_is_looked_at_when_the_pause_is_over() {
+        let (bo, start, watchers) = (Uuid::now_v7(), Instant::now(), Watchers::default());
+        watchers.watch(&[bo], &watcher(&[(bo, OFFLINE)]));
+        watchers.suspect_later(bo, start + PAUSE);
+        watchers.suspect_later(bo, start + PAUSE);
+        watchers.suspect_due(start + PAUSE - Duration::from_millis(1));
+        assert!(watchers.take_dirty().is_empty());
+        assert_eq!(watchers.next_due(), Some(start + PAUSE));
+        watchers.suspect_due(start + PAUSE);
+        assert_eq!((watchers.take_dirty(), watchers.next_due()), (vec![bo], None));
     }
 
     #[test]
