@@ -1,9 +1,6 @@
 //! What a leader's transactions change, and what it does when they are committed.
 
-use crate::{
-    state::{Flaw, Job, Match, MatchState, Protocol, State, Ticket, Work},
-    steps::create,
-};
+use crate::state::{Flaw, Job, Match, MatchState, Protocol, State, Ticket, Work};
 
 /// What a transaction did to the rows.
 pub(crate) enum Done {
@@ -20,27 +17,23 @@ impl Protocol {
     pub(crate) fn commit(&self, state: &mut State, at: u8) {
         let Some(transaction) = state.reign_mut(at).transaction.take() else { return };
         let done = self.write(state, at, transaction.work);
-        let rows: Vec<Match> = state.matches.clone();
-        let reign = state.reign_mut(at);
         // Where the row stands when a compare-and-set did not hit: the host has claimed it after all, or another has moved it.
-        let stands = |id: u8| (rows[usize::from(id)].state != MatchState::Allocating).then_some(Job::Tell);
+        let stands = |id: u8| (state.row(id).state != MatchState::Allocating).then_some(Job::Tell);
         match (transaction.work, done) {
-            (Work::Claim { .. }, Done::Formed(id)) => {
-                reign.jobs[usize::from(id)] = Some(create(&rows[usize::from(id)]));
-            }
-            (Work::Claim { .. }, Done::BrokenUp(free)) => reign.index |= free,
-            (Work::Reassign { id, .. }, Done::Hit(_)) => {
-                reign.jobs[usize::from(id)] = Some(create(&rows[usize::from(id)]));
-            }
+            (Work::Claim { .. }, Done::Formed(id)) => self.ask(state, at, id),
+            (Work::Reassign { id, .. }, Done::Hit(_)) => self.ask(state, at, id),
+            (Work::Claim { .. }, Done::BrokenUp(free)) => state.reign_mut(at).index |= free,
             (Work::Reassign { id, .. } | Work::GiveUp { id, .. }, Done::Missed) => {
-                reign.jobs[usize::from(id)] = stands(id);
+                let next = stands(id);
+                state.reign_mut(at).jobs[usize::from(id)] = next;
             }
             (Work::GiveUp { id, .. }, Done::Hit(tickets)) => {
+                let reign = state.reign_mut(at);
                 reign.jobs[usize::from(id)] = None;
                 reign.index |= tickets;
             }
-            (Work::Bury { .. }, Done::Hit(tickets)) => reign.index |= tickets,
-            (Work::Tell { id }, _) => reign.jobs[usize::from(id)] = None,
+            (Work::Bury { .. }, Done::Hit(tickets)) => state.reign_mut(at).index |= tickets,
+            (Work::Tell { id }, _) => state.reign_mut(at).jobs[usize::from(id)] = None,
             _ => {}
         }
     }
@@ -117,7 +110,7 @@ impl Protocol {
         }
         let id = state.matches.len() as u8;
         for (n, ticket) in state.tickets.iter_mut().enumerate() {
-            if tickets & (1 << n) != 0 {
+            if free & (1 << n) != 0 {
                 *ticket = Ticket::Matched(id);
             }
         }
@@ -129,7 +122,6 @@ impl Protocol {
             attempts: 1,
             told: false,
             tickets,
-            given_up: false,
             runs: 0,
         });
         Done::Formed(id)
@@ -156,7 +148,7 @@ impl Protocol {
 
 fn give_up(state: &mut State, id: u8) -> Done {
     let row = state.row_mut(id);
-    (row.state, row.told, row.given_up) = (MatchState::Over, true, true);
+    (row.state, row.told) = (MatchState::Over, true);
     Done::Hit(state.requeue(id))
 }
 

@@ -1,8 +1,6 @@
 //! What goes wrong. Each costs one of the run's faults.
 
-use crate::{
-    state::{Call, Calling, Claim, Job, MATCHES, MatchState, NODES, Protocol, State},
-};
+use crate::state::{Call, Claim, Job, MATCHES, MatchState, NODES, Protocol, State, Ticket};
 
 /// Numbers are matchmakers, hosts and matches.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -26,6 +24,8 @@ pub enum Fault {
     Unclaimed(u8, u8),
     /// A match ends by its own rules.
     Finish(u8, u8),
+    /// A waiting player takes a seat elsewhere, and the leader does not hear of it.
+    Withdraw(u8),
     /// The database is away for longer than any lease.
     Outage,
 }
@@ -43,7 +43,7 @@ impl Protocol {
                     faults.extend([Fault::LoseCommit(at, true), Fault::LoseCommit(at, false)]);
                 }
                 for (id, job) in reign.jobs.iter().enumerate() {
-                    if matches!(job, Some(Job::Create { call: Calling::UnderWay, .. })) {
+                    if matches!(job, Some(Job::Create { calling: true, .. })) {
                         faults.push(Fault::Late(at, id as u8));
                     }
                 }
@@ -65,6 +65,8 @@ impl Protocol {
                 }
             }
         }
+        let waiting = (0..).zip(&state.tickets).filter(|(_, ticket)| **ticket == Ticket::Pending);
+        faults.extend(waiting.map(|(ticket, _)| Fault::Withdraw(ticket)));
         let reachable = |call: &&Call| !state.hosts[usize::from(call.host)].stopped;
         faults.extend(state.calls.iter().filter(reachable).map(|call| Fault::Twice(*call)));
         faults.extend(state.claims.iter().map(|claim| Fault::LoseClaim(*claim)));
@@ -92,6 +94,7 @@ impl Protocol {
             }
             Fault::Unclaimed(at, id) => state.give_up_claim(at, id),
             Fault::Finish(at, id) => state.finish(at, id),
+            Fault::Withdraw(ticket) => state.tickets[usize::from(ticket)] = Ticket::Withdrawn,
             Fault::Outage => state.outage(),
         }
     }

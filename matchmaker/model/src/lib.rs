@@ -40,6 +40,7 @@
 //! | a claim whose answer is lost | the host repeats it, or gives up while it may still be carried out |
 //! | an outage | transactions are rolled back, the lock is free, every lease has run out |
 //! | a match that ends before anybody was told | |
+//! | a player who takes a seat elsewhere while the leader still has the ticket in its index | |
 //!
 //! [`Flaw`] takes one precaution away at a time. Each must make a property fail, or the model would prove nothing; those that do not are
 //! second lines of defence and are named as such in the tests.
@@ -51,7 +52,9 @@ mod state;
 mod steps;
 
 pub use faults::Fault;
-pub use properties::{CREATED_TWICE, OLD_TERM, SERVED, TICKET_LOST, TICKET_TWICE, TOLD_TOO_EARLY, TWO_HOSTS, WRONG_BURIAL};
+pub use properties::{
+    CREATED_TWICE, OLD_TERM, OUTLIVED, SERVED, TICKET_LOST, TICKET_TWICE, TOLD_TOO_EARLY, TWO_HOSTS, WRONG_BURIAL,
+};
 pub use state::{Flaw, Protocol, State};
 pub use steps::Step;
 
@@ -88,6 +91,8 @@ impl Model for Protocol {
                 self.strike(&mut next, fault);
             }
         }
+        next.settle();
+        next.quiet = self.steps(&next).is_empty();
         Some(next)
     }
 

@@ -15,6 +15,8 @@ pub const TICKET_LOST: &str = "no ticket is lost";
 pub const OLD_TERM: &str = "nothing is written under an old term";
 /// A host that was neither stopped nor killed keeps its matches, whatever the database did.
 pub const WRONG_BURIAL: &str = "nobody buries a host that lives";
+/// When nothing is left to be done, no host runs a match that its row says is over, or another's.
+pub const OUTLIVED: &str = "no match outlives its row";
 /// Not a promise but the proof that the others say something.
 pub const SERVED: &str = "everybody plays after all faults";
 
@@ -24,21 +26,34 @@ pub fn all() -> Vec<Property<Protocol>> {
         Property::always(TWO_HOSTS, |_, state| one_host_each(state)),
         Property::always(CREATED_TWICE, |_, state: &State| state.matches.iter().all(|row| row.runs <= 1)),
         Property::always(TOLD_TOO_EARLY, |_, state: &State| !state.seen.told_too_early),
-        Property::always(TICKET_LOST, |protocol: &Protocol, state| is_served(state) || !protocol.steps(state).is_empty()),
+        Property::always(TICKET_LOST, |_, state: &State| is_served(state) || !state.quiet),
+        Property::always(OUTLIVED, |_, state: &State| !state.quiet || rows_and_hosts_agree(state)),
         Property::always(OLD_TERM, |_, state: &State| !state.seen.wrote_under_an_old_term),
         Property::always(WRONG_BURIAL, |_, state: &State| !state.seen.buried_in_good_health),
-        Property::sometimes(SERVED, |protocol: &Protocol, state: &State| {
-            state.faults == 0 && is_served(state) && protocol.steps(state).is_empty()
-        }),
+        Property::sometimes(SERVED, |_, state: &State| state.faults == 0 && is_served(state) && state.quiet),
     ]
 }
 
 fn no_ticket_twice(state: &State) -> bool {
     let mut taken = 0;
+    for (n, ticket) in state.tickets.iter().enumerate() {
+        if *ticket == Ticket::Withdrawn {
+            taken |= 1 << n;
+        }
+    }
     state.matches.iter().filter(|row| row.is_open()).all(|row| {
         let free = taken & row.tickets == 0;
         taken |= row.tickets;
         free
+    })
+}
+
+fn rows_and_hosts_agree(state: &State) -> bool {
+    (0_u8..).zip(&state.hosts).all(|(at, host)| {
+        state.matches.iter().zip(&host.matches).all(|(row, here)| {
+            let ours = row.state == MatchState::Running && (row.host, row.incarnation) == (at, host.incarnation);
+            here.is_none_or(|here| ours && here.epoch == row.epoch)
+        })
     })
 }
 
@@ -53,7 +68,7 @@ fn is_served(state: &State) -> bool {
     // What is left over is fewer than a match takes.
     let waiting = state.pending().count_ones();
     let plays = |ticket: &Ticket| match ticket {
-        Ticket::Pending => true,
+        Ticket::Pending | Ticket::Withdrawn => true,
         Ticket::Matched(id) => {
             let row = state.row(*id);
             let host = &state.hosts[usize::from(row.host)];

@@ -71,6 +71,8 @@ pub struct State {
     /// Those that may still happen.
     pub(crate) faults: u8,
     pub(crate) seen: Seen,
+    /// Nobody has anything left to do.
+    pub(crate) quiet: bool,
 }
 
 /// A ticket's row; its player has a seat while that match is open.
@@ -78,6 +80,8 @@ pub struct State {
 pub enum Ticket {
     Pending,
     Matched(u8),
+    /// Withdrawn: its player has taken a seat elsewhere, or gone away.
+    Withdrawn,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -98,8 +102,6 @@ pub struct Match {
     pub told: bool,
     /// A bit for each ticket it was formed of.
     pub tickets: u8,
-    /// Given up before anybody was told: its tickets wait again.
-    pub given_up: bool,
     /// How often a host began to run it. Nobody in the protocol knows.
     pub runs: u8,
 }
@@ -124,7 +126,7 @@ pub struct Matchmaker {
 }
 
 /// What a leader holds in memory.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Reign {
     pub term: u8,
     /// False: the queue is to be read (again).
@@ -140,36 +142,51 @@ pub struct Reign {
     pub transaction: Option<Transaction>,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Job {
-    Create { host: u8, incarnation: u8, epoch: u8, attempts: u8, call: Calling },
+    /// `calling`: `CreateMatch` was sent; false: it was refused, or not answered in time.
+    Create {
+        host: u8,
+        epoch: u8,
+        attempts: u8,
+        calling: bool,
+    },
     Tell,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Calling {
-    NotYet,
-    UnderWay,
-    /// Refused, or not answered in time.
-    Failed,
-}
-
 /// Begun with the fence, not committed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Transaction {
     /// The term's row is locked FOR SHARE.
     pub locks: bool,
     pub work: Work,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Work {
-    Claim { tickets: u8, host: u8, incarnation: u8 },
-    Reassign { id: u8, epoch: u8, host: u8, incarnation: u8 },
-    GiveUp { id: u8, epoch: u8 },
+    Claim {
+        tickets: u8,
+        host: u8,
+        incarnation: u8,
+    },
+    Reassign {
+        id: u8,
+        epoch: u8,
+        host: u8,
+        incarnation: u8,
+    },
+    GiveUp {
+        id: u8,
+        epoch: u8,
+    },
     /// Of a match whose host is gone: given up when untold, failed when told.
-    Bury { id: u8, epoch: u8 },
-    Tell { id: u8 },
+    Bury {
+        id: u8,
+        epoch: u8,
+    },
+    Tell {
+        id: u8,
+    },
 }
 
 /// A match host's process.
@@ -237,6 +254,7 @@ impl State {
             claims: Vec::new(),
             faults: protocol.faults,
             seen: Seen::default(),
+            quiet: false,
         }
     }
 
@@ -274,8 +292,10 @@ impl State {
         self.calls.insert(at, call);
     }
 
+    /// A claim that is under way already, again, is the same one.
     pub(crate) fn submit(&mut self, claim: Claim) {
-        let at = self.claims.partition_point(|other| *other < claim);
-        self.claims.insert(at, claim);
+        if let Err(at) = self.claims.binary_search(&claim) {
+            self.claims.insert(at, claim);
+        }
     }
 }

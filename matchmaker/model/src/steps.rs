@@ -1,8 +1,8 @@
 //! What a matchmaker or a host does when nothing goes wrong, and what it does about what went wrong.
 
 use crate::state::{
-    ATTEMPTS, Call, Calling, Claim, Flaw, GROUP, Here, Job, MATCHES, Match, MatchState, NODES, Protocol, Reign, State,
-    Ticket, Transaction, Work,
+    ATTEMPTS, Call, Claim, Flaw, GROUP, Here, Job, MATCHES, Match, MatchState, NODES, Protocol, Reign, State, Ticket,
+    Transaction, Work,
 };
 
 /// One step; numbers are matchmakers, hosts and matches.
@@ -10,7 +10,7 @@ use crate::state::{
 pub enum Step {
     /// The lock is free: take it and raise the term, which waits for transactions that hold the row.
     Lead(u8),
-    /// Another has the lock, and the session says so.
+    /// The session is gone. Looked at when there is nothing else to do, or else a fence says it.
     Notice(u8),
     /// Read the whole queue into the index.
     Read(u8),
@@ -18,16 +18,10 @@ pub enum Step {
     Form(u8),
     /// Take up a row that is not told and in nobody's hand here.
     Resume(u8, u8),
-    /// Call `CreateMatch`.
-    Ask(u8, u8),
-    /// Nobody will answer the call any more: host or connection are gone.
-    Unanswered(u8, u8),
     /// Begin to give the match to another host, or to give it up.
     Decide(u8, u8),
     /// Begin to tell.
     Tell(u8, u8),
-    /// Its contact was unbroken for a lease; everybody who can has renewed meanwhile.
-    Judge(u8),
     /// See an expired lease, or another incarnation, and a probe that nobody answers.
     Suspect(u8, u8),
     /// Begin to bury.
@@ -37,8 +31,6 @@ pub enum Step {
     Deliver(Call),
     /// A host's claim is carried out and answered.
     Claim(Claim),
-    /// A host repeats a claim whose answer did not come.
-    Repeat(u8, u8),
     /// A host ends a match in its memory whose row is not its own.
     Compare(u8, u8),
     /// A host ends a row of its own that no match belongs to.
@@ -78,9 +70,7 @@ impl Protocol {
     }
 
     fn leaders_steps(&self, state: &State, at: u8, reign: &Reign, steps: &mut Vec<Step>) {
-        if state.lock != Some(at) {
-            steps.push(Step::Notice(at));
-        }
+        let before = steps.len();
         if reign.transaction.is_some() {
             steps.push(Step::Commit(at));
         }
@@ -89,9 +79,6 @@ impl Protocol {
             steps.push(Step::Read(at));
         } else if begins && reign.index.count_ones() >= GROUP && state.choose(None).is_some() {
             steps.push(Step::Form(at));
-        }
-        if !reign.judges && state.everybody_has_renewed() {
-            steps.push(Step::Judge(at));
         }
         if begins && reign.burying.is_some() {
             steps.push(Step::Bury(at));
@@ -106,15 +93,12 @@ impl Protocol {
                 None if !row.told => steps.push(Step::Resume(at, id)),
                 None => {}
                 Some(Job::Tell) if begins => steps.push(Step::Tell(at, id)),
-                Some(Job::Tell) => {}
-                Some(Job::Create { call: Calling::NotYet, .. }) => steps.push(Step::Ask(at, id)),
-                Some(Job::Create { call: Calling::Failed, .. }) if begins => steps.push(Step::Decide(at, id)),
-                Some(Job::Create { call: Calling::Failed, .. }) => {}
-                Some(Job::Create { call: Calling::UnderWay, epoch, .. }) if !state.may_be_answered(at, id, epoch) => {
-                    steps.push(Step::Unanswered(at, id));
-                }
-                Some(Job::Create { call: Calling::UnderWay, .. }) => {}
+                Some(Job::Create { calling: false, .. }) if begins => steps.push(Step::Decide(at, id)),
+                Some(Job::Tell | Job::Create { .. }) => {}
             }
+        }
+        if steps.len() == before && state.lock != Some(at) {
+            steps.push(Step::Notice(at));
         }
     }
 
@@ -155,12 +139,6 @@ impl Protocol {
                         steps.push(Step::Compare(at, id));
                     }
                 }
-                Some(here) if !here.running => {
-                    let claim = Claim { host: at, incarnation: host.incarnation, id, epoch: here.epoch };
-                    if !state.claims.contains(&claim) {
-                        steps.push(Step::Repeat(at, id));
-                    }
-                }
                 Some(_) => {}
                 None if ours => steps.push(Step::EndRow(at, id)),
                 None => {}
@@ -178,12 +156,10 @@ impl Protocol {
                 (reign.index, reign.read) = (pending, true);
             }
             Step::Form(at) => self.form(state, at),
-            Step::Resume(at, id) => state.resume(at, id),
-            Step::Ask(at, id) => self.ask(state, at, id),
-            Step::Unanswered(at, id) => state.fail_call(at, id),
+            Step::Resume(at, id) if state.row(id).state == MatchState::Allocating => self.ask(state, at, id),
+            Step::Resume(at, id) => state.reign_mut(at).jobs[usize::from(id)] = Some(Job::Tell),
             Step::Decide(at, id) => self.decide(state, at, id),
             Step::Tell(at, id) => self.begin(state, at, Work::Tell { id }),
-            Step::Judge(at) => state.reign_mut(at).judges = true,
             Step::Suspect(at, id) => state.reign_mut(at).burying = Some((id, state.row(id).epoch)),
             Step::Bury(at) => {
                 if let Some((id, epoch)) = state.reign_mut(at).burying.take() {
@@ -198,12 +174,6 @@ impl Protocol {
             Step::Claim(claim) => {
                 state.claims.retain_one(&claim);
                 self.claim(state, claim, true);
-            }
-            Step::Repeat(at, id) => {
-                let host = &state.hosts[usize::from(at)];
-                if let Some(here) = host.matches[usize::from(id)] {
-                    state.submit(Claim { host: at, incarnation: host.incarnation, id, epoch: here.epoch });
-                }
             }
             Step::Compare(at, id) => state.hosts[usize::from(at)].matches[usize::from(id)] = None,
             Step::EndRow(_, id) => state.row_mut(id).state = MatchState::Over,
@@ -228,20 +198,19 @@ impl Protocol {
         self.begin(state, at, Work::Claim { tickets, host, incarnation });
     }
 
-    fn ask(&self, state: &mut State, at: u8, id: u8) {
+    /// Calls `CreateMatch` where the row says.
+    pub(crate) fn ask(&self, state: &mut State, at: u8, id: u8) {
+        let Match { host, incarnation, epoch, attempts, .. } = *state.row(id);
+        let live = state.is_live(host, incarnation);
         let reign = state.reign_mut(at);
-        let Some(Job::Create { host, incarnation, epoch, ref mut call, .. }) = reign.jobs[usize::from(id)] else {
-            return;
-        };
-        *call = Calling::UnderWay;
         let term = reign.term;
-        if !state.is_live(host, incarnation) {
-            state.fail_call(at, id);
-            return;
-        }
-        state.send(Call { host, incarnation, id, epoch, term, from: at });
-        if self.lacks(Flaw::TellBeforeRunning) {
-            state.reign_mut(at).jobs[usize::from(id)] = Some(Job::Tell);
+        reign.jobs[usize::from(id)] = Some(if self.lacks(Flaw::TellBeforeRunning) {
+            Job::Tell
+        } else {
+            Job::Create { host, epoch, attempts, calling: live }
+        });
+        if live {
+            state.send(Call { host, incarnation, id, epoch, term, from: at });
         }
     }
 
@@ -285,12 +254,7 @@ impl Protocol {
             // An older epoch's match stops.
             slot => {
                 *slot = Some(Here { epoch: call.epoch, running: false, waiting: waits });
-                state.submit(Claim {
-                    host: call.host,
-                    incarnation: call.incarnation,
-                    id: call.id,
-                    epoch: call.epoch,
-                });
+                state.submit(Claim { host: call.host, incarnation: call.incarnation, id: call.id, epoch: call.epoch });
             }
         }
     }
@@ -299,8 +263,7 @@ impl Protocol {
     pub(crate) fn claim(&self, state: &mut State, claim: Claim, answered: bool) {
         let row = state.row_mut(claim.id);
         let host = row.host == claim.host && row.incarnation == claim.incarnation || self.lacks(Flaw::NoHostInClaim);
-        let epoch =
-            row.epoch == claim.epoch || self.lacks(Flaw::NoEpochInClaim) || self.lacks(Flaw::NoHostInClaim);
+        let epoch = row.epoch == claim.epoch || self.lacks(Flaw::NoEpochInClaim) || self.lacks(Flaw::NoHostInClaim);
         let ours = host && epoch && row.is_open();
         if ours {
             row.state = MatchState::Running;
@@ -352,6 +315,56 @@ impl State {
         Some((host, self.nodes[usize::from(host)].incarnation))
     }
 
+    /// What follows at once, because its being late is the same as what comes after it being late: a call that nobody will answer has
+    /// failed, a claim whose answer was lost is repeated, who may judge does. Which of the matchmakers is called 0 says nothing.
+    pub(crate) fn settle(&mut self) {
+        for at in 0..NODES as u8 {
+            self.settle_matchmaker(at);
+            let host = &self.hosts[usize::from(at)];
+            if !host.up || host.stopped {
+                continue;
+            }
+            let incarnation = host.incarnation;
+            let starting = host.matches.iter().zip(0..).filter_map(|(here, id)| Some((id, (*here)?)));
+            let claims: Vec<Claim> = starting
+                .filter(|(_, here)| !here.running)
+                .map(|(id, here)| Claim { host: at, incarnation, id, epoch: here.epoch })
+                .collect();
+            claims.into_iter().for_each(|claim| self.submit(claim));
+        }
+        if self.rank(0) < self.rank(1) {
+            self.swap_matchmakers();
+        }
+    }
+
+    fn settle_matchmaker(&mut self, at: u8) {
+        let renewed = self.everybody_has_renewed();
+        let Some(reign) = self.matchmakers[usize::from(at)].reign.as_mut() else { return };
+        reign.judges |= renewed;
+        for id in 0..self.matches.len() as u8 {
+            let job = self.reign(at).and_then(|reign| reign.jobs[usize::from(id)]);
+            if let Some(Job::Create { calling: true, epoch, .. }) = job
+                && !self.may_be_answered(at, id, epoch)
+            {
+                self.fail_call(at, id);
+            }
+        }
+    }
+
+    fn rank(&self, at: u8) -> (bool, Option<&Reign>) {
+        (self.lock == Some(at), self.reign(at))
+    }
+
+    fn swap_matchmakers(&mut self) {
+        self.matchmakers.swap(0, 1);
+        self.lock = self.lock.map(|at| 1 - at);
+        self.calls.iter_mut().for_each(|call| call.from = 1 - call.from);
+        self.calls.sort();
+        for here in self.hosts.iter_mut().flat_map(|host| host.matches.iter_mut().flatten()) {
+            here.waiting = (here.waiting & 1) << 1 | here.waiting >> 1;
+        }
+    }
+
     fn everybody_has_renewed(&self) -> bool {
         self.hosts.iter().zip(self.nodes).all(|(host, node)| node.lease || !host.up || host.stopped)
     }
@@ -388,18 +401,10 @@ impl State {
         }
     }
 
-    fn resume(&mut self, at: u8, id: u8) {
-        let row = *self.row(id);
-        self.reign_mut(at).jobs[usize::from(id)] = Some(match row.state {
-            MatchState::Allocating => create(&row),
-            MatchState::Running | MatchState::Over => Job::Tell,
-        });
-    }
-
     /// The caller waits no longer; the host may still get the call.
     pub(crate) fn fail_call(&mut self, at: u8, id: u8) {
-        if let Some(Job::Create { call, .. }) = &mut self.reign_mut(at).jobs[usize::from(id)] {
-            *call = Calling::Failed;
+        if let Some(Job::Create { calling, .. }) = &mut self.reign_mut(at).jobs[usize::from(id)] {
+            *calling = false;
         }
         for host in &mut self.hosts {
             if let Some(here) = &mut host.matches[usize::from(id)] {
@@ -414,11 +419,11 @@ impl State {
             let Some(reign) = matchmaker.reign.as_mut().filter(|_| waiting & (1 << at) != 0) else { continue };
             let job = &mut reign.jobs[usize::from(id)];
             match job {
-                Some(Job::Create { epoch: asked, call, .. }) if *asked == epoch && *call == Calling::UnderWay => {
+                Some(Job::Create { epoch: asked, calling, .. }) if *asked == epoch && *calling => {
                     if made {
                         *job = Some(Job::Tell);
                     } else {
-                        *call = Calling::Failed;
+                        *calling = false;
                     }
                 }
                 _ => {}
@@ -443,16 +448,5 @@ impl State {
             }
         }
         requeued
-    }
-}
-
-/// What is to be done about a row that is allocating.
-pub(crate) fn create(row: &Match) -> Job {
-    Job::Create {
-        host: row.host,
-        incarnation: row.incarnation,
-        epoch: row.epoch,
-        attempts: row.attempts,
-        call: Calling::NotYet,
     }
 }
