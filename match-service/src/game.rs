@@ -13,6 +13,8 @@ pub struct Setup {
     pub mode: String,
     /// Of the match's own random numbers; below 2^53, so that every language can hold it.
     pub seed: u64,
+    /// Who plays with whom, in the teams' order; empty: everybody for themselves.
+    pub teams: Vec<Vec<Uuid>>,
 }
 
 impl Setup {
@@ -21,7 +23,13 @@ impl Setup {
     pub fn new(match_id: Uuid, mode: impl Into<String>) -> Self {
         let bytes = match_id.as_bytes();
         let seed = bytes[10..].iter().fold(0_u64, |seed, byte| (seed << 8) | u64::from(*byte));
-        Self { match_id, mode: mode.into(), seed }
+        Self { match_id, mode: mode.into(), seed, teams: Vec::new() }
+    }
+
+    #[must_use]
+    pub fn with_teams(mut self, teams: Vec<Vec<Uuid>>) -> Self {
+        self.teams = teams;
+        self
     }
 }
 
@@ -119,6 +127,15 @@ pub struct Timer {
     pub data: Option<String>,
 }
 
+/// A wish for players from the queue.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Backfill {
+    /// 0 withdraws an earlier wish.
+    pub wanted: u32,
+    /// What the match says of itself to the strategy, as a ticket does: a JSON object as text.
+    pub properties: String,
+}
+
 /// What a callback asked for.
 #[derive(Debug, Default, Clone, PartialEq)]
 pub struct Outcome {
@@ -126,6 +143,8 @@ pub struct Outcome {
     pub joinable: Option<bool>,
     pub scores: Vec<Score>,
     pub timers: Vec<Timer>,
+    /// The last wish counts.
+    pub backfill: Option<Backfill>,
     /// The match is over; its result as JSON text.
     pub finished: Option<String>,
 }

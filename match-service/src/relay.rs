@@ -5,8 +5,9 @@ mod outgoing;
 use std::{sync::Arc, time::Duration};
 
 use asobi_proto::match_v1::{
-    CreateMatchRequest, CreateMatchResponse, ProbeRequest, ProbeResponse, RelayEnter, RelayEntered, RelayHello,
-    RelayLeft, RelayRequest, match_host_service_server::MatchHostService, relay_request, relay_response::Kind,
+    AddPlayersRequest, AddPlayersResponse, CreateMatchRequest, CreateMatchResponse, ProbeRequest, ProbeResponse,
+    RelayEnter, RelayEntered, RelayHello, RelayLeft, RelayRequest, match_host_service_server::MatchHostService,
+    relay_request, relay_response::Kind,
 };
 use asobi_service_kit::telemetry;
 use asobi_session::link::{Edge, Entry, LinkError, MatchLink, SessionNo};
@@ -17,7 +18,7 @@ use tonic::{Request, Response, Status, Streaming};
 use uuid::Uuid;
 
 use self::outgoing::{Outgoing, RelayEdge};
-use crate::host::{CreateError, Host, HostLink, NewMatch, Port, refused};
+use crate::host::{AddError, Addition, CreateError, Host, HostLink, NewMatch, Port, refused};
 
 /// How long a node may take to say who it is.
 const HELLO: Duration = Duration::from_secs(10);
@@ -50,11 +51,27 @@ impl MatchHostService for HostService {
         }
     }
 
-    async fn add_players(
-        &self,
-        _: tonic::Request<asobi_proto::match_v1::AddPlayersRequest>,
-    ) -> Result<tonic::Response<asobi_proto::match_v1::AddPlayersResponse>, tonic::Status> {
-        Err(tonic::Status::unimplemented("not yet"))
+    async fn add_players(&self, request: Request<AddPlayersRequest>) -> Result<Response<AddPlayersResponse>, Status> {
+        let request = request.into_inner();
+        if request.players.len() > PLAYERS {
+            return Err(Status::invalid_argument("too many players"));
+        }
+        let addition = Addition {
+            match_id: uuid(&request.match_id, "match_id")?,
+            epoch: request.epoch,
+            term: request.term,
+            host_incarnation: request.host_incarnation,
+            players: uuids(&request.players)?,
+        };
+        match self.host.add_players(addition).await {
+            Ok(seated) => {
+                let seated = seated.iter().map(Uuid::to_string).collect();
+                Ok(Response::new(AddPlayersResponse { seated }))
+            }
+            Err(error @ AddError::Fenced(_)) => Err(Status::failed_precondition(error.to_string())),
+            Err(error @ AddError::NotHere) => Err(Status::not_found(error.to_string())),
+            Err(error @ AddError::Unanswered) => Err(Status::unavailable(error.to_string())),
+        }
     }
 
     async fn probe(&self, request: Request<ProbeRequest>) -> Result<Response<ProbeResponse>, Status> {
@@ -79,14 +96,24 @@ fn new_match(request: CreateMatchRequest) -> Result<NewMatch, Status> {
     if request.players.len() > PLAYERS {
         return Err(Status::invalid_argument("too many players"));
     }
+    let players = uuids(&request.players)?;
+    let teams: Vec<Vec<Uuid>> = request.teams.iter().map(|team| uuids(&team.players)).collect::<Result<_, _>>()?;
+    if !teams.iter().flatten().all(|player| players.contains(player)) {
+        return Err(Status::invalid_argument("a team has a player whom the match has not"));
+    }
     Ok(NewMatch {
         match_id: uuid(&request.match_id, "match_id")?,
-        players: request.players.iter().map(|player| uuid(player, "players")).collect::<Result<_, _>>()?,
+        players,
+        teams,
         mode: request.mode,
         epoch: request.epoch,
         term: request.term,
         host_incarnation: request.host_incarnation,
     })
+}
+
+fn uuids(players: &[String]) -> Result<Vec<Uuid>, Status> {
+    players.iter().map(|player| uuid(player, "players")).collect()
 }
 
 fn uuid(text: &str, field: &str) -> Result<Uuid, Status> {

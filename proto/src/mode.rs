@@ -81,3 +81,99 @@ impl Default for ModeSettings {
         }
     }
 }
+
+const DAY_MS: u64 = 86_400_000;
+/// Regions of one mode.
+const REGIONS: usize = 32;
+/// Bytes of a region's name, as of a node's.
+const REGION_BYTES: usize = 63;
+
+type Whole = (&'static str, u64, u64, fn(&ModeSettings) -> Option<u64>);
+
+/// Settings that are whole numbers, each with its bounds, both included.
+const WHOLE: [Whole; 9] = [
+    ("match_size", 1, 1000, |s| Some(s.match_size.into())),
+    ("max_players", 1, 1000, |s| Some(s.max_players.into())),
+    ("min_players", 1, 1000, |s| Some(s.min_players.into())),
+    ("relax_after_ms", 0, DAY_MS, |s| s.relax_after_ms),
+    ("max_latency_ms", 1, 600_000, |s| s.max_latency_ms.map(u64::from)),
+    ("tick_rate", 0, 120, |s| Some(s.tick_rate.into())),
+    ("player_ttl_ms", 0, DAY_MS, |s| Some(s.player_ttl_ms)),
+    ("max_wait_seconds", 1, DAY_MS / 1000, |s| Some(s.max_wait_seconds.into())),
+    ("checkpoint_interval_ms", 10, DAY_MS, |s| Some(s.checkpoint_interval_ms)),
+];
+
+impl ModeSettings {
+    /// The bounds of a setting that is a whole number, both included.
+    #[must_use]
+    pub fn bounds(name: &str) -> Option<(u64, u64)> {
+        WHOLE.iter().find(|whole| whole.0 == name).map(|whole| (whole.1, whole.2))
+    }
+
+    /// What is wrong with these settings, alone or together: each setting's name and a sentence that goes on from it ("must be …").
+    #[must_use]
+    pub fn problems(&self) -> Vec<(&'static str, String)> {
+        let mut problems = Vec::new();
+        for (name, low, high, read) in WHOLE {
+            if read(self).is_some_and(|n| !(low..=high).contains(&n)) {
+                problems.push((name, format!("must be a whole number from {low} to {high}")));
+            }
+        }
+        for (name, number) in [("skill_window", self.skill_window), ("skill_expand_rate", self.skill_expand_rate)] {
+            if !number.is_finite() || number < 0.0 {
+                problems.push((name, "must be a number of at least 0".into()));
+            }
+        }
+        if self.max_players < self.match_size {
+            problems.push(("max_players", "must be at least match_size".into()));
+        }
+        if self.min_players > self.max_players {
+            problems.push(("min_players", "must be at most max_players".into()));
+        }
+        if let Some(Teams { count, size }) = self.teams {
+            if count < 2 || size < 1 {
+                problems.push(("teams", "must have a count of at least 2 and a size of at least 1".into()));
+            } else if u64::from(count) * u64::from(size) != u64::from(self.match_size) {
+                problems.push(("teams", "must have a count and a size that make match_size when multiplied".into()));
+            }
+        }
+        let named = |name: &String| (1..=REGION_BYTES).contains(&name.len()) && !name.contains(char::is_control);
+        let twice = self.regions.iter().enumerate().any(|(n, name)| self.regions[..n].contains(name));
+        if self.regions.len() > REGIONS || twice || !self.regions.iter().all(named) {
+            problems
+                .push(("regions", format!("must be at most {REGIONS} different names of 1 to {REGION_BYTES} bytes")));
+        }
+        problems
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn wrong(settings: &ModeSettings) -> Vec<&'static str> {
+        settings.problems().into_iter().map(|problem| problem.0).collect()
+    }
+
+    #[test]
+    fn settings_make_sense_alone_and_together() {
+        let right = ModeSettings::default();
+        assert!(wrong(&right).is_empty());
+        let teams = |count, size| ModeSettings { teams: Some(Teams { count, size }), ..right.clone() };
+        assert!(wrong(&teams(2, 1)).is_empty());
+        assert_eq!(wrong(&teams(2, 2)), ["teams"]);
+        assert_eq!(wrong(&teams(1, 2)), ["teams"]);
+        assert_eq!(wrong(&teams(u32::MAX, u32::MAX)), ["teams"]);
+        assert_eq!(wrong(&ModeSettings { match_size: 3, ..right.clone() }), ["max_players"]);
+        assert_eq!(wrong(&ModeSettings { min_players: 3, ..right.clone() }), ["min_players"]);
+        assert_eq!(wrong(&ModeSettings { max_latency_ms: Some(0), ..right.clone() }), ["max_latency_ms"]);
+        assert_eq!(wrong(&ModeSettings { skill_window: f64::NAN, ..right.clone() }), ["skill_window"]);
+        let regions = |names: &[&str]| ModeSettings {
+            regions: names.iter().map(|name| (*name).to_owned()).collect(),
+            ..ModeSettings::default()
+        };
+        assert!(wrong(&regions(&["eu", "us"])).is_empty());
+        assert_eq!(wrong(&regions(&["eu", "eu"])), ["regions"]);
+        assert_eq!(wrong(&regions(&[""])), ["regions"]);
+    }
+}

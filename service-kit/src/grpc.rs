@@ -8,7 +8,7 @@ mod status;
 pub use channels::{Channels, ClusterChannel, ClusterInterceptor, with_deadline};
 pub use key::ClusterKey;
 pub(crate) use layer::ClusterLayer;
-pub use status::{error_code, status};
+pub use status::{error_code, invalid, refusal, status};
 
 /// The metadata key under which a process shows the cluster key.
 pub const KEY_HEADER: &str = "x-asobi-cluster-key";

@@ -13,6 +13,7 @@ pub mod link;
 pub mod modes;
 mod order;
 mod presence;
+pub mod queue;
 mod quick_play;
 mod relay;
 mod seat;

@@ -384,12 +384,7 @@ pub async fn take_seat(pool: &PgPool, fence: &Fence, player: Uuid) -> Result<Sea
             .await?;
         return Ok(if held == Some(fence.match_id) { SeatTaken::Held } else { SeatTaken::Elsewhere });
     }
-    sqlx::query!(
-        "UPDATE tickets SET state = 'cancelled', ended_at = now() WHERE player_id = $1 AND state = 'pending'",
-        player,
-    )
-    .execute(&mut *tx)
-    .await?;
+    crate::tickets::withdraw_of_players(&mut tx, player).await?;
     tx.commit().await?;
     Ok(SeatTaken::Taken)
 }

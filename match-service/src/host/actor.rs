@@ -109,6 +109,9 @@ impl Actor {
                     self.waiting.push((port.number, session));
                 }
             }
+            Message::Add { players, reply } => {
+                let _ = reply.send(self.room.add(&players));
+            }
             Message::Leave { session, reply } => {
                 self.gone(session);
                 self.room.leave(session, reply);
@@ -188,6 +191,15 @@ impl Actor {
                 Box::pin(async move {
                     let ours = persist("effects", || rows.append_effects(fence.clone(), effects.clone())).await;
                     Written::Effects(upto, ours)
+                })
+            }
+            Op::Backfill => {
+                let Some(asked) = self.room.backfill.clone() else {
+                    return;
+                };
+                Box::pin(async move {
+                    persist("wish for players", || rows.request_backfill(fence.clone(), asked.clone())).await;
+                    Written::Other
                 })
             }
             Op::Listing => {

@@ -33,6 +33,11 @@ pub enum Message {
         session: SessionKey,
         reply: oneshot::Sender<()>,
     },
+    /// Players whom the queue chose, and whose rows of seats are written. Answers who sits here.
+    Add {
+        players: Vec<Uuid>,
+        reply: oneshot::Sender<Vec<Uuid>>,
+    },
     Input {
         session: SessionKey,
         number: u64,

@@ -34,7 +34,7 @@ use asobi_store::matches::Fence;
 use parking_lot::Mutex;
 use tokio::{
     runtime::Handle,
-    sync::{Notify, watch},
+    sync::{Notify, oneshot, watch},
 };
 use uuid::Uuid;
 
@@ -79,6 +79,30 @@ pub struct NewMatch {
     pub term: i64,
     pub host_incarnation: i64,
     pub players: Vec<Uuid>,
+    /// The players by team; empty: no teams.
+    pub teams: Vec<Vec<Uuid>>,
+}
+
+/// Players for a match that runs here.
+#[derive(Debug, Clone)]
+pub struct Addition {
+    pub match_id: Uuid,
+    pub epoch: i64,
+    /// Of the leader that asks.
+    pub term: i64,
+    pub host_incarnation: i64,
+    pub players: Vec<Uuid>,
+}
+
+/// Why nobody was added. After [`AddError::Unanswered`] they may be seated all the same: ask again.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum AddError {
+    #[error("{0}")]
+    Fenced(String),
+    #[error("the match does not run here")]
+    NotHere,
+    #[error("the match did not answer in time")]
+    Unanswered,
 }
 
 /// Why a match was not made.
@@ -128,6 +152,8 @@ pub struct Host {
 
 /// How often a claim whose outcome is unknown is repeated.
 const CLAIMS: u32 = 3;
+/// How long a match may take to seat players whom the queue chose.
+const ADD: Duration = Duration::from_secs(2);
 
 impl Host {
     /// Starts the worker threads. Call within the process's runtime.
@@ -193,7 +219,7 @@ impl Host {
     /// # Errors
     /// See [`CreateError`].
     pub async fn create(self: &Arc<Self>, new: NewMatch) -> Result<(), CreateError> {
-        self.check_fences(&new)?;
+        self.check_fences(new.host_incarnation, new.term).map_err(CreateError::Fenced)?;
         let mut done = self.begin(new)?;
         match done.wait_for(Option::is_some).await {
             Ok(done) => done.clone().unwrap_or(Err(CreateError::Unclaimed)).map(drop),
@@ -201,20 +227,39 @@ impl Host {
         }
     }
 
-    fn check_fences(&self, new: &NewMatch) -> Result<(), CreateError> {
-        if new.host_incarnation != self.incarnation {
-            return Err(CreateError::Fenced(format!(
-                "incarnation {} is meant, this is {}",
-                new.host_incarnation, self.incarnation
-            )));
+    fn check_fences(&self, host_incarnation: i64, term: i64) -> Result<(), String> {
+        if host_incarnation != self.incarnation {
+            return Err(format!("incarnation {host_incarnation} is meant, this is {}", self.incarnation));
         }
-        if new.term > 0 {
-            let seen = self.term.fetch_max(new.term, Ordering::SeqCst);
-            if new.term < seen {
-                return Err(CreateError::Fenced(format!("term {} is over, {seen} was seen", new.term)));
+        if term > 0 {
+            let seen = self.term.fetch_max(term, Ordering::SeqCst);
+            if term < seen {
+                return Err(format!("term {term} is over, {seen} was seen"));
             }
         }
         Ok(())
+    }
+
+    /// Seats players whom the queue chose and whose rows of seats are written, as far as there is room and the game takes them. Answers who sits
+    /// there; a repeat answers the same.
+    ///
+    /// # Errors
+    /// See [`AddError`].
+    pub async fn add_players(&self, addition: Addition) -> Result<Vec<Uuid>, AddError> {
+        self.check_fences(addition.host_incarnation, addition.term).map_err(AddError::Fenced)?;
+        let epoch = self.running(addition.match_id).ok_or(AddError::NotHere)?;
+        if epoch != addition.epoch {
+            return Err(AddError::Fenced(format!("epoch {} is meant, {epoch} runs here", addition.epoch)));
+        }
+        let handle = self.find(addition.match_id).ok_or(AddError::NotHere)?;
+        let (reply, answer) = oneshot::channel();
+        handle.post(Message::Add { players: addition.players, reply });
+        match tokio::time::timeout(ADD, answer).await {
+            Ok(Ok(seated)) => Ok(seated),
+            // A match that has ended drops the question.
+            Ok(Err(_)) => Err(AddError::NotHere),
+            Err(_) => Err(AddError::Unanswered),
+        }
     }
 
     fn begin(self: &Arc<Self>, new: NewMatch) -> Result<watch::Receiver<Done>, CreateError> {
@@ -396,7 +441,7 @@ async fn live(
 }
 
 fn prepare(host: &Host, factory: &dyn GameFactory, new: &NewMatch) -> Result<Room, crate::game::GameError> {
-    let setup = Setup::new(new.match_id, new.mode.clone());
+    let setup = Setup::new(new.match_id, new.mode.clone()).with_teams(new.teams.clone());
     let game = factory.create(&setup)?;
     Room::start(game, setup, factory.settings().clone(), host.manners, &new.players)
 }

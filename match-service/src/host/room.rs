@@ -7,6 +7,7 @@
 //! ```
 //! Waiting matches do not tick, and take inputs only where they never do (turn-based modes); Ending ones do neither and take nobody in.
 
+mod backfill;
 mod calls;
 
 use std::{
@@ -29,7 +30,7 @@ use super::{
     schedule::TickClock,
     seats::{Attached, Seats},
 };
-use crate::game::{Game, GameError, Joined, Outcome, Setup, Timer};
+use crate::game::{Backfill, Game, GameError, Joined, Outcome, Setup, Timer};
 
 /// Failed callbacks in a row after which a match ends.
 const FAILURES: u32 = 20;
@@ -69,6 +70,8 @@ pub enum Op {
     Effects,
     /// The listing as it is then.
     Listing,
+    /// The last wish for players as it is then.
+    Backfill,
 }
 
 /// Who waits until seats' rows are gone. Dropping it is an answer, too: then the match has ended, and its seats with it.
@@ -139,6 +142,8 @@ pub struct Room {
     pub effects: Vec<Effect>,
     next_ordinal: i64,
     listed: Option<ListingState>,
+    /// The last wish for players, less who came by it.
+    pub backfill: Option<Backfill>,
     pub end: Option<End>,
 }
 
@@ -203,6 +208,7 @@ impl Room {
             effects: Vec::new(),
             next_ordinal: 1,
             listed: None,
+            backfill: None,
             end: None,
         };
         let mut outcome = Outcome::default();
@@ -273,7 +279,7 @@ impl Room {
             "not_in_match"
         } else if !self.joinable {
             "match_locked"
-        } else if self.seats.len() + self.joining >= self.settings.max_players as usize {
+        } else if self.free() == 0 {
             "match_full"
         } else if self.ops.len() >= OPS {
             let _ = reply.send(Err(LinkError::Full));
@@ -515,6 +521,7 @@ impl Room {
             }
             return;
         }
+        self.trim_backfill();
         let listing = self.listing();
         if (self.settings.listed || self.settings.quick_play) && self.listed != Some(listing) {
             self.listed = Some(listing);

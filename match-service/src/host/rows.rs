@@ -4,20 +4,23 @@ use std::{future::Future, sync::Arc, time::Duration};
 
 use asobi_bus::Publisher;
 use asobi_proto::{
-    bus::{Topic, WakeItem},
+    bus::{TicketItem, Topic, WakeItem},
     mode::ModeSettings,
 };
 use asobi_store::{
     Error,
+    backfill::{self, RequestError},
     effects::{self, Effect},
     matches::{self, Ending, Fence, ListingState, SeatTaken},
 };
 use async_trait::async_trait;
+use serde_json::Value;
 use sqlx::PgPool;
 use tokio::runtime::Handle;
 use uuid::Uuid;
 
 use super::claims::Claims;
+use crate::game::Backfill;
 
 /// A match's rows. Every call is bounded in time; after an error the outcome is unknown and the call may be repeated.
 #[async_trait]
@@ -34,6 +37,8 @@ pub trait Rows: Send + Sync {
     async fn put_listing(&self, fence: Fence, settings: ModeSettings, state: ListingState) -> Result<(), Error>;
     /// See [`effects::append`].
     async fn append_effects(&self, fence: Fence, effects: Vec<Effect>) -> Result<bool, Error>;
+    /// Asks the queue for players, in place of what was asked before. What the mode does not offer is let go.
+    async fn request_backfill(&self, fence: Fence, asked: Backfill) -> Result<(), Error>;
 }
 
 /// The rows in PostgreSQL. Connections belong to the runtime that opened them, so all work runs on the process's main one, whichever worker's
@@ -112,5 +117,29 @@ impl Rows for PgRows {
         let written = self.run(async move { effects::append(&pool, &fence, &effects).await }).await?;
         self.wake_effects(written);
         Ok(written)
+    }
+
+    async fn request_backfill(&self, fence: Fence, asked: Backfill) -> Result<(), Error> {
+        let (pool, match_id) = (self.pool.clone(), fence.match_id);
+        let wanted = i32::try_from(asked.wanted).unwrap_or(i32::MAX);
+        // The contract of scripts sees to its being an object; games in Rust may say anything.
+        let properties = match serde_json::from_str::<Value>(&asked.properties) {
+            Ok(properties @ Value::Object(_)) if !asked.properties.contains("\\u0000") => properties,
+            _ => Value::Object(serde_json::Map::new()),
+        };
+        let asking = async move { Ok(backfill::request(&pool, match_id, wanted, &properties).await) };
+        match self.run(asking).await? {
+            Ok(()) => {
+                // A lost wake-up costs the leader's own look into the rows.
+                let item = TicketItem { ticket_id: match_id, gone: false, backfill: true };
+                let _ = self.publisher.publish(Topic::Queue, &item);
+                Ok(())
+            }
+            Err(RequestError::Db(error)) => Err(error),
+            Err(error) => {
+                tracing::warn!(game.match_id = %match_id, %error, "A wish for players was let go.");
+                Ok(())
+            }
+        }
     }
 }

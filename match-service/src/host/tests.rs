@@ -29,7 +29,7 @@ use serde_json::Value as Json;
 use uuid::Uuid;
 
 use super::Rows;
-use crate::game::{Game, GameError, GameFactory, Joined, Outcome, Push, Score, Setup, Timer};
+use crate::game::{Backfill, Game, GameError, GameFactory, Joined, Outcome, Push, Score, Setup, Timer};
 
 /// What was written, and what shall be answered.
 #[derive(Default)]
@@ -99,6 +99,11 @@ impl Rows for FakeRows {
         self.note(format!("effects {}", effects.len()));
         self.effects.lock().extend(effects);
         Ok(self.ours())
+    }
+
+    async fn request_backfill(&self, _: Fence, asked: Backfill) -> Result<(), Error> {
+        self.note(format!("backfill {} {}", asked.wanted, asked.properties));
+        Ok(())
     }
 }
 
@@ -171,6 +176,9 @@ impl Game for Diary {
         }
         if input.contains("close") {
             outcome.joinable = Some(false);
+        }
+        if let Some(wanted) = input.split("ask ").nth(1).and_then(|rest| rest.get(..1)?.parse().ok()) {
+            outcome.backfill = Some(Backfill { wanted, properties: r#"{"skill":7}"#.into() });
         }
         if input.contains("later") {
             outcome.timers.push(Timer { after: Duration::from_secs(3), name: "bell".into(), data: None });

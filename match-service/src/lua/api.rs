@@ -14,10 +14,12 @@ use super::{
     encode::{EncodeError, Encoder},
     random::Random,
 };
-use crate::game::{MAX_PER_CALLBACK, Outcome, Push, Score, Setup, Timer};
+use crate::game::{Backfill, MAX_PER_CALLBACK, Outcome, Push, Score, Setup, Timer};
 
 /// Largest payload of one broadcast, message or timer, bytes of JSON.
 pub const MAX_PAYLOAD: usize = 64 * 1024;
+/// Largest properties of a wish for players, bytes of JSON; as of a ticket.
+const MAX_PROPERTIES: usize = 4 * 1024;
 const LOG_LINES_PER_SECOND: u32 = 30;
 const LOG_MESSAGE: usize = 500;
 const LOG_META: usize = 2048;
@@ -50,6 +52,8 @@ pub struct World {
     pub random: Rc<Random>,
     /// Who may be sent something: players with a seat, and whoever is just joining.
     pub players: RefCell<HashSet<Uuid>>,
+    /// The seats of a match that may ask the queue for players; none: it may not.
+    pub backfill_seats: Cell<Option<u32>>,
     /// The metatable that makes an empty table an array.
     pub array_marker: Table,
     match_id: Uuid,
@@ -78,6 +82,7 @@ impl World {
             outcome: RefCell::default(),
             random: Rc::new(Random::new(setup.seed)),
             players: RefCell::default(),
+            backfill_seats: Cell::new(None),
             array_marker,
             match_id: setup.match_id,
             mode: setup.mode.clone(),
@@ -97,7 +102,7 @@ impl World {
         })?;
         let matches = lua.create_table()?;
         world.add(lua, &matches, "set_joinable", Self::set_joinable)?;
-        absent(lua, &matches, &["request_backfill"])?;
+        world.add(lua, &matches, "request_backfill", Self::request_backfill)?;
         let boards = lua.create_table()?;
         world.add(lua, &boards, "submit", Self::submit)?;
         absent(lua, &boards, &["top", "rank", "around"])?;
@@ -259,6 +264,30 @@ impl World {
             return wrong(lua, "set_joinable takes true or false");
         };
         self.outcome.borrow_mut().joinable = Some(*joinable);
+        Ok(Value::Boolean(true))
+    }
+
+    fn request_backfill(&self, lua: &Lua, args: &[Value]) -> Answer {
+        let Some(seats) = self.backfill_seats.get() else {
+            return wrong(lua, "the mode does not set backfill = true");
+        };
+        let Some(wanted) = args.first().and_then(whole).and_then(|n| u32::try_from(n).ok()) else {
+            return wrong(lua, "request_backfill takes a whole number of players");
+        };
+        let taken = u32::try_from(self.players.borrow().len()).unwrap_or(u32::MAX);
+        if wanted > seats.saturating_sub(taken) {
+            return wrong(lua, "the match has fewer free seats than that");
+        }
+        let properties = match args.get(1) {
+            None | Some(Value::Nil) => "{}".to_owned(),
+            Some(table @ Value::Table(_)) => match self.json(table, MAX_PROPERTIES) {
+                Ok(json) if json.starts_with('{') => json,
+                Ok(_) => return wrong(lua, "the properties must have names"),
+                Err(error) => return wrong(lua, &error.to_string()),
+            },
+            Some(_) => return wrong(lua, "the properties must be a table"),
+        };
+        self.outcome.borrow_mut().backfill = Some(Backfill { wanted, properties });
         Ok(Value::Boolean(true))
     }
 

@@ -250,6 +250,6 @@ impl GameFactory for LuaFactory {
     }
 
     fn create(&self, setup: &Setup) -> Result<Box<dyn Game>, GameError> {
-        Ok(Box::new(LuaGame::load(&self.folder, &self.script, setup, self.settings.shared_state, self.limits)?))
+        Ok(Box::new(LuaGame::load(&self.folder, &self.script, setup, &self.settings, self.limits)?))
     }
 }

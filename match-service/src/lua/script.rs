@@ -2,6 +2,7 @@
 
 use std::{collections::HashMap, sync::Arc};
 
+use asobi_proto::mode::ModeSettings;
 use mlua::{Function, IntoLuaMulti, LuaString, MultiValue, Table, Value};
 use uuid::Uuid;
 
@@ -59,10 +60,11 @@ impl LuaGame {
         folder: &Arc<Folder>,
         script: &Arc<Source>,
         setup: &Setup,
-        shared_state: bool,
+        settings: &ModeSettings,
         limits: Limits,
     ) -> Result<Self, GameError> {
         let vm = Vm::load(folder, script, setup, limits)?;
+        vm.world.backfill_seats.set(settings.backfill.then_some(settings.max_players));
         let callbacks = CALLBACKS
             .into_iter()
             .filter_map(|name| match vm.global(name) {
@@ -71,6 +73,7 @@ impl LuaGame {
             })
             .collect();
         let state = vm.lua.create_table().map_err(|error| vm.complaint("load", error.to_string()))?;
+        let shared_state = settings.shared_state;
         Ok(Self { vm, callbacks, state, setup: setup.clone(), shared_state, ids: HashMap::new(), undo: None })
     }
 
@@ -226,6 +229,11 @@ impl Game for LuaGame {
                 config.raw_set("mode", self.setup.mode.as_str())?;
                 config.raw_set("match_id", self.setup.match_id.hyphenated().to_string())?;
                 config.raw_set("seed", self.setup.seed)?;
+                if !self.setup.teams.is_empty() {
+                    let ids = |team: &Vec<Uuid>| team.iter().map(|player| player.hyphenated().to_string()).collect();
+                    let teams: Vec<Vec<String>> = self.setup.teams.iter().map(ids).collect();
+                    config.raw_set("teams", teams)?;
+                }
                 Ok(config)
             })
             .map_err(|error| self.vm.complaint("init", error.to_string()))?;
@@ -362,6 +370,9 @@ fn merge(into: &mut Outcome, from: Outcome) {
     into.pushes.extend(from.pushes);
     into.scores.extend(from.scores);
     into.timers.extend(from.timers);
+    if from.backfill.is_some() {
+        into.backfill = from.backfill;
+    }
     if from.joinable.is_some() {
         into.joinable = from.joinable;
     }

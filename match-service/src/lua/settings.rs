@@ -1,6 +1,6 @@
 //! A mode's settings from its script's globals.
 
-use asobi_proto::mode::{ModeSettings, Strategy};
+use asobi_proto::mode::{ModeSettings, Strategy, Teams};
 use mlua::Value;
 
 use super::{load::Problem, script::CALLBACKS, source::Source, vm::Vm};
@@ -9,46 +9,40 @@ use super::{load::Problem, script::CALLBACKS, source::Source, vm::Vm};
 pub fn read(vm: &Vm, source: &Source, problems: &mut Vec<Problem>) -> ModeSettings {
     let mut reader = Reader { vm, source, problems };
     let defaults = ModeSettings::default();
-    let match_size = reader.whole("match_size", 1, 1000).unwrap_or_else(|| {
+    let match_size = reader.whole("match_size").unwrap_or_else(|| {
         if reader.vm.global("match_size").is_nil() {
             reader.complain("match_size", "is required: how many players form a match");
         }
         1
     });
-    let max_players = reader.whole("max_players", 1, 1000).unwrap_or(match_size);
-    let min_players = reader.whole("min_players", 1, 1000).unwrap_or(match_size);
-    if max_players < match_size {
-        reader.complain("max_players", "must be at least match_size");
-    }
-    if min_players > max_players {
-        reader.complain("min_players", "must be at most max_players");
-    }
     let settings = ModeSettings {
         match_size: narrow(match_size),
-        max_players: narrow(max_players),
-        min_players: narrow(min_players),
-        relax_after_ms: reader.whole("relax_after_ms", 0, DAY_MS),
+        max_players: reader.whole("max_players").map_or(narrow(match_size), narrow),
+        min_players: reader.whole("min_players").map_or(narrow(match_size), narrow),
+        relax_after_ms: reader.whole("relax_after_ms"),
         strategy: reader.strategy(),
         skill_window: reader.number("skill_window").unwrap_or(defaults.skill_window),
         skill_expand_rate: reader.number("skill_expand_rate").unwrap_or(defaults.skill_expand_rate),
-        tick_rate: reader.whole("tick_rate", 0, 120).map_or(defaults.tick_rate, narrow),
+        teams: reader.teams(),
+        regions: reader.regions(),
+        max_latency_ms: reader.whole("max_latency_ms").map(narrow),
+        backfill: reader.boolean("backfill").unwrap_or(defaults.backfill),
+        tick_rate: reader.whole("tick_rate").map_or(defaults.tick_rate, narrow),
         shared_state: reader.shared_state(),
         send_unchanged: reader.boolean("send_unchanged").unwrap_or(defaults.send_unchanged),
         listed: reader.boolean("listed").unwrap_or(defaults.listed),
         quick_play: reader.boolean("quick_play").unwrap_or(defaults.quick_play),
-        player_ttl_ms: reader.whole("player_ttl_ms", 0, DAY_MS).unwrap_or(defaults.player_ttl_ms),
-        max_wait_seconds: reader.whole("max_wait_seconds", 1, DAY_MS / 1000).map_or(defaults.max_wait_seconds, narrow),
-        checkpoint_interval_ms: reader
-            .whole("checkpoint_interval_ms", 10, DAY_MS)
-            .unwrap_or(defaults.checkpoint_interval_ms),
-        ..defaults
+        player_ttl_ms: reader.whole("player_ttl_ms").unwrap_or(defaults.player_ttl_ms),
+        max_wait_seconds: reader.whole("max_wait_seconds").map_or(defaults.max_wait_seconds, narrow),
+        checkpoint_interval_ms: reader.whole("checkpoint_interval_ms").unwrap_or(defaults.checkpoint_interval_ms),
     };
+    for (global, what) in settings.problems() {
+        reader.complain(global, &what);
+    }
     reader.later();
     reader.callbacks();
     settings
 }
-
-const DAY_MS: u64 = 86_400_000;
 
 fn narrow(n: u64) -> u32 {
     u32::try_from(n).unwrap_or(u32::MAX)
@@ -69,11 +63,12 @@ impl Reader<'_> {
         });
     }
 
-    fn whole(&mut self, global: &str, low: u64, high: u64) -> Option<u64> {
+    fn whole(&mut self, global: &str) -> Option<u64> {
         let value = self.vm.global(global);
         if value.is_nil() {
             return None;
         }
+        let (low, high) = ModeSettings::bounds(global).unwrap_or((0, u64::MAX));
         let number = match value {
             Value::Integer(n) => u64::try_from(n).ok().filter(|n| (low..=high).contains(n)),
             _ => None,
@@ -139,16 +134,51 @@ impl Reader<'_> {
         false
     }
 
-    /// Globals of the contract that this release does not act on yet.
-    fn later(&self) {
-        for global in ["teams", "regions", "max_latency_ms", "backfill", "bots"] {
-            let value = self.vm.global(global);
-            if !matches!(value, Value::Nil | Value::Boolean(false)) {
-                tracing::warn!(
-                    script.file = self.source.name,
-                    "the script sets {global}, which this release does not act on yet"
-                );
+    fn teams(&mut self) -> Option<Teams> {
+        let teams = match self.vm.global("teams") {
+            Value::Nil => return None,
+            Value::Table(teams) => {
+                let read = |field: &str| teams.raw_get::<Value>(field).ok().as_ref().and_then(whole_u32);
+                let alone = teams.pairs::<Value, Value>().count() == 2;
+                read("count").zip(read("size")).filter(|_| alone)
             }
+            _ => None,
+        };
+        if teams.is_none() {
+            self.complain("teams", "must be { count = …, size = … }, both whole numbers");
+        }
+        teams.map(|(count, size)| Teams { count, size })
+    }
+
+    fn regions(&mut self) -> Vec<String> {
+        let regions = match self.vm.global("regions") {
+            Value::Nil => return Vec::new(),
+            Value::Table(names) => {
+                let list: Option<Vec<String>> = names
+                    .sequence_values::<Value>()
+                    .map(|name| match name {
+                        Ok(Value::String(name)) => name.to_str().ok().map(|name| name.to_owned()),
+                        _ => None,
+                    })
+                    .collect();
+                let keys = names.pairs::<Value, Value>().count();
+                list.filter(|list| !list.is_empty() && list.len() == keys)
+            }
+            _ => None,
+        };
+        regions.unwrap_or_else(|| {
+            self.complain("regions", "must be a list of names, such as { \"eu\", \"us\" }");
+            Vec::new()
+        })
+    }
+
+    /// A global of the contract that this release does not act on yet.
+    fn later(&self) {
+        if !self.vm.global("bots").is_nil() {
+            tracing::warn!(
+                script.file = self.source.name,
+                "the script sets bots, which this release does not act on yet"
+            );
         }
     }
 
@@ -168,6 +198,13 @@ impl Reader<'_> {
                 message: "defines none of a match's callbacks (init, join, tick, …)".into(),
             });
         }
+    }
+}
+
+fn whole_u32(value: &Value) -> Option<u32> {
+    match value {
+        Value::Integer(n) => u32::try_from(*n).ok(),
+        _ => None,
     }
 }
 

@@ -7,6 +7,7 @@ mod dm;
 mod fields;
 mod input;
 mod matches;
+mod party;
 mod presence;
 mod queue;
 mod rpc;
@@ -73,7 +74,7 @@ const fn of(name: &'static str, access: Access, lane: Lane, handler: Handler) ->
 }
 
 /// Every known type; any other is `unknown_type`.
-const TYPES: [Type; 15] = [
+const TYPES: [Type; 23] = [
     of("chat.join", Access::Player, Lane::Other, chat::join),
     of("chat.leave", Access::Player, Lane::Other, chat::leave),
     of("chat.send", Access::Player, Lane::Other, chat::send),
@@ -85,6 +86,14 @@ const TYPES: [Type; 15] = [
     of("match.list", Access::Player, Lane::Other, matches::list),
     of("matchmaker.add", Access::Player, Lane::Other, queue::add),
     of("matchmaker.remove", Access::Player, Lane::Other, queue::remove),
+    of("party.accept", Access::Player, Lane::Other, party::accept),
+    of("party.create", Access::Player, Lane::Other, party::create),
+    of("party.decline", Access::Player, Lane::Other, party::decline),
+    of("party.disband", Access::Player, Lane::Other, party::disband),
+    of("party.invite", Access::Player, Lane::Other, party::invite),
+    of("party.kick", Access::Player, Lane::Other, party::kick),
+    of("party.leave", Access::Player, Lane::Other, party::leave),
+    of("party.promote", Access::Player, Lane::Other, party::promote),
     of("presence.update", Access::Player, Lane::Other, presence::update),
     of("rpc.call", Access::Anyone, Lane::Free, rpc::call),
     of("session.connect", Access::Anyone, Lane::Session, session::connect),

@@ -1,6 +1,9 @@
 //! What a player may wish for, checked before anything is written.
 
-use asobi_proto::mode::{ModeSettings, Strategy};
+use asobi_proto::{
+    mode::{ModeSettings, Strategy},
+    query::Query,
+};
 use serde_json::Value;
 
 /// Of the properties' JSON text.
@@ -49,7 +52,10 @@ pub fn check(wish: Wish<'_>, settings: &ModeSettings) -> Result<(), WishError> {
         let message = "only modes of the strategy `query` take one".to_owned();
         return Err(WishError::Query { position: 0, message });
     }
-    Ok(())
+    match Query::parse(query) {
+        Ok(_) => Ok(()),
+        Err(error) => Err(WishError::Query { position: error.position, message: error.message }),
+    }
 }
 
 fn properties(value: &Value) -> Result<(), WishError> {

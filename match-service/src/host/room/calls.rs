@@ -148,6 +148,10 @@ impl Room {
         if let Some(joinable) = outcome.joinable {
             self.joinable = joinable;
         }
+        if let Some(backfill) = outcome.backfill {
+            self.backfill = Some(backfill);
+            self.ask_for_players();
+        }
         for score in outcome.scores {
             // The contract of scripts sees to the board's name already; games in Rust may say anything, and what cannot be written would keep the
             // match from ending.

@@ -13,7 +13,7 @@ use serde_json::json;
 use uuid::Uuid;
 
 use super::{
-    super::{CreateError, Host, HostDeps, HostLink, Manners, NewMatch, Port, Stop},
+    super::{AddError, Addition, CreateError, Host, HostDeps, HostLink, Manners, NewMatch, Port, Stop},
     Diaries, FakeEdge, FakeRows, edge, player,
 };
 use crate::{
@@ -52,6 +52,7 @@ pub(super) fn new(id: u128, mode: &str) -> NewMatch {
         term: 5,
         host_incarnation: 7,
         players: vec![player(1), player(2)],
+        teams: Vec::new(),
     }
 }
 
@@ -73,6 +74,33 @@ async fn calls_are_fenced_and_idempotent() {
     host.stop_all(Stop::HostStopped);
     assert!(host.emptied(Duration::from_secs(10)).await);
     assert_eq!(host.create(new(3, "diary")).await, Err(CreateError::Draining));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn players_are_added_under_the_same_fences() {
+    let mut registry = Registry::default();
+    registry.register("diary", Arc::new(Diaries(ModeSettings { max_players: 4, ..ModeSettings::default() })));
+    let (host, rows) = host(registry, 2);
+    let addition = |players: &[u128]| Addition {
+        match_id: Uuid::from_u128(1),
+        epoch: 1,
+        term: 5,
+        host_incarnation: 7,
+        players: players.iter().copied().map(player).collect(),
+    };
+    assert_eq!(host.add_players(addition(&[3])).await, Err(AddError::NotHere));
+    host.create(new(1, "diary")).await.expect("made");
+    // One is there already, one the game refuses, one finds no room.
+    assert_eq!(host.add_players(addition(&[2, 66, 3, 4, 5])).await, Ok(vec![player(2), player(3), player(4)]));
+    assert_eq!(host.add_players(addition(&[3])).await, Ok(vec![player(3)]), "asked again");
+    let fenced = |result| matches!(result, Err(AddError::Fenced(_)));
+    assert!(fenced(host.add_players(Addition { epoch: 2, ..addition(&[3]) }).await));
+    assert!(fenced(host.add_players(Addition { term: 4, ..addition(&[3]) }).await));
+    assert!(fenced(host.add_players(Addition { host_incarnation: 6, ..addition(&[3]) }).await));
+    assert_eq!(*rows.written.lock(), ["claim 1"], "rows of seats are the leader's to write");
+    host.stop_all(Stop::HostStopped);
+    assert!(host.emptied(Duration::from_secs(10)).await);
+    assert_eq!(host.add_players(addition(&[3])).await, Err(AddError::NotHere));
 }
 
 #[tokio::test(flavor = "multi_thread")]

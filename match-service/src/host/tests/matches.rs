@@ -459,3 +459,28 @@ async fn a_host_that_goes_down_ends_its_matches() {
     })
     .await;
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_wish_for_players_is_written_and_shrinks_as_seats_fill() {
+    local(async {
+        let play = Bench::start(ModeSettings { backfill: true, ..turns() }, &[1, 2]);
+        let edge = edge();
+        let a = port(&edge, "g0#1");
+        play.enter(&a, 1, 1, None).await.expect("attached");
+        play.input(&a, 1, 1, "ask 1").expect("queued");
+        play.input(&a, 1, 2, "ask 2").expect("queued");
+        pass(0).await;
+        let asked = [r#"backfill 1 {"skill":7}"#, r#"backfill 2 {"skill":7}"#];
+        assert_eq!(play.written(), asked);
+        // One comes by the queue, which knows of it; another one by the front door, which it does not.
+        let (reply, answer) = tokio::sync::oneshot::channel();
+        play.handle.post(Message::Add { players: vec![player(3)], reply });
+        assert_eq!(answer.await.expect("answered"), [player(3)]);
+        pass(0).await;
+        assert_eq!(play.written(), asked);
+        play.enter(&a, 4, 4, Some("")).await.expect("joined");
+        pass(0).await;
+        assert_eq!(play.written()[2..], ["seat 4", r#"backfill 0 {"skill":7}"#]);
+    })
+    .await;
+}
