@@ -1,16 +1,15 @@
 //! `FriendService`: the rules of who is whose friend. Each change is one transaction with an inbox event for both, so that every node that
-//! holds one of them reads its presence subscriptions again.
+//! holds one of them reads its presence subscriptions again; a request and its acceptance are notifications to the other side.
 //!
 //! | the row | asked again | the other side asks | answered `accepted` | answered `blocked` | removed |
 //! | --- | --- | --- | --- | --- | --- |
-//! | none | pending | pending, theirs | not found | not found | not found |
+//! | none | pending | pending, theirs | not found | blocked, the blocker's row | not found |
 //! | pending | the same | accepted | accepted, by the other side only | blocked | gone, by either |
 //! | accepted | the same | the same | the same | blocked | gone, by either |
-//! | blocked | the same | the same | accepted, by who blocked | the same | gone, by who blocked |
+//! | blocked | the same | the same | accepted, by who was asked and blocked | the same | gone, by who blocked |
+//!
+//! **Invariant:** nobody becomes a friend without having asked or accepted: who blocks the one they asked cannot accept for them.
 
-use std::time::Duration;
-
-use asobi_bus::Publisher;
 use asobi_proto::{
     bus::{InboxAction, InboxEvent},
     error::ErrorCode,
@@ -23,19 +22,21 @@ use asobi_proto::{
 use asobi_service_kit::grpc::status;
 use asobi_store::{
     friends::{self, FriendStatus, Friendship},
+    notifications::{self, NewNotification},
     within,
 };
-use sqlx::{PgConnection, PgPool};
+use serde_json::json;
+use sqlx::PgConnection;
 use tonic::{Request, Response, Status};
 use uuid::Uuid;
 
-use crate::wire::{id, limit, timestamp, unavailable};
+use crate::{
+    deeds::{Deeds, Done},
+    wire::{id, limit, timestamp, unavailable},
+};
 
 pub struct Friends {
-    pub pool: PgPool,
-    pub publisher: Publisher,
-    /// Of one transaction.
-    pub bound: Duration,
+    pub deeds: Deeds,
 }
 
 /// What a player may not do.
@@ -89,7 +90,11 @@ async fn answer(
     status: FriendStatus,
 ) -> asobi_store::Result<Deed> {
     let Some(row) = friends::lock_pair(conn, player, friend).await? else {
-        return Ok(Err(Refusal::NoSuchFriendship));
+        return if status == FriendStatus::Blocked {
+            block_a_stranger(conn, player, friend).await
+        } else {
+            Ok(Err(Refusal::NoSuchFriendship))
+        };
     };
     if row.blocked_by.is_some_and(|by| by != player) {
         // Who is blocked is not told by an answer of their own, and changes nothing.
@@ -100,11 +105,23 @@ async fn answer(
     }
     match status {
         FriendStatus::Blocked => Ok(Ok((friends::set_status(conn, row.id, status, Some(player)).await?, true))),
-        // Nobody accepts their own request; who blocked may think again.
-        FriendStatus::Accepted if row.friend_id == player || row.blocked_by == Some(player) => {
+        // Nobody accepts their own request, not by way of a block either.
+        FriendStatus::Accepted if row.friend_id == player => {
             Ok(Ok((friends::set_status(conn, row.id, status, None).await?, true)))
         }
         _ => Ok(Err(Refusal::NoSuchFriendship)),
+    }
+}
+
+/// Who was never asked can be unwanted, too.
+async fn block_a_stranger(conn: &mut PgConnection, player: Uuid, friend: Uuid) -> asobi_store::Result<Deed> {
+    if player == friend || !friends::player_exists(conn, friend).await? {
+        return Ok(Err(Refusal::NoSuchFriendship));
+    }
+    // None: they ask in this very moment; the answer can be given to that.
+    match friends::insert(conn, player, friend).await? {
+        Some(row) => Ok(Ok((friends::set_status(conn, row.id, FriendStatus::Blocked, Some(player)).await?, true))),
+        None => Ok(Err(Refusal::NoSuchFriendship)),
     }
 }
 
@@ -118,31 +135,42 @@ async fn remove(conn: &mut PgConnection, player: Uuid, friend: Uuid) -> asobi_st
     }
 }
 
+/// What the other side is told of a change: that they were asked, or that they were accepted.
+fn notice(row: &Friendship, by: Uuid) -> Option<NewNotification> {
+    let (kind, subject) = match row.status {
+        FriendStatus::Pending => ("friend_request", "New friend request"),
+        FriendStatus::Accepted => ("friend_accepted", "Friend request accepted"),
+        FriendStatus::Blocked => return None,
+    };
+    Some(NewNotification { kind: kind.into(), subject: subject.into(), content: json!({"from_player_id": by}) })
+}
+
 impl Friends {
-    /// Runs one deed in a transaction, with the events of a change in it, and publishes them after the commit.
+    /// Runs one deed; of a change both sides' nodes hear, and the other side is notified.
     async fn deed(
         &self,
         player: Uuid,
         friend: Uuid,
+        told: bool,
         deed: impl AsyncFnOnce(&mut PgConnection) -> asobi_store::Result<Deed>,
     ) -> Result<Friendship, Status> {
         let changed = |friend_id| InboxEvent { frame: None, action: Some(InboxAction::Friends { friend_id }) };
-        let events = [(player, changed(friend)), (friend, changed(player))];
-        let done = within(self.bound, async {
-            let mut tx = self.pool.begin().await?;
-            let done = deed(&mut tx).await?;
-            let seqs = match &done {
-                Ok((_, true)) => asobi_store::inbox::append(&mut tx, &events).await?,
-                _ => Vec::new(),
-            };
-            tx.commit().await?;
-            Ok((done, seqs))
-        });
-        let (done, seqs) = done.await.map_err(|e| unavailable(&e))?;
-        for (seq, (player, event)) in seqs.iter().zip(&events) {
-            asobi_bus::inbox::publish(&self.publisher, *player, *seq, event);
-        }
-        Ok(done?.0)
+        self.deeds
+            .run(async |conn| {
+                let (row, has_changed) = match deed(conn).await? {
+                    Ok(done) => done,
+                    Err(refusal) => return Ok(Err(refusal)),
+                };
+                if !has_changed {
+                    return Ok(Ok(Done::quietly(row)));
+                }
+                let told = match notice(&row, player).filter(|_| told) {
+                    Some(notice) => notifications::insert(conn, &[friend], &notice).await?,
+                    None => Vec::new(),
+                };
+                Ok(Ok(Done { value: row, events: vec![(player, changed(friend)), (friend, changed(player))], told }))
+            })
+            .await
     }
 }
 
@@ -184,7 +212,7 @@ impl FriendService for Friends {
         let player = id(&request.player_id, "player_id")?;
         let status = known_status(request.status());
         let limit = limit(request.limit, 50, 200);
-        let rows = within(self.bound, friends::list(&self.pool, player, status, limit.into())).await;
+        let rows = within(self.deeds.bound, friends::list(&self.deeds.pool, player, status, limit.into())).await;
         let friends = rows.map_err(|e| unavailable(&e))?.into_iter().map(wire).collect();
         Ok(Response::new(ListFriendsResponse { friends }))
     }
@@ -192,7 +220,7 @@ impl FriendService for Friends {
     async fn add_friend(&self, request: Request<AddFriendRequest>) -> Result<Response<AddFriendResponse>, Status> {
         let request = request.into_inner();
         let (player, friend) = (id(&request.player_id, "player_id")?, id(&request.friend_id, "friend_id")?);
-        let row = self.deed(player, friend, async |conn| add(conn, player, friend).await).await?;
+        let row = self.deed(player, friend, true, async |conn| add(conn, player, friend).await).await?;
         Ok(Response::new(AddFriendResponse { friendship: Some(wire(row)) }))
     }
 
@@ -205,7 +233,7 @@ impl FriendService for Friends {
         let Some(answered @ (FriendStatus::Accepted | FriendStatus::Blocked)) = known_status(request.status()) else {
             return Err(status(ErrorCode::VALIDATION_FAILED, "status must be accepted or blocked"));
         };
-        let row = self.deed(player, friend, async |conn| answer(conn, player, friend, answered).await).await?;
+        let row = self.deed(player, friend, true, async |conn| answer(conn, player, friend, answered).await).await?;
         Ok(Response::new(AnswerFriendResponse { friendship: Some(wire(row)) }))
     }
 
@@ -215,7 +243,7 @@ impl FriendService for Friends {
     ) -> Result<Response<RemoveFriendResponse>, Status> {
         let request = request.into_inner();
         let (player, friend) = (id(&request.player_id, "player_id")?, id(&request.friend_id, "friend_id")?);
-        self.deed(player, friend, async |conn| remove(conn, player, friend).await).await?;
+        self.deed(player, friend, false, async |conn| remove(conn, player, friend).await).await?;
         Ok(Response::new(RemoveFriendResponse {}))
     }
 }

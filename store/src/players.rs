@@ -214,15 +214,17 @@ pub struct Erased {
 /// # Errors
 /// When the database does not answer.
 pub async fn erase(conn: &mut PgConnection, id: Uuid) -> Result<Erased> {
+    crate::groups::leave_all(conn, id).await?;
     // Seats before tickets: the order of everybody who takes both.
     sqlx::query!("DELETE FROM match_players WHERE player_id = $1", id).execute(&mut *conn).await?;
     sqlx::query!("DELETE FROM backfill_claims WHERE player_id = $1", id).execute(&mut *conn).await?;
     let tickets = erase_tickets(conn, id).await?;
+    crate::groups::leave_all(conn, id).await?;
     sqlx::query!("DELETE FROM inbox_events WHERE player_id = $1", id).execute(&mut *conn).await?;
     sqlx::query!("DELETE FROM inboxes WHERE player_id = $1", id).execute(&mut *conn).await?;
     sqlx::query!("DELETE FROM leaderboard_entries WHERE player_id = $1 AND leaderboard_id = ANY(ARRAY(SELECT id FROM leaderboards))", id).execute(&mut *conn).await?;
-    sqlx::query!("DELETE FROM chat_messages WHERE sender_id = $1", id).execute(&mut *conn).await?;
-    // Friendships, devices, families, refresh tokens, memberships and the ban go with the row.
+    crate::chat::erase(conn, id).await?;
+    // Friendships, devices, families, refresh tokens, notifications, invitations and the ban go with the row.
     sqlx::query!("DELETE FROM players WHERE id = $1", id).execute(conn).await?;
     Ok(Erased { tickets })
 }

@@ -1,0 +1,109 @@
+use asobi_proto::{error::ErrorCode, social_v1::FriendStatus};
+use asobi_store::testing::TestDatabase;
+use sqlx::Row as _;
+use uuid::Uuid;
+
+use crate::stage::{Service, code, player};
+
+/// How often a player's nodes were told to read this friendship again.
+async fn events(database: &TestDatabase, player: Uuid, friend: Uuid) -> anyhow::Result<i64> {
+    let row = sqlx::query(
+        "SELECT count(*) AS n FROM inbox_events WHERE player_id = $1 AND event->'a'->>'friend_id' = $2::text",
+    )
+    .bind(player)
+    .bind(friend)
+    .fetch_one(&database.pool)
+    .await?;
+    Ok(row.get("n"))
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_friendship_from_the_first_question_to_the_end() -> anyhow::Result<()> {
+    let database = TestDatabase::create().await?;
+    let service = Service::start(&database, "social").await?;
+    let (ada, bo) = (player(&database).await?, player(&database).await?);
+
+    assert_eq!(code(service.add(ada, ada).await), Some(ErrorCode::SOCIAL_CANNOT_FRIEND_SELF));
+    assert_eq!(code(service.add(ada, Uuid::now_v7()).await), Some(ErrorCode::SOCIAL_FRIEND_NOT_FOUND));
+    assert_eq!(
+        code(service.answer(bo, ada, FriendStatus::Accepted).await),
+        Some(ErrorCode::SOCIAL_FRIENDSHIP_NOT_FOUND)
+    );
+
+    let asked = service.add(ada, bo).await?;
+    assert_eq!((asked.status(), &asked.player_id), (FriendStatus::Pending, &ada.to_string()));
+    assert_eq!(service.add(ada, bo).await?, asked, "again: the same row");
+    assert!(service.list(bo).await?.is_empty() && service.list(ada).await? == [asked.clone()]);
+    assert_eq!(
+        code(service.answer(ada, bo, FriendStatus::Accepted).await),
+        Some(ErrorCode::SOCIAL_FRIENDSHIP_NOT_FOUND)
+    );
+
+    let accepted = service.answer(bo, ada, FriendStatus::Accepted).await?;
+    assert_eq!((accepted.status(), &accepted.id), (FriendStatus::Accepted, &asked.id));
+    assert_eq!(service.list(bo).await?, service.list(ada).await?);
+    assert_eq!(asobi_store::friends::accepted_ids(&database.pool, bo).await?, [ada]);
+
+    service.answer(bo, ada, FriendStatus::Blocked).await?;
+    assert!(asobi_store::friends::blocked_between(&database.pool, ada, bo).await?);
+    assert_eq!(
+        code(service.remove(ada, bo).await),
+        Some(ErrorCode::SOCIAL_FRIENDSHIP_NOT_FOUND),
+        "a block is not lifted by the blocked"
+    );
+    assert_eq!(service.add(ada, bo).await?.status(), FriendStatus::Blocked);
+    service.remove(bo, ada).await?;
+    assert!(service.list(ada).await?.is_empty());
+    // Asked, accepted, blocked, removed: told to both each time, and never for what changed nothing.
+    assert_eq!((events(&database, ada, bo).await?, events(&database, bo, ada).await?), (4, 4));
+
+    service.drain().await?;
+    database.drop_now().await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn two_who_ask_each_other_at_once_are_friends() -> anyhow::Result<()> {
+    let database = TestDatabase::create().await?;
+    let service = Service::start(&database, "social").await?;
+    for _ in 0..20 {
+        let (ada, bo) = (player(&database).await?, player(&database).await?);
+        let (one, other) = tokio::join!(service.add(ada, bo), service.add(bo, ada));
+        assert_eq!(one?.id, other?.id);
+        assert_eq!(asobi_store::friends::accepted_ids(&database.pool, ada).await?, [bo]);
+    }
+    service.drain().await?;
+    database.drop_now().await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_block_needs_no_request_and_is_no_way_to_accept_for_the_other() -> anyhow::Result<()> {
+    let database = TestDatabase::create().await?;
+    let service = Service::start(&database, "social").await?;
+    let (ada, bo) = (player(&database).await?, player(&database).await?);
+
+    assert_eq!(
+        code(service.answer(ada, Uuid::now_v7(), FriendStatus::Blocked).await),
+        Some(ErrorCode::SOCIAL_FRIENDSHIP_NOT_FOUND)
+    );
+    assert_eq!(
+        code(service.answer(ada, ada, FriendStatus::Blocked).await),
+        Some(ErrorCode::SOCIAL_FRIENDSHIP_NOT_FOUND)
+    );
+    assert_eq!(service.answer(ada, bo, FriendStatus::Blocked).await?.status(), FriendStatus::Blocked);
+    assert!(asobi_store::friends::blocked_between(&database.pool, bo, ada).await?);
+    assert!(asobi_store::notifications::list(&database.pool, bo, None, 10).await?.is_empty(), "not told");
+    assert!(service.list(bo).await?.is_empty());
+    service.remove(ada, bo).await?;
+
+    // Who asked, blocked and "accepted" would see the presence of somebody who never said yes.
+    service.add(ada, bo).await?;
+    service.answer(ada, bo, FriendStatus::Blocked).await?;
+    assert_eq!(
+        code(service.answer(ada, bo, FriendStatus::Accepted).await),
+        Some(ErrorCode::SOCIAL_FRIENDSHIP_NOT_FOUND)
+    );
+    assert!(asobi_store::friends::accepted_ids(&database.pool, ada).await?.is_empty());
+
+    service.drain().await?;
+    database.drop_now().await
+}
