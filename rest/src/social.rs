@@ -1,26 +1,37 @@
 //! Calls to the social service: to one of its nodes, and where the call may be repeated to another one.
 
-use std::{future::Future, sync::Arc, time::Duration};
+mod breaker;
+
+use std::{
+    future::Future,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use asobi_cluster::{Directory, NodeRow, Role};
-use asobi_proto::social_v1::{
-    friend_service_client::FriendServiceClient, leaderboard_service_client::LeaderboardServiceClient,
+use asobi_proto::{
+    error::ErrorCode,
+    social_v1::{
+        friend_service_client::FriendServiceClient, group_service_client::GroupServiceClient,
+        leaderboard_service_client::LeaderboardServiceClient, notification_service_client::NotificationServiceClient,
+    },
 };
-use asobi_service_kit::grpc::{Channels, ClusterChannel, with_deadline};
-use tonic::{Code, Request, Status};
+use asobi_service_kit::grpc::{Channels, ClusterChannel, error_code, with_deadline};
+use tonic::{Code, ConnectError, Request, Response, Status};
 
+use self::breaker::Breakers;
 use crate::{
     error::{ApiError, Result},
     render::grpc_error,
 };
 
-pub(crate) type Friends = FriendServiceClient<ClusterChannel>;
-pub(crate) type Boards = LeaderboardServiceClient<ClusterChannel>;
+/// Nodes that one call is tried at.
+const ATTEMPTS: usize = 2;
 
-/// Whether a call whose outcome is unknown may be made again.
+/// Whether a call whose outcome is unknown may be made again. One that was not even sent always may.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Repeat {
-    /// A read, or a write that done twice is done once.
+    /// A read, or a write that done twice is done once and answered alike.
     Safe,
     Never,
 }
@@ -29,11 +40,31 @@ pub(crate) struct Social {
     directory: Arc<Directory>,
     channels: Channels,
     timeout: Duration,
+    breakers: Breakers,
+}
+
+/// The calls of one service: to some node, the same for one key as long as the nodes stay the same.
+macro_rules! service {
+    ($name:ident, $client:ident) => {
+        pub async fn $name<M, T, F>(
+            &self,
+            key: &str,
+            repeat: Repeat,
+            message: M,
+            call: impl Fn($client<ClusterChannel>, Request<M>) -> F,
+        ) -> Result<T>
+        where
+            M: Clone,
+            F: Future<Output = Result<Response<T>, Status>>,
+        {
+            self.call(key, repeat, message, |channel, request| call($client::new(channel), request)).await
+        }
+    };
 }
 
 impl Social {
     pub fn new(directory: Arc<Directory>, channels: Channels, timeout: Duration) -> Self {
-        Self { directory, channels, timeout }
+        Self { directory, channels, timeout, breakers: Breakers::default() }
     }
 
     /// Whether any node is believed to be there.
@@ -41,29 +72,10 @@ impl Social {
         !self.directory.by_role(Role::Social).is_empty()
     }
 
-    /// Calls the friend service of some node.
-    pub async fn friends<M, T, F>(&self, player: &str, message: M, call: impl Fn(Friends, Request<M>) -> F) -> Result<T>
-    where
-        M: Clone,
-        F: Future<Output = Result<tonic::Response<T>, Status>>,
-    {
-        self.call(player, Repeat::Safe, message, |channel, request| call(Friends::new(channel), request)).await
-    }
-
-    /// Calls the leaderboard service; one board's calls go to one node as long as the nodes stay the same.
-    pub async fn boards<M, T, F>(
-        &self,
-        board: &str,
-        repeat: Repeat,
-        message: M,
-        call: impl Fn(Boards, Request<M>) -> F,
-    ) -> Result<T>
-    where
-        M: Clone,
-        F: Future<Output = Result<tonic::Response<T>, Status>>,
-    {
-        self.call(board, repeat, message, |channel, request| call(Boards::new(channel), request)).await
-    }
+    service!(friends, FriendServiceClient);
+    service!(groups, GroupServiceClient);
+    service!(notifications, NotificationServiceClient);
+    service!(boards, LeaderboardServiceClient);
 
     async fn call<M, T, F>(
         &self,
@@ -74,31 +86,72 @@ impl Social {
     ) -> Result<T>
     where
         M: Clone,
-        F: Future<Output = Result<tonic::Response<T>, Status>>,
+        F: Future<Output = Result<Response<T>, Status>>,
     {
         let nodes = order(self.directory.by_role(Role::Social), key);
-        let mut failure = None;
-        let attempts = if repeat == Repeat::Safe { 2 } else { 1 };
-        for address in nodes.iter().filter_map(|node| node.grpc_addr.as_deref()).take(attempts) {
+        let (mut failure, mut tried) = (None, 0);
+        for address in nodes.iter().filter_map(|node| node.grpc_addr.as_deref()) {
+            if tried == ATTEMPTS {
+                break;
+            }
+            if !self.breakers.admits(address, Instant::now()) {
+                continue;
+            }
+            tried += 1;
             let request = with_deadline(message.clone(), self.timeout);
             // The request's own time-out needs a connection to run out on.
             let answer = tokio::time::timeout(self.timeout, call(self.channels.get(address), request)).await;
             match answer.unwrap_or_else(|_| Err(Status::deadline_exceeded("no answer in time"))) {
-                Ok(response) => return Ok(response.into_inner()),
-                Err(status) if is_away(&status) => failure = Some(status),
-                Err(status) => return Err(grpc_error(&status)),
+                Ok(response) => {
+                    self.breakers.answered(address);
+                    return Ok(response.into_inner());
+                }
+                Err(status) if is_away(&status) => {
+                    self.breakers.failed(address, Instant::now());
+                    let over = repeat == Repeat::Never && !was_not_sent(&status);
+                    failure = Some(status);
+                    if over {
+                        break;
+                    }
+                }
+                Err(status) => {
+                    self.breakers.answered(address);
+                    return Err(refusal(&status));
+                }
             }
         }
         Err(failure.map_or_else(
-            || ApiError::not_ready("No social service is there; please try again."),
+            || {
+                metrics::counter!("asobi_rest_social_refused_total").increment(1);
+                ApiError::not_ready("No social service is there; please try again.")
+            },
             |status| grpc_error(&status),
         ))
     }
 }
 
+fn refusal(status: &Status) -> ApiError {
+    match error_code(status) {
+        Some(ErrorCode::NOT_READY) => ApiError::not_ready("The social service has no database; please try again."),
+        _ => grpc_error(status),
+    }
+}
+
 fn is_away(status: &Status) -> bool {
-    asobi_service_kit::grpc::error_code(status).is_none()
+    error_code(status).is_none()
         && matches!(status.code(), Code::Unavailable | Code::DeadlineExceeded | Code::Cancelled | Code::Unknown)
+}
+
+/// Whether there was not even a connection to send the call on.
+fn was_not_sent(status: &Status) -> bool {
+    let mut source = std::error::Error::source(status);
+    while let Some(error) = source {
+        if error.is::<ConnectError>() {
+            return true;
+        }
+        source = error.source();
+    }
+    false
 }
 
 /// The nodes in an order that depends on the key, so that different keys spread over them (rendezvous hashing).
@@ -114,4 +167,21 @@ fn weight(node_id: &str, key: &str) -> u64 {
         .chain([0])
         .chain(key.bytes())
         .fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3))
+}
+
+#[cfg(test)]
+mod tests {
+    use asobi_proto::social_v1::GetGroupRequest;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_call_without_a_connection_was_not_sent() {
+        // Bound and dropped: nobody listens there.
+        let address = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+        let channel = Channels::new("0123456789abcdef").get(&address.to_string());
+        let status = GroupServiceClient::new(channel).get_group(GetGroupRequest::default()).await.unwrap_err();
+        assert!(is_away(&status) && was_not_sent(&status), "{status:?}");
+        assert!(!was_not_sent(&Status::deadline_exceeded("no answer in time")));
+    }
 }

@@ -23,6 +23,7 @@ use crate::{
     extract::{Path, Query},
     middleware::Caller,
     render::proto_timestamp,
+    social::Repeat,
 };
 
 pub(super) fn routes() -> Router<Shared> {
@@ -49,7 +50,10 @@ async fn list(
         status: status.into(),
         limit: i32::try_from(limit).unwrap_or_default(),
     };
-    let answered = rest.social.friends(&player_id, request, |mut c, r| async move { c.list_friends(r).await }).await?;
+    let answered = rest
+        .social
+        .friends(&player_id, Repeat::Safe, request, |mut c, r| async move { c.list_friends(r).await })
+        .await?;
     let friends: Vec<Value> = answered.friends.into_iter().map(answer).collect();
     Ok(axum::Json(json!({"friends": friends})))
 }
@@ -61,7 +65,8 @@ async fn add(State(rest): State<Shared>, Caller(claims): Caller, fields: Fields)
         .ok_or_else(|| ApiError::invalid("The body needs \"friend_id\", a player's id."))?;
     let player_id = claims.player_id.to_string();
     let request = AddFriendRequest { player_id: player_id.clone(), friend_id: friend_id.to_string() };
-    let answered = rest.social.friends(&player_id, request, |mut c, r| async move { c.add_friend(r).await }).await?;
+    let answered =
+        rest.social.friends(&player_id, Repeat::Safe, request, |mut c, r| async move { c.add_friend(r).await }).await?;
     row(answered.friendship)
 }
 
@@ -80,14 +85,17 @@ async fn reply(
     let player_id = claims.player_id.to_string();
     let request =
         AnswerFriendRequest { player_id: player_id.clone(), friend_id: friend_id.to_string(), status: status.into() };
-    let answered = rest.social.friends(&player_id, request, |mut c, r| async move { c.answer_friend(r).await }).await?;
+    let answered = rest
+        .social
+        .friends(&player_id, Repeat::Safe, request, |mut c, r| async move { c.answer_friend(r).await })
+        .await?;
     row(answered.friendship)
 }
 
 async fn remove(State(rest): State<Shared>, Caller(claims): Caller, Path(path): Path<String>) -> Result<Json> {
     let player_id = claims.player_id.to_string();
     let request = RemoveFriendRequest { player_id: player_id.clone(), friend_id: id(&path)?.to_string() };
-    rest.social.friends(&player_id, request, |mut c, r| async move { c.remove_friend(r).await }).await?;
+    rest.social.friends(&player_id, Repeat::Never, request, |mut c, r| async move { c.remove_friend(r).await }).await?;
     Ok(axum::Json(json!({"success": true})))
 }
 

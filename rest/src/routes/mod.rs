@@ -4,8 +4,10 @@ mod accounts;
 mod boards;
 mod chat;
 mod friends;
+mod groups;
 mod health;
 mod matches;
+mod notifications;
 mod players;
 mod queue;
 
@@ -28,6 +30,8 @@ pub(crate) fn all() -> Router<Shared> {
         .merge(accounts::routes())
         .merge(players::routes())
         .merge(friends::routes())
+        .merge(groups::routes())
+        .merge(notifications::routes())
         .merge(chat::routes())
         .merge(boards::routes())
         .merge(queue::routes())

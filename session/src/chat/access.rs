@@ -5,18 +5,20 @@ use std::{
     time::{Duration, Instant},
 };
 
-use asobi_store::{friends, matches, within};
+use asobi_store::{friends, groups, matches, within};
 use parking_lot::Mutex;
 use uuid::Uuid;
 
 use super::ChannelId;
-use crate::hub::Hub;
+use crate::hub::{Hub, Player};
 
 /// How long an answer from rows counts: what ends a membership ends it everywhere within a second.
 const FRESH: Duration = Duration::from_millis(700);
 /// Answers remembered; past it all are forgotten, which costs reads.
 const REMEMBERED: usize = 50_000;
 const DEADLINE: Duration = Duration::from_secs(2);
+/// How long somebody who may have left a group is believed in while that is looked up.
+const TO_EXPEL: Duration = Duration::from_millis(500);
 
 /// Why a channel is not for this player.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -29,23 +31,45 @@ pub enum Refusal {
 }
 
 #[derive(Default)]
-pub(super) struct Cache(Mutex<Answers>);
+pub(super) struct Cache(Mutex<State>);
+
+#[derive(Default)]
+struct State {
+    answers: Answers,
+    /// How often something was forgotten: what was read before then may be what was to be forgotten.
+    forgotten: u64,
+}
 
 /// Whether a player may use a channel, and when that was read.
 type Answers = HashMap<(Uuid, ChannelId), (bool, Instant), foldhash::fast::RandomState>;
 
 impl Cache {
     fn get(&self, player: Uuid, channel: &ChannelId) -> Option<bool> {
-        let answers = self.0.lock();
-        answers.get(&(player, channel.clone())).filter(|(_, at)| at.elapsed() < FRESH).map(|(allowed, _)| *allowed)
+        let state = self.0.lock();
+        let answer = state.answers.get(&(player, channel.clone()));
+        answer.filter(|(_, at)| at.elapsed() < FRESH).map(|(allowed, _)| *allowed)
     }
 
-    fn put(&self, player: Uuid, channel: &ChannelId, allowed: bool) {
-        let mut answers = self.0.lock();
-        if answers.len() >= REMEMBERED {
-            answers.clear();
+    /// To be asked for before the read whose answer is to be put.
+    fn forgotten(&self) -> u64 {
+        self.0.lock().forgotten
+    }
+
+    fn put(&self, player: Uuid, channel: &ChannelId, allowed: bool, forgotten: u64) {
+        let mut state = self.0.lock();
+        if state.forgotten != forgotten {
+            return;
         }
-        answers.insert((player, channel.clone()), (allowed, Instant::now()));
+        if state.answers.len() >= REMEMBERED {
+            state.answers.clear();
+        }
+        state.answers.insert((player, channel.clone()), (allowed, Instant::now()));
+    }
+
+    fn forget(&self, player: Uuid, channel: &ChannelId) {
+        let mut state = self.0.lock();
+        state.forgotten += 1;
+        state.answers.remove(&(player, channel.clone()));
     }
 }
 
@@ -58,7 +82,9 @@ impl Hub {
             ChannelId::Closed => Some(Err(Refusal::NotAuthorized)),
             ChannelId::Dm(a, b) if player != *a && player != *b => Some(Err(Refusal::NotAuthorized)),
             ChannelId::Dm(..) => self.chat.cache.get(player, channel).map(|ok| verdict(ok, Refusal::Blocked)),
-            ChannelId::Match(_) => self.chat.cache.get(player, channel).map(|ok| verdict(ok, Refusal::NotAuthorized)),
+            ChannelId::Match(_) | ChannelId::Room(_) => {
+                self.chat.cache.get(player, channel).map(|ok| verdict(ok, Refusal::NotAuthorized))
+            }
         }
     }
 
@@ -70,19 +96,11 @@ impl Hub {
         if let Some(known) = self.known_access(player, channel) {
             return known;
         }
-        let (allowed, refusal) = match channel {
-            ChannelId::Dm(a, b) => {
-                let blocked = within(DEADLINE, friends::blocked_between(&self.pool, *a, *b)).await;
-                (blocked.map(|blocked| !blocked), Refusal::Blocked)
-            }
-            ChannelId::Match(id) => {
-                (within(DEADLINE, matches::has_seat(&self.pool, *id, player)).await, Refusal::NotAuthorized)
-            }
-            ChannelId::Global(_) | ChannelId::Closed => return Err(Refusal::NotAuthorized),
-        };
+        let forgotten = self.chat.cache.forgotten();
+        let (allowed, refusal) = self.read_access(player, channel).await;
         match allowed {
             Ok(allowed) => {
-                self.chat.cache.put(player, channel, allowed);
+                self.chat.cache.put(player, channel, allowed, forgotten);
                 if allowed { Ok(()) } else { Err(refusal) }
             }
             Err(error) => {
@@ -90,5 +108,78 @@ impl Hub {
                 Err(Refusal::Unavailable)
             }
         }
+    }
+
+    /// What the rows say, and what a no means.
+    async fn read_access(&self, player: Uuid, channel: &ChannelId) -> (asobi_store::Result<bool>, Refusal) {
+        match channel {
+            ChannelId::Dm(a, b) => {
+                let blocked = within(DEADLINE, friends::blocked_between(&self.pool, *a, *b)).await;
+                (blocked.map(|blocked| !blocked), Refusal::Blocked)
+            }
+            ChannelId::Match(id) => {
+                (within(DEADLINE, matches::has_seat(&self.pool, *id, player)).await, Refusal::NotAuthorized)
+            }
+            ChannelId::Room(id) => {
+                (within(DEADLINE, groups::is_member(&self.pool, *id, player)).await, Refusal::NotAuthorized)
+            }
+            ChannelId::Global(_) | ChannelId::Closed => (Ok(false), Refusal::NotAuthorized),
+        }
+    }
+
+    /// Two players' friendship has changed: a block may have begun or ended.
+    pub(crate) fn forget_direct(&self, a: Uuid, b: Uuid) {
+        let channel = ChannelId::Dm(a.min(b), a.max(b));
+        self.chat.cache.forget(a, &channel);
+        self.chat.cache.forget(b, &channel);
+    }
+
+    /// A player came into a group or left it. Who is no member now, or may not be one any more for all that can be learnt in
+    /// time, is out of the group's channel.
+    pub(crate) async fn group_changed(&self, player: Uuid, group: Uuid) {
+        let room = ChannelId::Room(group);
+        self.chat.cache.forget(player, &room);
+        let id = ChannelId::room(group);
+        if self.chat.channels.find(&id).is_none() {
+            return;
+        }
+        let member = tokio::time::timeout(TO_EXPEL, self.may_use(player, &room)).await;
+        if !matches!(member, Ok(Ok(()))) {
+            self.chat.channels.expel(&id, player);
+        }
+    }
+
+    /// Not every change of a player's groups was heard of: all their rooms are looked at.
+    pub(crate) async fn recheck_rooms(&self, player: &Player) {
+        let mut rooms = Vec::new();
+        for conn in player.conns() {
+            rooms.extend(conn.local().channels.iter().filter_map(|id| match ChannelId::parse(id) {
+                Some(ChannelId::Room(group)) => Some(group),
+                _ => None,
+            }));
+        }
+        rooms.sort_unstable();
+        rooms.dedup();
+        for group in rooms {
+            self.group_changed(player.id, group).await;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_read_before_it_was_to_be_forgotten_is_not_remembered() {
+        let (cache, player, room) = (Cache::default(), Uuid::from_u128(1), ChannelId::Room(Uuid::from_u128(2)));
+        let before = cache.forgotten();
+        cache.put(player, &room, true, before);
+        assert_eq!(cache.get(player, &room), Some(true));
+        cache.forget(player, &room);
+        cache.put(player, &room, true, before);
+        assert_eq!(cache.get(player, &room), None);
+        cache.put(player, &room, false, cache.forgotten());
+        assert_eq!(cache.get(player, &room), Some(false));
     }
 }

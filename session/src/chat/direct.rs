@@ -1,6 +1,9 @@
 //! Direct messages: stored in the two players' channel, told to the recipient through their inbox, both or neither.
+//!
+//! The recipient's account is not looked up, as the first release did not: a message to an id that names nobody is stored in
+//! the sender's own history and told to no one. So nobody learns from an answer which accounts exist or were erased.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use asobi_service_kit::telemetry;
 use tokio::sync::oneshot;
@@ -8,6 +11,10 @@ use uuid::Uuid;
 
 use super::{ChannelId, Outgoing, Refusal, SendError, Sent};
 use crate::hub::Hub;
+
+/// How long a sender waits. A writer that is busy with an outage answers in the end; by then its sender has been told that
+/// the outcome is not known.
+const DEADLINE: Duration = Duration::from_secs(5);
 
 /// Why a direct message was not sent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -61,8 +68,10 @@ impl Hub {
         self.chat.send(message, move |outcome| {
             let _ = done.send(outcome);
         })?;
-        // The writer answers everything it takes, within its own deadlines.
-        let sent = answer.await.map_err(|_| SendError::Unconfirmed)??;
+        let sent = match tokio::time::timeout(DEADLINE, answer).await {
+            Ok(Ok(outcome)) => outcome?,
+            Ok(Err(_)) | Err(_) => return Err(SendError::Unconfirmed.into()),
+        };
         Ok((channel_id, sent))
     }
 }

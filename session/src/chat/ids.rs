@@ -14,7 +14,9 @@ pub enum ChannelId {
     Dm(Uuid, Uuid),
     /// The players of a match.
     Match(Uuid),
-    /// Of a scheme whose members this release does not know: groups and worlds.
+    /// The members of a group.
+    Room(Uuid),
+    /// Of a scheme whose members this release does not know: worlds.
     Closed,
 }
 
@@ -34,7 +36,8 @@ impl ChannelId {
                 (a <= b).then_some(Self::Dm(a, b))
             }
             "match" => Some(canonical(name).map_or(Self::Closed, Self::Match)),
-            "room" | "world" | "zone" | "prox" => Some(Self::Closed),
+            "room" => Some(canonical(name).map_or(Self::Closed, Self::Room)),
+            "world" | "zone" | "prox" => Some(Self::Closed),
             _ => None,
         }
     }
@@ -43,6 +46,12 @@ impl ChannelId {
     #[must_use]
     pub fn dm(a: Uuid, b: Uuid) -> String {
         format!("dm:{}:{}", a.min(b), a.max(b))
+    }
+
+    /// The channel of a group.
+    #[must_use]
+    pub fn room(group: Uuid) -> String {
+        format!("room:{group}")
     }
 
     /// `channel_type` in histories.
@@ -71,7 +80,8 @@ mod tests {
         assert_eq!(ChannelId::parse("global:lobby"), Some(ChannelId::Global("lobby".into())));
         assert_eq!(ChannelId::parse(&format!("dm:{A}:{B}")), Some(ChannelId::Dm(a, b)));
         assert_eq!(ChannelId::parse(&format!("match:{A}")), Some(ChannelId::Match(a)));
-        assert_eq!(ChannelId::parse(&format!("room:{A}")), Some(ChannelId::Closed));
+        assert_eq!(ChannelId::parse(&ChannelId::room(a)), Some(ChannelId::Room(a)));
+        assert_eq!(ChannelId::parse("room:nope"), Some(ChannelId::Closed));
         assert_eq!(ChannelId::dm(b, a), format!("dm:{A}:{B}"));
         assert_eq!(ChannelId::parse(&ChannelId::dm(a, a)), Some(ChannelId::Dm(a, a)), "notes to oneself");
     }

@@ -91,6 +91,8 @@ impl Mailbox {
 
     /// Takes what the rows say: where the inbox stands, and of the events up to there those after `before`, at most [`ROWS`].
     fn fill(&self, hub: &Arc<Hub>, player: &Arc<Player>, rows: Vec<(i64, InboxEvent)>, stands: i64, before: i64) {
+        // Events that expired before they were read here, or that a failover took back.
+        let lost = stands < before || i64::try_from(rows.len()).is_ok_and(|n| n < ROWS && n < stands - before);
         let more = {
             let mut state = self.0.lock();
             let State { order, ready, repairing, .. } = &mut *state;
@@ -106,6 +108,10 @@ impl Mailbox {
             }
         };
         self.pump(hub, player);
+        if lost {
+            let (rooms, player) = (Arc::clone(hub), Arc::clone(player));
+            hub.spawn("rooms", async move { rooms.recheck_rooms(&player).await });
+        }
         if more {
             // The news of the last one, which is behind those that were not read yet.
             self.offer(hub, player, stands, None);
@@ -161,11 +167,16 @@ fn frame_of(event: &InboxEvent) -> Option<Frame> {
 async fn work(hub: Arc<Hub>, player: Arc<Player>) {
     while let Some(event) = player.mailbox.next() {
         match &event.action {
-            None | Some(InboxAction::Group { .. }) => tell(&player, &event),
+            None => tell(&player, &event),
             Some(InboxAction::Matched { match_id }) => {
                 seat::matched(&hub, &player, *match_id, frame_of(&event)).await;
             }
-            Some(InboxAction::Friends { .. }) => {
+            Some(InboxAction::Group { group_id, .. }) => {
+                hub.group_changed(player.id, *group_id).await;
+                tell(&player, &event);
+            }
+            Some(InboxAction::Friends { friend_id }) => {
+                hub.forget_direct(player.id, *friend_id);
                 tell(&player, &event);
                 hub.presence.friends_changed(&hub, &player).await;
             }

@@ -1,0 +1,270 @@
+//! `/groups`, answered by the social service.
+
+use asobi_proto::{
+    error::ErrorCode,
+    social_v1::{
+        CreateGroupRequest, GetGroupRequest, Group, GroupMember, GroupRole, JoinGroupRequest, LeaveGroupRequest,
+        ListMembersRequest, RemoveMemberRequest, SetRoleRequest, UpdateGroupRequest,
+    },
+};
+use asobi_session::auth::FieldErrors;
+use axum::{
+    Router,
+    extract::State,
+    routing::{delete, get, post, put},
+};
+use serde_json::{Value, json};
+
+use super::{Json, Shared, id};
+use crate::{
+    body::Fields,
+    error::{ApiError, Result},
+    extract::Path,
+    middleware::Caller,
+    render::proto_timestamp,
+    social::Repeat,
+};
+
+const NAME_CHARS: std::ops::RangeInclusive<usize> = 2..=64;
+const DESCRIPTION_CHARS: usize = 1_000;
+const MEMBERS: std::ops::RangeInclusive<i64> = 1..=1_000;
+/// Of the metadata's JSON text.
+const METADATA_BYTES: usize = 16 * 1024;
+
+pub(super) fn routes() -> Router<Shared> {
+    Router::new()
+        .route("/groups", post(create))
+        .route("/groups/{id}", get(show).put(update))
+        .route("/groups/{id}/join", post(join))
+        .route("/groups/{id}/leave", post(leave))
+        .route("/groups/{id}/members", get(members))
+        .route("/groups/{id}/members/{player_id}", delete(remove))
+        .route("/groups/{id}/members/{player_id}/role", put(set_role))
+}
+
+async fn create(State(rest): State<Shared>, Caller(claims): Caller, fields: Fields) -> Result<Json> {
+    let actor_id = claims.player_id.to_string();
+    if fields.get("name").is_none() {
+        return Err(ApiError::missing("name", "a string"));
+    }
+    let given = Given::read(&fields)?;
+    let request = CreateGroupRequest {
+        actor_id: actor_id.clone(),
+        name: given.name.unwrap_or_default(),
+        description: given.description,
+        max_members: given.max_members.unwrap_or_default(),
+        open: given.open.unwrap_or_default(),
+        metadata_json: given.metadata.unwrap_or_default(),
+    };
+    // Whoever asks again has two groups.
+    let answered = rest
+        .social
+        .groups(&actor_id, Repeat::Never, request, |mut c, r| async move { c.create_group(r).await })
+        .await?;
+    row(answered.group)
+}
+
+async fn show(State(rest): State<Shared>, Path(path): Path<String>) -> Result<Json> {
+    let group_id = id(&path)?.to_string();
+    let request = GetGroupRequest { group_id: group_id.clone() };
+    let answered =
+        rest.social.groups(&group_id, Repeat::Safe, request, |mut c, r| async move { c.get_group(r).await }).await?;
+    row(answered.group)
+}
+
+async fn update(
+    State(rest): State<Shared>,
+    Caller(claims): Caller,
+    Path(path): Path<String>,
+    fields: Fields,
+) -> Result<Json> {
+    let group_id = id(&path)?.to_string();
+    let given = Given::read(&fields.object()?)?;
+    let request = UpdateGroupRequest {
+        actor_id: claims.player_id.to_string(),
+        group_id: group_id.clone(),
+        name: given.name,
+        description: given.description,
+        max_members: given.max_members,
+        open: given.open,
+        metadata_json: given.metadata,
+    };
+    let answered =
+        rest.social.groups(&group_id, Repeat::Safe, request, |mut c, r| async move { c.update_group(r).await }).await?;
+    row(answered.group)
+}
+
+async fn join(State(rest): State<Shared>, Caller(claims): Caller, Path(path): Path<String>) -> Result<Json> {
+    let group_id = id(&path)?.to_string();
+    let request = JoinGroupRequest { actor_id: claims.player_id.to_string(), group_id: group_id.clone() };
+    rest.social.groups(&group_id, Repeat::Never, request, |mut c, r| async move { c.join_group(r).await }).await?;
+    Ok(axum::Json(json!({"success": true, "group_id": group_id})))
+}
+
+async fn leave(State(rest): State<Shared>, Caller(claims): Caller, Path(path): Path<String>) -> Result<Json> {
+    let group_id = id(&path)?.to_string();
+    let request = LeaveGroupRequest { actor_id: claims.player_id.to_string(), group_id: group_id.clone() };
+    rest.social.groups(&group_id, Repeat::Never, request, |mut c, r| async move { c.leave_group(r).await }).await?;
+    Ok(axum::Json(json!({"success": true})))
+}
+
+async fn members(State(rest): State<Shared>, Path(path): Path<String>) -> Result<Json> {
+    let group_id = id(&path)?.to_string();
+    let request = ListMembersRequest { group_id: group_id.clone(), limit: 0 };
+    let answered =
+        rest.social.groups(&group_id, Repeat::Safe, request, |mut c, r| async move { c.list_members(r).await }).await?;
+    let members: Vec<Value> = answered.members.into_iter().map(member).collect();
+    Ok(axum::Json(json!({"members": members})))
+}
+
+async fn set_role(
+    State(rest): State<Shared>,
+    Caller(claims): Caller,
+    Path((group, player)): Path<(String, String)>,
+    fields: Fields,
+) -> Result<Json> {
+    let (group_id, player_id) = (id(&group)?.to_string(), id(&player)?.to_string());
+    let role = role(fields.string("role")?)?;
+    let request = SetRoleRequest {
+        actor_id: claims.player_id.to_string(),
+        group_id: group_id.clone(),
+        player_id,
+        role: role.into(),
+    };
+    // Who hands the group over may do so once.
+    let repeat = if role == GroupRole::Owner { Repeat::Never } else { Repeat::Safe };
+    let answered =
+        rest.social.groups(&group_id, repeat, request, |mut c, r| async move { c.set_role(r).await }).await?;
+    let row = answered.member.ok_or_else(|| ApiError::internal(&"a changed member came back without their row"))?;
+    Ok(axum::Json(member(row)))
+}
+
+async fn remove(
+    State(rest): State<Shared>,
+    Caller(claims): Caller,
+    Path((group, player)): Path<(String, String)>,
+) -> Result<Json> {
+    let (group_id, player_id) = (id(&group)?.to_string(), id(&player)?.to_string());
+    let request = RemoveMemberRequest { actor_id: claims.player_id.to_string(), group_id: group_id.clone(), player_id };
+    rest.social.groups(&group_id, Repeat::Never, request, |mut c, r| async move { c.remove_member(r).await }).await?;
+    Ok(axum::Json(json!({"success": true})))
+}
+
+/// The fields of a body that are given, each as it must be.
+#[derive(Debug, Default)]
+struct Given {
+    name: Option<String>,
+    /// Empty: there shall be none.
+    description: Option<String>,
+    max_members: Option<i32>,
+    open: Option<bool>,
+    /// The JSON text of an object.
+    metadata: Option<String>,
+}
+
+impl Given {
+    fn read(fields: &Fields) -> Result<Self> {
+        let mut errors = FieldErrors::new();
+        let mut problem = |field: &'static str, text: String| {
+            errors.insert(field, vec![text]);
+        };
+        let mut given = Self::default();
+        match fields.get("name").map(|value| text(value, NAME_CHARS)) {
+            Some(Ok(name)) => given.name = Some(name),
+            Some(Err(why)) => problem("name", why),
+            None => {}
+        }
+        match fields.given("description") {
+            Some(Value::Null) => given.description = Some(String::new()),
+            Some(value) => match text(value, 0..=DESCRIPTION_CHARS) {
+                Ok(description) => given.description = Some(description),
+                Err(why) => problem("description", why),
+            },
+            None => {}
+        }
+        match fields.get("max_members").map(Value::as_i64) {
+            Some(Some(most)) if MEMBERS.contains(&most) => given.max_members = i32::try_from(most).ok(),
+            Some(Some(_)) => problem("max_members", "must be from 1 to 1000".into()),
+            Some(None) => problem("max_members", "is not a valid integer".into()),
+            None => {}
+        }
+        match fields.get("open").map(Value::as_bool) {
+            Some(Some(open)) => given.open = Some(open),
+            Some(None) => problem("open", "is not a valid boolean".into()),
+            None => {}
+        }
+        match fields.get("metadata").map(object) {
+            Some(Ok(metadata)) => given.metadata = Some(metadata),
+            Some(Err(why)) => problem("metadata", why),
+            None => {}
+        }
+        if errors.is_empty() { Ok(given) } else { Err(ApiError::validation("errors", &errors)) }
+    }
+}
+
+fn text(value: &Value, chars: std::ops::RangeInclusive<usize>) -> Result<String, String> {
+    let text = value.as_str().ok_or("cannot cast to string")?;
+    let count = text.chars().count();
+    if count < *chars.start() {
+        return Err(format!("should be at least {} character(s)", chars.start()));
+    }
+    if count > *chars.end() {
+        return Err(format!("should be at most {} character(s)", chars.end()));
+    }
+    if text.contains('\0') { Err("has invalid format".into()) } else { Ok(text.to_owned()) }
+}
+
+fn object(value: &Value) -> Result<String, String> {
+    if !value.is_object() {
+        return Err("cannot cast to map".into());
+    }
+    let text = value.to_string();
+    if text.len() > METADATA_BYTES {
+        return Err(format!("should be at most {METADATA_BYTES} byte(s)"));
+    }
+    // jsonb holds no NUL.
+    if text.contains("\\u0000") { Err("has invalid format".into()) } else { Ok(text) }
+}
+
+fn role(text: &str) -> Result<GroupRole> {
+    match text {
+        "owner" => Ok(GroupRole::Owner),
+        "admin" => Ok(GroupRole::Admin),
+        "moderator" => Ok(GroupRole::Moderator),
+        "member" => Ok(GroupRole::Member),
+        _ => Err(ApiError::new(ErrorCode::SOCIAL_INVALID_ROLE, "There is no such role.")),
+    }
+}
+
+fn row(group: Option<Group>) -> Result<Json> {
+    let group = group.ok_or_else(|| ApiError::internal(&"a group came back without its row"))?;
+    let metadata: Value = serde_json::from_str(&group.metadata_json).unwrap_or_else(|_| json!({}));
+    Ok(axum::Json(json!({
+        "id": group.id,
+        "name": group.name,
+        "description": group.description,
+        "max_members": group.max_members,
+        "open": group.open,
+        // They may have been erased.
+        "creator_id": Some(group.creator_id).filter(|id| !id.is_empty()),
+        "metadata": metadata,
+        "inserted_at": proto_timestamp(group.inserted_at),
+        "updated_at": proto_timestamp(group.updated_at),
+    })))
+}
+
+fn member(row: GroupMember) -> Value {
+    let role = match row.role() {
+        GroupRole::Owner => "owner",
+        GroupRole::Admin => "admin",
+        GroupRole::Moderator => "moderator",
+        GroupRole::Member | GroupRole::Unspecified => "member",
+    };
+    json!({
+        "id": row.id,
+        "group_id": row.group_id,
+        "player_id": row.player_id,
+        "role": role,
+        "joined_at": proto_timestamp(row.joined_at),
+    })
+}

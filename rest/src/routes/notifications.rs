@@ -1,0 +1,82 @@
+//! `/notifications`, answered by the social service.
+
+use std::collections::HashMap;
+
+use asobi_proto::social_v1::{
+    DeleteNotificationRequest, ListNotificationsRequest, Notification, ReadNotificationRequest,
+};
+use axum::{
+    Router,
+    extract::State,
+    routing::{delete, get, put},
+};
+use serde_json::{Value, json};
+
+use super::{Json, Shared, bounded, id, switch};
+use crate::{
+    error::{ApiError, Result},
+    extract::{Path, Query},
+    middleware::Caller,
+    render::proto_timestamp,
+    social::Repeat,
+};
+
+pub(super) fn routes() -> Router<Shared> {
+    Router::new()
+        .route("/notifications", get(list))
+        .route("/notifications/{id}", delete(remove))
+        .route("/notifications/{id}/read", put(read))
+}
+
+async fn list(
+    State(rest): State<Shared>,
+    Caller(claims): Caller,
+    Query(query): Query<HashMap<String, String>>,
+) -> Result<Json> {
+    let player_id = claims.player_id.to_string();
+    let limit = bounded(query.get("limit").map(String::as_str), 50, 1, 200);
+    let request = ListNotificationsRequest {
+        player_id: player_id.clone(),
+        read: switch("read", query.get("read").map(String::as_str))?,
+        limit: i32::try_from(limit).unwrap_or_default(),
+    };
+    let answered = rest
+        .social
+        .notifications(&player_id, Repeat::Safe, request, |mut c, r| async move { c.list_notifications(r).await })
+        .await?;
+    let notifications: Vec<Value> = answered.notifications.into_iter().map(answer).collect();
+    Ok(axum::Json(json!({"notifications": notifications})))
+}
+
+async fn read(State(rest): State<Shared>, Caller(claims): Caller, Path(path): Path<String>) -> Result<Json> {
+    let player_id = claims.player_id.to_string();
+    let request = ReadNotificationRequest { player_id: player_id.clone(), notification_id: id(&path)?.to_string() };
+    let answered = rest
+        .social
+        .notifications(&player_id, Repeat::Safe, request, |mut c, r| async move { c.read_notification(r).await })
+        .await?;
+    let row = answered.notification.ok_or_else(|| ApiError::internal(&"a notification came back without its row"))?;
+    Ok(axum::Json(answer(row)))
+}
+
+async fn remove(State(rest): State<Shared>, Caller(claims): Caller, Path(path): Path<String>) -> Result<Json> {
+    let player_id = claims.player_id.to_string();
+    let request = DeleteNotificationRequest { player_id: player_id.clone(), notification_id: id(&path)?.to_string() };
+    rest.social
+        .notifications(&player_id, Repeat::Never, request, |mut c, r| async move { c.delete_notification(r).await })
+        .await?;
+    Ok(axum::Json(json!({"success": true})))
+}
+
+fn answer(row: Notification) -> Value {
+    let content: Value = serde_json::from_str(&row.content_json).unwrap_or_else(|_| json!({}));
+    json!({
+        "id": row.id,
+        "player_id": row.player_id,
+        "type": row.r#type,
+        "subject": row.subject,
+        "content": content,
+        "read": row.read,
+        "sent_at": proto_timestamp(row.sent_at),
+    })
+}
