@@ -39,8 +39,9 @@ ALTER TABLE modes
     ADD COLUMN operator_settings  jsonb   NOT NULL DEFAULT '{}',  -- win over `settings`
     ADD COLUMN estimated_wait_ms  bigint;                         -- as the leader reckoned last; null: unknown
 
--- [[player_id, …], …] in the teams' order; null: no teams.
-ALTER TABLE matches ADD COLUMN teams jsonb;
+ALTER TABLE matches
+    ADD COLUMN teams    jsonb,                         -- [[player_id, …], …] in the teams' order; null: no teams
+    ADD COLUMN regions  text[] NOT NULL DEFAULT '{}';  -- where its host may be, the best first; empty: anywhere
 
 -- What running matches ask of the queue: one request per match, gone when it is served, withdrawn or over.
 CREATE TABLE backfills (

@@ -11,9 +11,9 @@ use std::{
 
 use asobi_bus::Publisher;
 use asobi_cluster::{Membership, leader::Leadership};
-use asobi_proto::bus::InboxEvent;
+use asobi_proto::bus::{InboxEvent, TicketItem, Topic};
 use asobi_service_kit::grpc::Channels;
-use asobi_store::within;
+use asobi_store::{inbox::StoredEvent, within};
 use sqlx::{PgPool, Postgres, Transaction};
 use uuid::Uuid;
 
@@ -119,6 +119,8 @@ pub struct Reign {
     pub hosts: Mutex<Hosts>,
     /// Matches that some part of this process is at work on; the sweep for forgotten ones passes them over.
     busy: Mutex<HashSet<Uuid>>,
+    /// Matches whose host is being asked to seat players of the queue; likewise.
+    joining: Mutex<HashSet<Uuid>>,
     /// Tickets that wait again, and when they come back into the index. No more than were claimed and not yet told.
     again: Mutex<VecDeque<(Instant, Vec<Uuid>)>>,
 }
@@ -133,6 +135,7 @@ impl Reign {
             leadership,
             hosts: Mutex::default(),
             busy: Mutex::default(),
+            joining: Mutex::default(),
             again: Mutex::default(),
         }
     }
@@ -163,14 +166,42 @@ impl Reign {
         }
     }
 
+    /// The same for events that know their number.
+    pub fn publish_stored(&self, events: &[StoredEvent]) {
+        for event in events {
+            asobi_bus::inbox::publish(&self.deps.publisher, event.player_id, event.seq, &event.event);
+        }
+    }
+
+    /// Takes the players claimed for a running match in hand; false: another part of this process has them.
+    pub fn take_joining(&self, match_id: Uuid) -> bool {
+        lock(&self.joining).insert(match_id)
+    }
+
+    pub fn let_joining_go(&self, match_id: Uuid) {
+        lock(&self.joining).remove(&match_id);
+    }
+
     /// Takes matches in hand; answers those that nobody had.
     pub fn take_in_hand(&self, matches: impl IntoIterator<Item = Uuid>) -> HashSet<Uuid> {
         let mut busy = lock(&self.busy);
         matches.into_iter().filter(|id| busy.insert(*id)).collect()
     }
 
-    /// Tickets whose match was given up, to be read again in a while.
-    pub fn requeue(&self, tickets: Vec<Uuid>) {
+    /// Tickets whose match was given up, to be read again in a while; standbys are told that they wait.
+    pub fn requeue(&self, mut tickets: Vec<Uuid>) {
+        tickets.sort_unstable();
+        tickets.dedup();
+        for ticket_id in &tickets {
+            let item = TicketItem { ticket_id: *ticket_id, ..TicketItem::default() };
+            // Who misses it reads the queue from time to time.
+            let _ = self.deps.publisher.publish(Topic::Queue, &item);
+        }
+        self.read_again(tickets);
+    }
+
+    /// Tickets to be looked for in the rows, in a while.
+    pub fn read_again(&self, tickets: Vec<Uuid>) {
         if !tickets.is_empty() {
             lock(&self.again).push_back((Instant::now() + RETRY_AFTER, tickets));
         }

@@ -4,7 +4,7 @@ use asobi_proto::{
     bus::{InboxAction, InboxEvent},
     frame,
 };
-use asobi_store::allocation::Told;
+use asobi_store::{allocation::Told, backfill::Joined};
 use serde_json::{json, value::RawValue};
 use uuid::Uuid;
 
@@ -15,8 +15,19 @@ fn event(kind: &str, payload: &serde_json::Value, action: Option<InboxAction>) -
 
 /// `match.matched`, to everybody who was.
 pub fn matched(told: &Told) -> InboxEvent {
-    let payload = json!({"match_id": told.id, "players": told.players, "mode": told.mode, "teams": []});
+    let payload = json!({"match_id": told.id, "players": told.players, "mode": told.mode, "teams": told.teams});
     event("match.matched", &payload, Some(InboxAction::Matched { match_id: told.id }))
+}
+
+/// `match.matched` to who joins a match that runs: with everybody who has a seat.
+pub fn joined(match_id: Uuid, joined: &Joined) -> InboxEvent {
+    let payload = json!({"match_id": match_id, "players": joined.players, "mode": joined.mode, "teams": joined.teams});
+    event("match.matched", &payload, Some(InboxAction::Matched { match_id }))
+}
+
+/// `matchmaker.removed`, to a party of which somebody is gone.
+pub fn member_gone(ticket_id: Uuid) -> InboxEvent {
+    event("matchmaker.removed", &json!({"success": true, "ticket_id": ticket_id, "reason": "member_gone"}), None)
 }
 
 /// `match.finished` of a match whose host can no longer say so.

@@ -72,18 +72,30 @@ impl Hosts {
         if serving.any(|h| !is_full(h)) { Ok(()) } else { Err(NoHost::Full) }
     }
 
-    /// Chooses the host of one match and counts the match to it. Suspects, and those in `tried`, only where nobody else is left;
-    /// of equally loaded ones the first by name.
-    pub fn choose(&mut self, mode: &str, tried: &[HostId], now: Instant) -> Result<HostId, NoHost> {
+    /// Regions in which a host has room for the mode; a host that names none is in the region "".
+    pub fn open_regions(&self, mode: &str) -> Vec<String> {
+        let open = self.known.iter().filter(|h| serves(h, mode) && !is_full(h));
+        let mut regions: Vec<String> = open.map(|h| h.region.clone()).collect();
+        regions.sort_unstable();
+        regions.dedup();
+        regions
+    }
+
+    /// Chooses the host of one match and counts the match to it: in the first of `regions` that has room, where any are named; a host without
+    /// a region will do for each. Suspects, and those in `tried`, only where nobody else is left; of equally loaded ones the first by
+    /// name.
+    pub fn choose(&mut self, mode: &str, regions: &[String], tried: &[HostId], now: Instant) -> Result<HostId, NoHost> {
         self.check(mode)?;
         let suspects = &self.suspects;
+        let place = |h: &Host| regions.iter().position(|region| *region == h.region).unwrap_or(regions.len());
+        let allows = |h: &Host| regions.is_empty() || h.region.is_empty() || regions.contains(&h.region);
         let rank = |h: &Host| {
             let id = id_of(h);
             let doubtful = tried.contains(&id) || suspects.get(&id).is_some_and(|until| *until > now);
-            (doubtful, load_ppm(h), h.open, h.node_id.clone())
+            (doubtful, place(h), load_ppm(h), h.open, h.node_id.clone())
         };
-        let best = self.known.iter_mut().filter(|h| serves(h, mode) && !is_full(h)).min_by_key(|h| rank(h));
-        let host = best.ok_or(NoHost::Full)?;
+        let fitting = self.known.iter_mut().filter(|h| serves(h, mode) && !is_full(h) && allows(h));
+        let host = fitting.min_by_key(|h| rank(h)).ok_or(NoHost::Full)?;
         host.open += 1;
         Ok(id_of(host))
     }
@@ -116,6 +128,7 @@ mod tests {
             node_id: node.into(),
             incarnation: 1,
             grpc_addr: format!("{node}:1"),
+            region: String::new(),
             capacity,
             open,
             modes: vec!["arena".into()],
@@ -132,7 +145,7 @@ mod tests {
         let now = Instant::now();
         let mut chosen: HashMap<String, u32> = HashMap::new();
         for _ in 0..30 {
-            *chosen.entry(hosts.choose("arena", &[], now).expect("there is room").node).or_default() += 1;
+            *chosen.entry(hosts.choose("arena", &[], &[], now).expect("there is room").node).or_default() += 1;
         }
         assert_eq!(chosen.get("a"), None);
         assert_eq!(chosen.get("c"), Some(&30));
@@ -143,7 +156,7 @@ mod tests {
     fn equals_take_turns() {
         let mut hosts = hosts(vec![host("a", 0, 10), host("b", 0, 10)]);
         let names: Vec<String> =
-            (0..4).map(|_| hosts.choose("arena", &[], Instant::now()).expect("room").node).collect();
+            (0..4).map(|_| hosts.choose("arena", &[], &[], Instant::now()).expect("room").node).collect();
         assert_eq!(names, ["a", "b", "a", "b"]);
     }
 
@@ -152,15 +165,29 @@ mod tests {
         let mut hosts = hosts(vec![host("a", 0, 10), host("b", 9, 10)]);
         let (now, a) = (Instant::now(), HostId { node: "a".into(), incarnation: 1 });
         hosts.suspect(&a, now);
-        assert_eq!(hosts.choose("arena", &[], now).expect("room").node, "b");
-        assert_eq!(hosts.choose("arena", &[], now).expect("only a has room").node, "a");
-        assert_eq!(hosts.choose("arena", &[a], now + SUSPICION).expect("only a has room").node, "a");
+        assert_eq!(hosts.choose("arena", &[], &[], now).expect("room").node, "b");
+        assert_eq!(hosts.choose("arena", &[], &[], now).expect("only a has room").node, "a");
+        assert_eq!(hosts.choose("arena", &[], &[a], now + SUSPICION).expect("only a has room").node, "a");
     }
 
     #[test]
     fn no_host_says_why() {
         let mut hosts = hosts(vec![host("a", 10, 10)]);
-        assert_eq!(hosts.choose("arena", &[], Instant::now()), Err(NoHost::Full));
-        assert_eq!(hosts.choose("chess", &[], Instant::now()), Err(NoHost::Unserved));
+        assert_eq!(hosts.choose("arena", &[], &[], Instant::now()), Err(NoHost::Full));
+        assert_eq!(hosts.choose("chess", &[], &[], Instant::now()), Err(NoHost::Unserved));
+    }
+
+    #[test]
+    fn the_best_region_with_room_is_chosen_and_no_other_than_those_named() {
+        let at = |node: &str, region: &str, open| Host { region: region.into(), ..host(node, open, 10) };
+        let mut hosts = hosts(vec![at("a", "eu", 9), at("b", "us", 0), at("c", "asia", 0)]);
+        assert_eq!(hosts.open_regions("arena"), ["asia", "eu", "us"]);
+        let regions = ["eu".to_owned(), "us".to_owned()];
+        let mut choose = || hosts.choose("arena", &regions, &[], Instant::now()).map(|host| host.node);
+        assert_eq!(choose().as_deref(), Ok("a"), "the better region, though it is fuller");
+        assert_eq!(choose().as_deref(), Ok("b"));
+        assert_eq!(hosts.choose("arena", &["mars".to_owned()], &[], Instant::now()), Err(NoHost::Full));
+        hosts.known.push(at("d", "", 5));
+        assert_eq!(hosts.choose("arena", &["mars".to_owned()], &[], Instant::now()).expect("anywhere").node, "d");
     }
 }

@@ -24,11 +24,16 @@ use asobi_proto::bus::Topic;
 use asobi_service_kit::{Config, Readiness, Shutdown, server};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
-use tonic::service::Routes;
 
-use crate::deps::{Deps, Limits, Status};
+use crate::{
+    deps::{Deps, Limits, Status},
+    index::Index,
+    leader::feed::Feed,
+};
 
-/// Notifications that may wait for the leader; past it, it reads the queue again.
+pub use crate::index::{Age, Group, Member, Rules, Shape, Strategies, Strategy, Waiting, Wanted};
+
+/// Notifications that may wait for who follows the queue; past it, it is compared with the table.
 const EVENTS: usize = 1_024;
 
 /// Runs one matchmaker until the drain, which resigns a leadership so that a standby leads at once.
@@ -36,6 +41,14 @@ const EVENTS: usize = 1_024;
 /// # Errors
 /// When an address cannot be bound or the cluster cannot be joined.
 pub async fn run(config: Arc<Config>, shutdown: Shutdown) -> anyhow::Result<()> {
+    run_with(config, shutdown, Strategies::default()).await
+}
+
+/// The same with a studio's own strategies for some modes, see [`Strategies`].
+///
+/// # Errors
+/// As [`run`].
+pub async fn run_with(config: Arc<Config>, shutdown: Shutdown, strategies: Strategies) -> anyhow::Result<()> {
     let (grpc, grpc_addr) = server::bind("grpc.listen", &config.grpc.listen).await?;
     let (metrics, metrics_addr) = server::bind("metrics.listen", &config.metrics.listen).await?;
     let addresses = NodeAddresses { http: None, grpc: grpc_addr, metrics: metrics_addr };
@@ -43,11 +56,10 @@ pub async fn run(config: Arc<Config>, shutdown: Shutdown) -> anyhow::Result<()> 
     let node = Node::join(&config, Role::Matchmaker, addresses, topics, &shutdown).await?;
     tracing::info!(grpc.addr = %grpc_addr, metrics.addr = %metrics_addr, "The matchmaker listens.");
 
-    let deps = deps(&config, &node);
+    let deps = deps(&config, &node, strategies);
     let readiness = Readiness::new();
     server::serve_metrics(metrics, readiness.clone(), &shutdown);
-    let routes =
-        Routes::new(api::service(Arc::clone(&deps))).add_service(asobi_cluster::ops::service(node.pool.clone()));
+    let routes = asobi_cluster::ops::routes(&node, &config).add_service(api::service(Arc::clone(&deps), shutdown.draining()));
     server::serve_grpc(grpc, routes, &readiness, node.cluster_key.as_str(), &shutdown);
 
     let resign = CancellationToken::new();
@@ -69,7 +81,7 @@ pub async fn run(config: Arc<Config>, shutdown: Shutdown) -> anyhow::Result<()> 
     Ok(())
 }
 
-fn deps(config: &Config, node: &Node) -> Arc<Deps> {
+fn deps(config: &Config, node: &Node, strategies: Strategies) -> Arc<Deps> {
     let limits = Limits {
         database: config.database.timeout(),
         create: config.matchmaker.create_timeout(),
@@ -83,7 +95,7 @@ fn deps(config: &Config, node: &Node) -> Arc<Deps> {
         membership: Arc::clone(&node.membership),
         limits,
         status: Arc::new(Status::default()),
-        index: Mutex::default(),
+        index: Mutex::new(Index::new(strategies)),
         history: Mutex::default(),
         clock: Mutex::default(),
     })
@@ -100,13 +112,15 @@ fn election(node: &Node) -> Election {
     }
 }
 
-/// Leads whenever this process is elected, until the drain.
+/// Follows the queue, and leads whenever this process is elected, until the drain.
 async fn follow(
     deps: Arc<Deps>,
     bus: Bus,
     mut leadership: watch::Receiver<Option<Leadership>>,
     draining: CancellationToken,
 ) {
+    let events = bus.subscribe(&[Topic::Queue, Topic::Modes, Topic::Nodes], EVENTS);
+    let feed = Arc::new(tokio::sync::Mutex::new(Feed::new(events)));
     loop {
         let won = tokio::select! {
             () = draining.cancelled() => return,
@@ -115,15 +129,16 @@ async fn follow(
                 // The election has ended, which it does after us.
                 Err(_) => return,
             },
+            () = async { feed.lock().await.stand_by(&deps).await } => return,
         };
         let Some(won) = won else { continue };
         let over = won.over();
-        // Subscribed before anything is read: what comes from now on is heard.
-        let events = bus.subscribe(&[Topic::Queue, Topic::Modes, Topic::Nodes], EVENTS);
-        leader::lead(Arc::clone(&deps), won, events, draining.clone()).await;
+        leader::lead(Arc::clone(&deps), won, Arc::clone(&feed), draining.clone()).await;
         if draining.is_cancelled() {
             return;
         }
+        // What its last round took out of the index and did not claim is in the table.
+        feed.lock().await.resync = true;
         // If the work ended before the leadership, as a fenced-off leader's does, the election notices within its trust.
         tokio::select! {
             () = over.cancelled() => {}

@@ -2,7 +2,7 @@
 
 use std::{sync::Arc, time::Instant};
 
-use asobi_proto::match_v1::{CreateMatchRequest, match_host_service_client::MatchHostServiceClient};
+use asobi_proto::match_v1::{CreateMatchRequest, Team, match_host_service_client::MatchHostServiceClient};
 use asobi_service_kit::{grpc::with_deadline, telemetry};
 use asobi_store::allocation::{self, Open};
 use tokio::{sync::mpsc, task::JoinSet};
@@ -65,7 +65,7 @@ async fn settle(reign: &Reign, mut job: Open) -> Result<bool> {
         let next = if job.attempts >= ATTEMPTS {
             None
         } else {
-            lock(&reign.hosts).choose(&job.mode, &tried, Instant::now()).ok()
+            lock(&reign.hosts).choose(&job.mode, &job.regions, &tried, Instant::now()).ok()
         };
         let moved = match &next {
             Some(next) => reassign(reign, &job, next).await?,
@@ -104,7 +104,7 @@ async fn ask(reign: &Reign, job: &Open, host: &HostId) -> Result<(), &'static st
         return Err("the host is gone or not ready");
     };
     let request = CreateMatchRequest {
-        teams: Vec::new(),
+        teams: teams(job),
         match_id: job.id.to_string(),
         mode: job.mode.clone(),
         epoch: job.epoch,
@@ -128,7 +128,13 @@ async fn ask(reign: &Reign, job: &Open, host: &HostId) -> Result<(), &'static st
     Err(reason(code))
 }
 
-fn reason(code: Code) -> &'static str {
+/// As they were formed; a row that cannot be read has none.
+fn teams(job: &Open) -> Vec<Team> {
+    let stored: Option<Vec<Vec<String>>> = job.teams.clone().and_then(|teams| serde_json::from_value(teams).ok());
+    stored.unwrap_or_default().into_iter().map(|players| Team { players }).collect()
+}
+
+pub(super) fn reason(code: Code) -> &'static str {
     match code {
         Code::NotFound => "it does not serve the mode",
         Code::FailedPrecondition => "another incarnation, epoch or term holds",
@@ -177,6 +183,8 @@ pub async fn give_up_all(reign: &Reign, matches: &[(Uuid, i64)], started: bool) 
             "Matches could not be started and were given up.",
         );
     }
+    metrics::counter!("asobi_matchmaker_tickets_ended_total", "reason" => "match_start_failed")
+        .increment(given_up.failed.len() as u64);
     reign.requeue(given_up.requeued);
     Ok(given_up.matches.len())
 }

@@ -37,15 +37,49 @@
 //! | the host, after (3), before (4) | orphaned and untold: the tickets wait again with their old times |
 //! | an old leader that believes | its transactions do not begin (`fence`), hosts refuse its term |
 //! | a cancel after (1) | `not_found`: the ticket is no longer pending |
+//!
+//! A ticket is one player's or a party's: all of its rows change their state together, or the group is put back.
+//!
+//! # Backfill
+//!
+//! A running match can ask for players (`backfills`); it is served before new groups are formed.
+//!
+//! ```text
+//!   tickets pending, request stored
+//!        │ (b1) claim: one fenced transaction: the match runs and wants that many, seats taken, tickets matched, claims stored
+//!        ▼
+//!   claimed ◄──────────────────────────────┐
+//!        │ (b2) AddPlayers(match, epoch, term) │ no answer: attempts + 1, asked again a second later
+//!        ├─────────────────────────────────┘
+//!        ├── seated ──► (b3) tell: claims gone and inbox events in one fenced transaction, then the bus
+//!        │
+//!        └── not seated, refused, match over, or third call without an answer
+//!                   ──► (b4) put back: seats and claims go; tickets pending again with their old times, or failed and told
+//! ```
+//!
+//! **Invariant:** a player who has a claim has a seat in that match and a ticket `matched` with it, and has not been told.
+//!
+//! | what fails | what holds |
+//! | --- | --- |
+//! | the leader, before the commit of (b1) | nothing happened, tickets and request wait |
+//! | the leader, after it | the next one finds the claims and calls `AddPlayers` again; the host answers for who is seated already as for the others |
+//! | the leader, after the commit of (b3), before the bus | the next leader publishes the last seconds' events again |
+//! | the match ends, before (b3) | the end takes the seats; the sweep finds the claims of a match that does not run: (b4) |
+//! | the host dies | (b4) for who was not told, then the match is lost as any other |
+//! | the host is slow beyond three calls | (b4); if it seats them after all, their seats are empty ones that `player_ttl_ms` ends |
+//! | some of a party are seated, some refused | who is seated plays; the others' part of the ticket fails and they are told |
+//! | what was refused | is not asked for again by itself: the match asks anew, so that nobody is sent to it in a loop |
 
 mod claim;
 mod create;
+mod join;
 mod tell;
 
 use asobi_store::allocation::Open;
 
 pub use claim::{Batch, claim};
 pub use create::{give_up_all, run as run_creates};
+pub use join::{claim_for, put_back, run as run_joins};
 pub use tell::run as run_tells;
 
 use crate::hosts::HostId;
@@ -54,7 +88,9 @@ use crate::hosts::HostId;
 pub const CREATE_QUEUE: usize = 4_096;
 /// Matches between (3) and (4). When it is full, creates wait with theirs.
 pub const TELL_QUEUE: usize = 4_096;
-/// Failures after which a match is given up.
+/// Running matches between (b1) and (b2). When it is full the leader forms no more groups.
+pub const JOIN_QUEUE: usize = 1_024;
+/// Failures after which a match, or a call for a running one, is given up.
 const ATTEMPTS: i32 = 3;
 
 /// What `Open` says of where a match belongs.

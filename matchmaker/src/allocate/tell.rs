@@ -80,6 +80,7 @@ mod tests {
             mode: "arena".into(),
             state: state.into(),
             players,
+            teams: None,
             result: Some(json!({"winner": null})),
         }
     }
@@ -96,7 +97,7 @@ mod tests {
         assert_eq!(*player, Uuid::from_u128(2));
         assert_eq!(event.action, Some(InboxAction::Matched { match_id: Uuid::from_u128(9) }));
         let expected = json!({"type": "match.matched", "payload": {
-            "match_id": Uuid::from_u128(9), "players": [Uuid::from_u128(1), Uuid::from_u128(2)], "mode": "arena", "teams": []}});
+            "match_id": Uuid::from_u128(9), "players": [Uuid::from_u128(1), Uuid::from_u128(2)], "mode": "arena", "teams": null}});
         assert_eq!(frame(event), expected);
     }
 

@@ -1,35 +1,58 @@
-//! The leader's copy of the queue: every pending ticket, by id, by player, and by mode in the order of its strategy.
+//! The copy of the queue that groups are formed from: every pending ticket, by id, by player, and by mode in the order of its strategy.
 
+mod fill;
+mod filtered;
+mod gather;
+mod packing;
+mod queue;
+mod skill;
 mod strategy;
+#[cfg(test)]
+mod tests;
+mod ticket;
 
-use std::collections::{BTreeMap, HashMap};
+use std::{
+    collections::{BTreeMap, HashMap, HashSet},
+    sync::Arc,
+    time::Instant,
+};
 
-use asobi_proto::mode::ModeSettings;
-use asobi_store::allocation::Pending;
+use asobi_store::{allocation::Pending, modes::Mode};
 use uuid::Uuid;
 
-pub use strategy::{Fill, Strategy, Waiting};
+use self::queue::Queue;
+pub use self::{
+    strategy::{Strategies, Strategy},
+    ticket::{Age, Group, Member, Rules, Shape, Waiting, Wanted},
+};
 
 /// A ticket and the mode it waits in.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Ticket {
-    pub mode: String,
-    pub waiting: Waiting,
+    pub mode: Arc<str>,
+    pub waiting: Arc<Waiting>,
 }
 
-impl From<Pending> for Ticket {
-    fn from(row: Pending) -> Self {
-        let submitted_us = i64::try_from(row.submitted_at.unix_timestamp_nanos() / 1_000).unwrap_or(i64::MAX);
-        Self { mode: row.mode, waiting: Waiting { submitted_us, ticket_id: row.id, player_id: row.player_id } }
-    }
+/// The tickets that rows make up, in any order; rows without their head's are left out.
+pub fn tickets(mut rows: Vec<Pending>) -> Vec<Ticket> {
+    rows.sort_by_key(|row| (row.head.unwrap_or(row.id), row.id));
+    rows.chunk_by(|a, b| a.head.unwrap_or(a.id) == b.head.unwrap_or(b.id))
+        .filter_map(|rows| {
+            let waiting = Arc::new(Waiting::of(rows)?);
+            Some(Ticket { mode: rows.first()?.mode.as_str().into(), waiting })
+        })
+        .collect()
 }
 
 /// Tickets that were taken out of the index together.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Group {
+#[derive(Debug, Clone, PartialEq)]
+pub struct Taken {
     pub mode: String,
-    /// In seat order.
-    pub tickets: Vec<Waiting>,
+    pub group: Group,
+    /// Where the match may run, the best first; empty: anywhere.
+    pub regions: Vec<String>,
+    /// Whether the players are told of teams.
+    pub named_teams: bool,
     /// What the same players wait for in other modes: out of the index too, so that nobody is in two groups at once.
     pub siblings: Vec<Ticket>,
 }
@@ -50,241 +73,179 @@ pub struct Depth {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Standing {
     pub ticket_id: Uuid,
-    pub mode: String,
+    pub mode: Arc<str>,
     pub submitted_us: i64,
     /// From 1, by age.
     pub position: i64,
 }
 
-struct Queue {
-    /// None until a host's announcement was read; nobody is matched before.
-    settings: Option<ModeSettings>,
-    strategy: Box<dyn Strategy>,
-}
-
-/// Not bounded by itself: it holds what the table holds, and `matchmaker.max_queue` bounds that per mode. A ticket costs some 200 bytes.
+/// Not bounded by itself: it holds what the table holds, and `matchmaker.max_queue` bounds that per mode. A ticket costs some 500 bytes and
+/// its properties.
 #[derive(Default)]
 pub struct Index {
+    strategies: Strategies,
     // Ordered, so that a sweep can go through it in slices.
     tickets: BTreeMap<Uuid, Ticket>,
     players: HashMap<Uuid, Vec<Uuid>>,
-    queues: HashMap<String, Queue>,
+    queues: BTreeMap<Arc<str>, Queue>,
 }
 
 impl Index {
+    pub fn new(strategies: Strategies) -> Self {
+        Self { strategies, ..Self::default() }
+    }
+
     /// Takes the modes' present settings.
-    pub fn set_modes(&mut self, modes: Vec<(String, ModeSettings)>) {
-        for (mode, settings) in modes {
-            self.queue(&mode).settings = Some(settings);
+    pub fn set_modes(&mut self, modes: Vec<Mode>) {
+        for mode in modes {
+            self.queues.entry(mode.name.as_str().into()).or_default().set(mode, &self.strategies);
+        }
+    }
+
+    /// Takes what running matches ask for, by mode.
+    pub fn set_wanted(&mut self, wanted: Vec<(String, Wanted)>) {
+        for queue in self.queues.values_mut() {
+            queue.wanted.clear();
+        }
+        for (mode, wanted) in wanted {
+            self.queues.entry(mode.as_str().into()).or_default().wanted.insert(wanted.match_id, wanted);
         }
     }
 
     /// Adds a ticket; one that is there already stays as it is.
     pub fn insert(&mut self, ticket: Ticket) {
-        let Waiting { ticket_id, player_id, .. } = ticket.waiting;
+        let ticket_id = ticket.waiting.ticket_id;
         if self.tickets.contains_key(&ticket_id) {
             return;
         }
-        self.queue(&ticket.mode).strategy.insert(ticket.waiting);
-        self.players.entry(player_id).or_default().push(ticket_id);
+        for player in ticket.waiting.players() {
+            self.players.entry(player).or_default().push(ticket_id);
+        }
+        self.queues.entry(Arc::clone(&ticket.mode)).or_default().insert(Arc::clone(&ticket.waiting));
         self.tickets.insert(ticket_id, ticket);
     }
 
     pub fn remove(&mut self, ticket_id: Uuid) -> Option<Ticket> {
-        let ticket = self.forget(ticket_id)?;
+        let ticket = self.tickets.remove(&ticket_id)?;
+        for player in ticket.waiting.players() {
+            if let Some(own) = self.players.get_mut(&player) {
+                own.retain(|id| *id != ticket_id);
+                if own.is_empty() {
+                    self.players.remove(&player);
+                }
+            }
+        }
         if let Some(queue) = self.queues.get_mut(&ticket.mode) {
-            queue.strategy.remove(&ticket.waiting);
+            queue.remove(&ticket.waiting);
         }
         Some(ticket)
     }
 
-    /// Replaces everything by what the table holds.
-    pub fn reload(&mut self, tickets: impl IntoIterator<Item = Ticket>) {
-        self.tickets.clear();
-        self.players.clear();
-        for queue in self.queues.values_mut() {
-            queue.strategy = Box::new(Fill::default());
+    /// Removes what is not among these; answers those it lacks.
+    pub fn keep_only(&mut self, pending: &HashSet<Uuid>) -> Vec<Uuid> {
+        let gone: Vec<Uuid> = self.tickets.keys().filter(|id| !pending.contains(id)).copied().collect();
+        for ticket_id in gone {
+            self.remove(ticket_id);
         }
-        tickets.into_iter().for_each(|ticket| self.insert(ticket));
+        pending.iter().filter(|id| !self.tickets.contains_key(id)).copied().collect()
     }
 
-    /// The next match of a mode, with its players' other tickets.
-    pub fn take_group(&mut self, mode: &str, now_us: i64) -> Option<Group> {
+    /// The next match of a mode in one of the regions where hosts have room, with its players' other tickets.
+    pub fn take_group(&mut self, mode: &str, regions: &[String], now_us: i64) -> Option<Taken> {
         let queue = self.queues.get_mut(mode)?;
-        let tickets = queue.strategy.next_group(queue.settings.as_ref()?, now_us)?;
-        for ticket in &tickets {
-            self.forget(ticket.ticket_id);
-        }
-        let others: Vec<Uuid> =
-            tickets.iter().filter_map(|t| self.players.get(&t.player_id)).flatten().copied().collect();
-        let siblings = others.into_iter().filter_map(|id| self.remove(id)).collect();
-        Some(Group { mode: mode.to_owned(), tickets, siblings })
+        let (group, regions) = queue.next_group(queue.open(regions), now_us)?;
+        let named_teams = queue.rules().is_some_and(|rules| rules.shape.named);
+        let siblings = self.withdraw(&group);
+        Some(Taken { mode: mode.to_owned(), group, regions, named_teams, siblings })
     }
 
-    /// Puts back what [`Self::take_group`] took, as far as `keep` says.
-    pub fn put_back(&mut self, group: Group, keep: impl Fn(Uuid) -> bool) {
-        let Group { mode, tickets, siblings } = group;
-        let own = tickets.into_iter().map(|waiting| Ticket { mode: mode.clone(), waiting });
-        for ticket in own.chain(siblings).filter(|t| keep(t.waiting.ticket_id)) {
+    /// Those who join one of the mode's running matches, for the match that has waited longest by its id.
+    pub fn take_backfill(&mut self, mode: &str, now_us: i64) -> Option<(Uuid, Taken)> {
+        let queue = self.queues.get_mut(mode)?;
+        let waiting: Vec<Uuid> = queue.wanted.values().filter(|w| w.places > 0).map(|w| w.match_id).collect();
+        for match_id in waiting {
+            let tickets = queue.take_for(match_id, now_us);
+            if !tickets.is_empty() {
+                let group = Group { teams: vec![tickets] };
+                let siblings = self.withdraw(&group);
+                let (mode, regions) = (mode.to_owned(), Vec::new());
+                return Some((match_id, Taken { mode, group, regions, named_teams: false, siblings }));
+            }
+        }
+        None
+    }
+
+    /// Takes these out of the index, and what their players wait for besides.
+    fn withdraw(&mut self, group: &Group) -> Vec<Ticket> {
+        for ticket in group.tickets() {
+            self.remove(ticket.ticket_id);
+        }
+        let players = group.tickets().flat_map(|ticket| ticket.players());
+        let others: Vec<Uuid> = players.filter_map(|player| self.players.get(&player)).flatten().copied().collect();
+        others.into_iter().filter_map(|id| self.remove(id)).collect()
+    }
+
+    /// Puts back what was taken, as far as `keep` says.
+    pub fn put_back(&mut self, taken: Taken, keep: impl Fn(Uuid) -> bool) {
+        let mode: Arc<str> = taken.mode.as_str().into();
+        let own = taken.group.teams.into_iter().flatten().map(|waiting| Ticket { mode: Arc::clone(&mode), waiting });
+        for ticket in own.chain(taken.siblings).filter(|t| keep(t.waiting.ticket_id)) {
             self.insert(ticket);
         }
     }
 
     /// Modes somebody waits in.
     pub fn waiting_modes(&self) -> Vec<String> {
-        self.queues.iter().filter(|(_, q)| !q.strategy.is_empty()).map(|(mode, _)| mode.clone()).collect()
+        self.queues.iter().filter(|(_, q)| q.len() > 0).map(|(mode, _)| mode.as_ref().to_owned()).collect()
     }
 
-    /// Tickets per mode, empty modes included.
+    /// Modes in which somebody waits and a running match wants players.
+    pub fn wanting_modes(&self) -> Vec<String> {
+        let wants = |q: &Queue| q.len() > 0 && !q.paused && q.wanted.values().any(|w| w.places > 0);
+        self.queues.iter().filter(|(_, q)| wants(q)).map(|(mode, _)| mode.as_ref().to_owned()).collect()
+    }
+
+    /// Every mode, empty ones included, by name.
     pub fn depths(&self) -> Vec<Depth> {
-        let depth = |(mode, q): (&String, &Queue)| Depth {
-            mode: mode.clone(),
-            tickets: q.strategy.len(),
-            players: q.strategy.len(),
-            oldest_us: None,
-            paused: false,
-            backfill_wanted: 0,
+        let depth = |(mode, q): (&Arc<str>, &Queue)| Depth {
+            mode: mode.as_ref().to_owned(),
+            tickets: q.len(),
+            players: q.players(),
+            oldest_us: q.oldest_us(),
+            paused: q.paused,
+            backfill_wanted: q.wanted.values().map(|w| i64::try_from(w.places).unwrap_or(i64::MAX)).sum(),
         };
         self.queues.iter().map(depth).collect()
     }
 
     /// Where those of the tickets stand that wait.
-    pub fn standings(&self, tickets: &[Uuid], _now: std::time::Instant) -> Vec<Standing> {
-        let stand = |id: &Uuid| {
-            let ticket = self.tickets.get(id)?;
-            let submitted_us = ticket.waiting.submitted_us;
-            Some(Standing { ticket_id: *id, mode: ticket.mode.clone(), submitted_us, position: 1 })
-        };
-        tickets.iter().filter_map(stand).collect()
+    pub fn standings(&mut self, tickets: &[Uuid], now: Instant) -> Vec<Standing> {
+        let mut standings = Vec::with_capacity(tickets.len());
+        for ticket in tickets.iter().filter_map(|id| self.tickets.get(id)) {
+            let (submitted_us, ticket_id) = ticket.waiting.age();
+            let Some(queue) = self.queues.get_mut(&ticket.mode) else { continue };
+            let position = queue.position(submitted_us, now);
+            standings.push(Standing { ticket_id, mode: Arc::clone(&ticket.mode), submitted_us, position });
+        }
+        standings
     }
 
     pub fn len(&self) -> usize {
         self.tickets.len()
     }
 
-    /// When time alone will make the next group of any mode.
+    /// When time alone may make the next group of any mode.
     pub fn due_us(&self) -> Option<i64> {
-        self.queues.values().filter_map(|q| q.strategy.due_us(q.settings.as_ref()?)).min()
+        self.queues.values().filter_map(Queue::due_us).min()
     }
 
     /// Up to `limit` tickets after one, by id, with their players; for going through all of them in turns.
-    pub fn slice(&self, after: Uuid, limit: usize) -> Vec<(Uuid, Uuid)> {
+    pub fn slice(&self, after: Uuid, limit: usize) -> Vec<(Uuid, Vec<Uuid>)> {
         let from = (std::ops::Bound::Excluded(after), std::ops::Bound::Unbounded);
-        self.tickets.range(from).take(limit).map(|(id, ticket)| (*id, ticket.waiting.player_id)).collect()
+        self.tickets.range(from).take(limit).map(|(id, ticket)| (*id, ticket.waiting.players().collect())).collect()
     }
 
     pub fn contains(&self, ticket_id: Uuid) -> bool {
         self.tickets.contains_key(&ticket_id)
-    }
-
-    /// Removes a ticket from everything but its strategy.
-    fn forget(&mut self, ticket_id: Uuid) -> Option<Ticket> {
-        let ticket = self.tickets.remove(&ticket_id)?;
-        let player_id = ticket.waiting.player_id;
-        if let Some(own) = self.players.get_mut(&player_id) {
-            own.retain(|id| *id != ticket_id);
-            if own.is_empty() {
-                self.players.remove(&player_id);
-            }
-        }
-        Some(ticket)
-    }
-
-    fn queue(&mut self, mode: &str) -> &mut Queue {
-        self.queues
-            .entry(mode.to_owned())
-            .or_insert_with(|| Queue { settings: None, strategy: Box::new(Fill::default()) })
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use proptest::prelude::*;
-
-    use super::*;
-
-    fn ticket(mode: &str, id: u128, player: u128) -> Ticket {
-        let (ticket_id, player_id) = (Uuid::from_u128(id), Uuid::from_u128(player));
-        Ticket { mode: mode.into(), waiting: Waiting { submitted_us: id as i64, ticket_id, player_id } }
-    }
-
-    fn index() -> Index {
-        let mut index = Index::default();
-        let settings = |match_size| ModeSettings { match_size, min_players: match_size, ..ModeSettings::default() };
-        index.set_modes(vec![("duel".into(), settings(2)), ("trio".into(), settings(3))]);
-        index
-    }
-
-    #[test]
-    fn a_player_is_in_one_group_at_a_time() {
-        let mut index = index();
-        for t in [
-            ticket("duel", 1, 1),
-            ticket("trio", 2, 1),
-            ticket("duel", 3, 2),
-            ticket("trio", 4, 3),
-            ticket("trio", 5, 4),
-        ] {
-            index.insert(t);
-        }
-        let group = index.take_group("duel", 0).expect("two wait for a duel");
-        assert_eq!(group.siblings, [ticket("trio", 2, 1)]);
-        assert_eq!(index.take_group("trio", 0), None, "one of the three is taken");
-        let back = group.clone();
-        index.put_back(back, |id| id != Uuid::from_u128(3));
-        assert_eq!((index.len(), index.contains(Uuid::from_u128(3))), (4, false));
-        assert!(index.take_group("trio", 0).is_some());
-    }
-
-    #[test]
-    fn nobody_is_matched_in_a_mode_without_settings() {
-        let mut index = Index::default();
-        index.insert(ticket("duel", 1, 1));
-        index.insert(ticket("duel", 2, 2));
-        assert_eq!(index.take_group("duel", 0), None);
-        assert_eq!(index.take_group("unheard of", 0), None);
-    }
-
-    #[test]
-    fn a_slice_goes_on_where_the_last_one_ended() {
-        let mut index = index();
-        (1..=5).for_each(|i| index.insert(ticket("trio", i, i)));
-        let first = index.slice(Uuid::nil(), 3);
-        let rest = index.slice(first[2].0, 3);
-        assert_eq!((first.len(), rest.len()), (3, 2));
-        assert!(index.slice(rest[1].0, 3).is_empty());
-    }
-
-    proptest! {
-        // Failing cases are printed with the seed that replays them.
-        #[test]
-        fn its_three_views_agree(steps in prop::collection::vec((0_u8..4, 0_u128..30, 0_u128..8), 0..200)) {
-            let mut index = index();
-            let mut model: BTreeMap<Uuid, Ticket> = BTreeMap::new();
-            for (step, id, player) in steps {
-                let mode = if id % 2 == 0 { "duel" } else { "trio" };
-                match step {
-                    0 | 1 => {
-                        let new = ticket(mode, id + 1, player);
-                        model.entry(new.waiting.ticket_id).or_insert_with(|| new.clone());
-                        index.insert(new);
-                    }
-                    2 => prop_assert_eq!(index.remove(Uuid::from_u128(id + 1)), model.remove(&Uuid::from_u128(id + 1))),
-                    _ => if let Some(group) = index.take_group(mode, 0) {
-                        let ids = group.tickets.iter().map(|t| t.ticket_id)
-                            .chain(group.siblings.iter().map(|t| t.waiting.ticket_id));
-                        for taken in ids {
-                            prop_assert!(model.remove(&taken).is_some());
-                        }
-                        let players: std::collections::HashSet<_> = group.tickets.iter().map(|t| t.player_id).collect();
-                        prop_assert!(model.values().all(|t| !players.contains(&t.waiting.player_id)));
-                    },
-                }
-                prop_assert_eq!(index.len(), model.len());
-                prop_assert_eq!(index.depths().iter().map(|d| d.tickets).sum::<usize>(), model.len());
-                let owned: usize = index.players.values().map(Vec::len).sum();
-                prop_assert_eq!(owned, model.len());
-            }
-        }
     }
 }

@@ -1,22 +1,25 @@
-//! What a leader does while it leads: four tasks that share a [`Reign`].
+//! What a leader does while it leads: five tasks that share a [`Reign`].
 //!
 //! ```text
 //!  bus ──► grouping ──(claimed)──► creates ──(running)──► tells ──► inboxes, bus
-//!             ▲ requeued tickets      │ ▲                   ▲
-//!             └───────────────────────┘ └───── sweep ───────┘  what the rows say was left over
+//!             ▲  └────(claimed for a running match)──► joins ──────────────┘
+//!             │ requeued tickets      │ ▲               │ ▲ ▲
+//!             └───────────────────────┴─┼───────────────┘ │ │
+//!                                       └──── sweep ──────┴─┘  what the rows say was left over
 //! ```
 
+pub mod feed;
 mod grouping;
 mod sweep;
 
 use std::{sync::Arc, time::Duration};
 
-use asobi_bus::Subscription;
 use asobi_cluster::leader::Leadership;
 use asobi_store::allocation;
 use tokio::{sync::mpsc, task::JoinSet};
 use tokio_util::sync::CancellationToken;
 
+use self::{feed::Feed, grouping::Grouping};
 use crate::{
     allocate,
     deps::{Deps, Reign},
@@ -26,11 +29,16 @@ use crate::{
 const WIND_UP: Duration = Duration::from_secs(2);
 
 /// Leads until the leadership is over or `quiet` is cancelled; then no group is formed any more and what is in flight is finished.
-/// `events`: to queue, modes and nodes, fresh, so that it begins with a resync.
-pub async fn lead(deps: Arc<Deps>, leadership: Leadership, events: Subscription, quiet: CancellationToken) {
+/// `feed`: what this process followed the queue with while it stood by.
+pub async fn lead(
+    deps: Arc<Deps>,
+    leadership: Leadership,
+    feed: Arc<tokio::sync::Mutex<Feed>>,
+    quiet: CancellationToken,
+) {
     let over = leadership.over();
     deps.status.leads(leadership.term);
-    let mut work = start(&deps, leadership, events, &quiet);
+    let mut work = start(&deps, leadership, feed, &quiet);
     let wind_up = async {
         quiet.cancelled().await;
         tokio::time::sleep(WIND_UP).await;
@@ -58,25 +66,28 @@ async fn republish(reign: Arc<Reign>) {
     const EVENTS: i64 = 5_000;
     let pool = &reign.deps.pool;
     match reign.bounded(async { Ok(allocation::recent_events(pool, SECONDS, EVENTS).await?) }).await {
-        Ok(events) => {
-            for event in events {
-                asobi_bus::inbox::publish(&reign.deps.publisher, event.player_id, event.seq, &event.event);
-            }
-        }
+        Ok(events) => reign.publish_stored(&events),
         Err(error) => tracing::warn!(%error, "Recent inbox events could not be published again."),
     }
 }
 
-fn start(deps: &Arc<Deps>, leadership: Leadership, events: Subscription, quiet: &CancellationToken) -> JoinSet<()> {
+fn start(
+    deps: &Arc<Deps>,
+    leadership: Leadership,
+    feed: Arc<tokio::sync::Mutex<Feed>>,
+    quiet: &CancellationToken,
+) -> JoinSet<()> {
     let reign = Arc::new(Reign::new(Arc::clone(deps), leadership));
     let (creates, create_queue) = mpsc::channel(allocate::CREATE_QUEUE);
     let (tells, tell_queue) = mpsc::channel(allocate::TELL_QUEUE);
+    let (joins, join_queue) = mpsc::channel(allocate::JOIN_QUEUE);
     let mut work = JoinSet::new();
-    let grouping = grouping::Grouping::new(Arc::clone(&reign), events, creates.clone());
-    work.spawn(grouping.run(quiet.clone()));
-    let sweep = sweep::Sweep::new(Arc::clone(&reign), creates, tells.clone());
+    let grouping = Grouping { reign: Arc::clone(&reign), creates: creates.clone(), joins: joins.clone() };
+    work.spawn(grouping.run(feed, quiet.clone()));
+    let sweep = sweep::Sweep::new(Arc::clone(&reign), sweep::Work { creates, tells: tells.clone(), joins });
     work.spawn(sweep.run(quiet.clone()));
     work.spawn(allocate::run_creates(Arc::clone(&reign), create_queue, tells));
+    work.spawn(allocate::run_joins(Arc::clone(&reign), join_queue));
     work.spawn(republish(Arc::clone(&reign)));
     work.spawn(allocate::run_tells(reign, tell_queue));
     work

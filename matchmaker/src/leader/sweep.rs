@@ -14,7 +14,8 @@ use asobi_proto::{
 };
 use asobi_service_kit::grpc::with_deadline;
 use asobi_store::{
-    allocation::{self, Open, Orphan},
+    allocation::{self, Open, Orphan, QueueNote},
+    backfill,
     tickets::COUNTED,
 };
 use tokio::sync::mpsc;
@@ -22,7 +23,7 @@ use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 use crate::{
-    allocate::give_up_all,
+    allocate::{give_up_all, put_back},
     deps::{Error, Reign, Result, lock},
     frames,
     hosts::{HostId, NoHost},
@@ -43,29 +44,35 @@ const RECONCILE_EVERY: u64 = 5;
 /// How old such tickets may be, seconds: several looks.
 const UNANNOUNCED_S: f64 = 30.0;
 
+/// Where work goes that was left over.
+pub struct Work {
+    pub creates: mpsc::Sender<Open>,
+    pub tells: mpsc::Sender<Uuid>,
+    pub joins: mpsc::Sender<backfill::Open>,
+}
+
 pub struct Sweep {
     reign: Arc<Reign>,
-    creates: mpsc::Sender<Open>,
-    tells: mpsc::Sender<Uuid>,
+    work: Work,
     /// Where the next slice of ghost-hunting begins.
     cursor: Uuid,
     /// Tickets whose player has no session, and since when that was seen. A subset of the index.
     absent: HashMap<Uuid, Instant>,
     unserved: HashMap<String, Instant>,
-    noted: HashSet<String>,
+    /// What the rows say of each mode: whether its queue is long, and its estimate.
+    noted: HashMap<String, (bool, Option<i64>)>,
     passes: u64,
 }
 
 impl Sweep {
-    pub fn new(reign: Arc<Reign>, creates: mpsc::Sender<Open>, tells: mpsc::Sender<Uuid>) -> Self {
+    pub fn new(reign: Arc<Reign>, work: Work) -> Self {
         Self {
             reign,
-            creates,
-            tells,
+            work,
             cursor: Uuid::nil(),
             absent: HashMap::new(),
             unserved: HashMap::new(),
-            noted: HashSet::new(),
+            noted: HashMap::new(),
             passes: 0,
         }
     }
@@ -95,6 +102,7 @@ impl Sweep {
         // Before the hosts were read every one looks gone, and what an earlier leader left would be given up.
         if lock(&self.reign.hosts).are_known() {
             self.resume().await?;
+            self.resume_joins().await?;
             self.fail_unserved().await?;
         }
         self.expire().await?;
@@ -105,7 +113,7 @@ impl Sweep {
         } else {
             self.absent.clear();
         }
-        self.note_depths().await?;
+        self.note_queues().await?;
         if self.passes.is_multiple_of(RECONCILE_EVERY) {
             self.find_unannounced().await?;
         }
@@ -125,12 +133,24 @@ impl Sweep {
         }
         for row in rows.into_iter().filter(|row| mine.contains(&row.id)) {
             let handed = if row.state == "allocating" {
-                self.creates.send(row).await.is_ok()
+                self.work.creates.send(row).await.is_ok()
             } else {
-                self.tells.send(row.id).await.is_ok()
+                self.work.tells.send(row.id).await.is_ok()
             };
             if !handed {
                 return Err(Error::Over);
+            }
+        }
+        Ok(())
+    }
+
+    /// The same with players who were claimed for a running match.
+    async fn resume_joins(&self) -> Result<()> {
+        let reign = &self.reign;
+        let rows = reign.bounded(async { Ok(backfill::open(&reign.deps.pool, ROWS).await?) }).await?;
+        for row in rows {
+            if reign.take_joining(row.match_id) {
+                self.work.joins.send(row).await.map_err(|_| Error::Over)?;
             }
         }
         Ok(())
@@ -145,7 +165,7 @@ impl Sweep {
             ids.retain(|id| !index.contains(*id));
         }
         // Those being claimed at this moment are among them; they are read again before they are believed.
-        reign.requeue(ids);
+        reign.read_again(ids);
         Ok(())
     }
 
@@ -224,12 +244,12 @@ impl Sweep {
         if slice.is_empty() {
             return Ok(());
         }
-        let players: Vec<Uuid> = slice.iter().map(|(_, player)| *player).collect();
+        let players: Vec<Uuid> = slice.iter().flat_map(|(_, players)| players).copied().collect();
         let reading = async { Ok(allocation::without_session(&reign.deps.pool, &players).await?) };
         let gone: HashSet<Uuid> = reign.bounded(reading).await?.into_iter().collect();
         let mut ghosts = Vec::new();
-        for (ticket, player) in slice {
-            if !gone.contains(&player) {
+        for (ticket, players) in slice {
+            if !players.iter().any(|player| gone.contains(player)) {
                 self.absent.remove(&ticket);
             } else if now.duration_since(*self.absent.entry(ticket).or_insert(now)) >= grace {
                 ghosts.push(ticket);
@@ -238,20 +258,10 @@ impl Sweep {
         if ghosts.is_empty() {
             return Ok(());
         }
-        let withdrawn = reign
-            .bounded(async {
-                let mut tx = reign.begin().await?;
-                let withdrawn = allocation::withdraw_ghosts(&mut tx, &ghosts).await?;
-                tx.commit().await?;
-                Ok(withdrawn)
-            })
+        let withdrawn = self
+            .end_tickets(async |conn| Ok(allocation::withdraw_ghosts(conn, &ghosts).await?), frames::member_gone)
             .await?;
-        metrics::counter!("asobi_matchmaker_tickets_ended_total", "reason" => "ghost")
-            .increment(withdrawn.len() as u64);
-        let mut index = lock(&reign.deps.index);
-        for ticket in withdrawn {
-            index.remove(ticket);
-        }
+        metrics::counter!("asobi_matchmaker_tickets_ended_total", "reason" => "ghost").increment(withdrawn as u64);
         Ok(())
     }
 
@@ -276,6 +286,11 @@ impl Sweep {
         }
         if lost.is_empty() {
             return Ok(());
+        }
+        // Who was to join one of them has not heard of it, and waits again.
+        let joining = reign.bounded(async { Ok(backfill::open(&reign.deps.pool, ROWS).await?) }).await?;
+        for open in joining.iter().filter(|open| lost.iter().any(|(id, _)| *id == open.match_id)) {
+            put_back(reign, open.match_id, None, "its host is gone").await?;
         }
         let (events, seqs) = reign
             .bounded(async {
@@ -320,32 +335,33 @@ impl Sweep {
         matches!(answer, Ok(Ok(_)))
     }
 
-    async fn note_depths(&mut self) -> Result<()> {
+    async fn note_queues(&mut self) -> Result<()> {
         let reign = &self.reign;
-        let depths: Vec<_> = lock(&reign.deps.index).depths().into_iter().map(|d| (d.mode, d.players)).collect();
-        for (mode, depth) in &depths {
-            metrics::gauge!("asobi_matchmaker_queue_depth", "mode" => mode.clone()).set(*depth as f64);
+        let stats = reign.deps.stats().unwrap_or_default();
+        for stats in &stats {
+            metrics::gauge!("asobi_matchmaker_queue_depth", "mode" => stats.mode.clone()).set(stats.players as f64);
         }
-        // Short queues are counted by who adds to them.
-        let long = usize::try_from(COUNTED / 2).unwrap_or(usize::MAX);
-        let noted: Vec<(String, i32)> = depths
+        // Short queues are counted by who adds to them; estimates are told when they change by a noticeable part.
+        let notes: Vec<QueueNote> = stats
             .into_iter()
-            .filter(|(mode, depth)| *depth >= long || self.noted.contains(mode))
-            .map(|(mode, depth)| (mode, i32::try_from(depth).unwrap_or(i32::MAX)))
+            .map(|stats| QueueNote {
+                mode: stats.mode,
+                queued: i32::try_from(stats.players).unwrap_or(i32::MAX),
+                estimated_wait_ms: stats.wait_p50_ms.map(rounded),
+            })
+            .filter(|note| i64::from(note.queued) >= LONG || self.noted.get(&note.mode) != Some(&note.shown()))
             .collect();
-        if noted.is_empty() {
+        if notes.is_empty() {
             return Ok(());
         }
         reign
             .bounded(async {
                 let mut tx = reign.begin().await?;
-                allocation::note_depths(&mut tx, &noted).await?;
+                allocation::note_queues(&mut tx, &notes).await?;
                 Ok(tx.commit().await?)
             })
             .await?;
-        // Once more after it has become short, so that nobody believes the old number.
-        self.noted =
-            noted.into_iter().filter(|(_, n)| usize::try_from(*n).unwrap_or(0) >= long).map(|(mode, _)| mode).collect();
+        self.noted.extend(notes.into_iter().map(|note| (note.mode.clone(), note.shown())));
         Ok(())
     }
 
@@ -368,6 +384,26 @@ impl Sweep {
                 return Ok(());
             }
         }
+    }
+}
+
+/// Players from which on the leader's number counts.
+const LONG: i64 = COUNTED / 2;
+
+/// To a tenth of its size, so that an estimate that hardly moves is not written each second.
+fn rounded(ms: i64) -> i64 {
+    let step = 10_i64.pow(ms.max(1).ilog10()) / 10;
+    if step > 1 { ms / step * step } else { ms }
+}
+
+trait Shown {
+    /// What makes it worth a write.
+    fn shown(&self) -> (bool, Option<i64>);
+}
+
+impl Shown for QueueNote {
+    fn shown(&self) -> (bool, Option<i64>) {
+        (i64::from(self.queued) >= LONG, self.estimated_wait_ms)
     }
 }
 

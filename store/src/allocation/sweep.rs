@@ -42,7 +42,8 @@ pub async fn orphans(pool: &PgPool, limit: i64) -> Result<Vec<Orphan>> {
     .await?)
 }
 
-/// Fails orphaned matches, named by id and epoch, whose host has not renewed its lease since, and answers who sat where.
+/// Fails orphaned matches, named by id and epoch, whose host has not renewed its lease since, and answers who sat where. Players
+/// who were claimed for one and have not heard of it are to be put back before, see [`crate::backfill::put_back`].
 ///
 /// # Errors
 /// When the database fails; the transaction is then to be rolled back.
@@ -77,38 +78,42 @@ pub async fn fail_abandoned(conn: &mut PgConnection) -> Result<u64> {
     Ok(done.rows_affected())
 }
 
-/// Ends up to `limit` tickets that have waited too long: ticket and player.
+/// Ends up to `limit` tickets that have waited too long: for each of their players, the ticket and the player.
 ///
 /// # Errors
 /// When the database fails.
 pub async fn expire(conn: &mut PgConnection, limit: i64) -> Result<Vec<(Uuid, Uuid)>> {
     let rows = sqlx::query!(
-        "UPDATE tickets SET state = 'expired', ended_at = now()
-         WHERE id IN (SELECT id FROM tickets WHERE state = 'pending' AND expires_at <= now() ORDER BY expires_at LIMIT $1
-                      FOR UPDATE SKIP LOCKED)
-         RETURNING id, player_id",
+        r#"WITH heads AS (
+             SELECT id FROM tickets WHERE state = 'pending' AND head IS NULL AND expires_at <= now() ORDER BY expires_at LIMIT $1
+             FOR UPDATE SKIP LOCKED),
+           mine AS (SELECT id FROM heads UNION ALL SELECT r.id FROM heads h JOIN tickets r ON r.head = h.id)
+           UPDATE tickets t SET state = 'expired', ended_at = now() FROM mine WHERE t.id = mine.id AND t.state = 'pending'
+           RETURNING COALESCE(t.head, t.id) AS "head!", t.player_id"#,
         limit,
     )
     .fetch_all(conn)
     .await?;
-    Ok(rows.into_iter().map(|row| (row.id, row.player_id)).collect())
+    Ok(rows.into_iter().map(|row| (row.head, row.player_id)).collect())
 }
 
-/// Fails pending tickets of a mode that nobody serves any more: ticket and player.
+/// Fails pending tickets of a mode that nobody serves any more: for each of their players, the ticket and the player.
 ///
 /// # Errors
 /// When the database fails.
 pub async fn fail_unserved(conn: &mut PgConnection, mode: &str, limit: i64) -> Result<Vec<(Uuid, Uuid)>> {
     let rows = sqlx::query!(
-        "UPDATE tickets SET state = 'failed', ended_at = now()
-         WHERE id IN (SELECT id FROM tickets WHERE state = 'pending' AND mode = $1 LIMIT $2 FOR UPDATE SKIP LOCKED)
-         RETURNING id, player_id",
+        r#"WITH heads AS (
+             SELECT id FROM tickets WHERE state = 'pending' AND head IS NULL AND mode = $1 LIMIT $2 FOR UPDATE SKIP LOCKED),
+           mine AS (SELECT id FROM heads UNION ALL SELECT r.id FROM heads h JOIN tickets r ON r.head = h.id)
+           UPDATE tickets t SET state = 'failed', ended_at = now() FROM mine WHERE t.id = mine.id AND t.state = 'pending'
+           RETURNING COALESCE(t.head, t.id) AS "head!", t.player_id"#,
         mode,
         limit,
     )
     .fetch_all(conn)
     .await?;
-    Ok(rows.into_iter().map(|row| (row.id, row.player_id)).collect())
+    Ok(rows.into_iter().map(|row| (row.head, row.player_id)).collect())
 }
 
 /// Those of the players who have no session on a live node.
@@ -127,36 +132,56 @@ pub async fn without_session(pool: &PgPool, players: &[Uuid]) -> Result<Vec<Uuid
     .await?)
 }
 
-/// Withdraws the pending tickets among these, unless their player has a session again.
+/// Withdraws the pending tickets among these, known by their heads, of which some player still has no session: for each of their players,
+/// the ticket and the player.
 ///
 /// # Errors
 /// When the database fails.
-pub async fn withdraw_ghosts(conn: &mut PgConnection, tickets: &[Uuid]) -> Result<Vec<Uuid>> {
-    Ok(sqlx::query_scalar!(
-        "UPDATE tickets SET state = 'cancelled', ended_at = now()
-         WHERE id IN (SELECT t.id FROM tickets t
-             WHERE t.id = ANY($1) AND t.state = 'pending' AND NOT EXISTS (SELECT 1 FROM sessions s
-                 JOIN nodes n ON n.node_id = s.node_id AND n.incarnation = s.incarnation AND n.lease_until > now()
-                 WHERE s.player_id = t.player_id)
-             FOR UPDATE SKIP LOCKED)
-         RETURNING id",
-        tickets,
+pub async fn withdraw_ghosts(conn: &mut PgConnection, heads: &[Uuid]) -> Result<Vec<(Uuid, Uuid)>> {
+    let rows = sqlx::query!(
+        r#"WITH heads AS (
+             SELECT id FROM tickets WHERE id = ANY($1) AND state = 'pending' FOR UPDATE SKIP LOCKED),
+           mine AS (
+             SELECT h.id AS head, h.id FROM heads h UNION ALL SELECT h.id, r.id FROM heads h JOIN tickets r ON r.head = h.id),
+           ghosts AS (
+             SELECT DISTINCT mine.head FROM mine JOIN tickets t ON t.id = mine.id WHERE NOT EXISTS (
+               SELECT 1 FROM sessions s
+               JOIN nodes n ON n.node_id = s.node_id AND n.incarnation = s.incarnation AND n.lease_until > now()
+               WHERE s.player_id = t.player_id))
+           UPDATE tickets t SET state = 'cancelled', ended_at = now() FROM mine JOIN ghosts g ON g.head = mine.head
+           WHERE t.id = mine.id AND t.state = 'pending'
+           RETURNING COALESCE(t.head, t.id) AS "head!", t.player_id"#,
+        heads,
     )
     .fetch_all(conn)
-    .await?)
+    .await?;
+    Ok(rows.into_iter().map(|row| (row.head, row.player_id)).collect())
 }
 
-/// Notes how long modes' queues are, for the bound of [`crate::tickets::create`].
+/// What the leader says of one mode's queue.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct QueueNote {
+    pub mode: String,
+    /// Players who wait.
+    pub queued: i32,
+    /// None: unknown.
+    pub estimated_wait_ms: Option<i64>,
+}
+
+/// Notes how long modes' queues are, for the bound of [`crate::tickets::create`], and how long they take.
 ///
 /// # Errors
 /// When the database fails.
-pub async fn note_depths(conn: &mut PgConnection, depths: &[(String, i32)]) -> Result<()> {
-    let (modes, queued): (Vec<String>, Vec<i32>) = depths.iter().cloned().unzip();
+pub async fn note_queues(conn: &mut PgConnection, notes: &[QueueNote]) -> Result<()> {
+    let modes: Vec<String> = notes.iter().map(|note| note.mode.clone()).collect();
+    let queued: Vec<i32> = notes.iter().map(|note| note.queued).collect();
+    let waits: Vec<Option<i64>> = notes.iter().map(|note| note.estimated_wait_ms).collect();
     sqlx::query!(
-        "UPDATE modes m SET queued = d.queued, queued_at = now() FROM UNNEST($1::text[], $2::integer[]) AS d (mode, queued)
-         WHERE m.mode = d.mode",
+        "UPDATE modes m SET queued = d.queued, queued_at = now(), estimated_wait_ms = d.wait
+         FROM UNNEST($1::text[], $2::integer[], $3::bigint[]) AS d (mode, queued, wait) WHERE m.mode = d.mode",
         &modes,
         &queued,
+        &waits as &[Option<i64>],
     )
     .execute(conn)
     .await?;
@@ -193,13 +218,13 @@ pub async fn purge(conn: &mut PgConnection, limit: i64) -> Result<u64> {
     Ok(tickets.rows_affected() + events.rows_affected() + effects.rows_affected())
 }
 
-/// Pending tickets that came between one second and `seconds` ago, for finding those whose announcement was lost.
+/// Heads of pending tickets that came between one second and `seconds` ago, for finding those whose announcement was lost.
 ///
 /// # Errors
 /// When the database fails.
 pub async fn pending_ids(pool: &PgPool, seconds: f64) -> Result<Vec<Uuid>> {
     Ok(sqlx::query_scalar!(
-        "SELECT id FROM tickets WHERE state = 'pending'
+        "SELECT id FROM tickets WHERE state = 'pending' AND head IS NULL
            AND submitted_at BETWEEN now() - make_interval(secs => $1) AND now() - interval '1 second'",
         seconds,
     )
