@@ -46,6 +46,10 @@ pub struct DevArgs {
     /// Set a configuration key of all processes; may be repeated. Lists are separated by commas
     #[arg(long, value_name = "KEY=VALUE")]
     pub set: Vec<String>,
+    /// Set a configuration key of one node alone, over everything else; may be repeated. To see what a node with its own
+    /// way to the database does, say, or one with another region
+    #[arg(long, value_name = "NODE:KEY=VALUE")]
+    pub set_node: Vec<String>,
     /// A configuration file in TOML for all processes [env: ASOBI_CONFIG]
     #[arg(long, value_name = "FILE")]
     pub config: Option<PathBuf>,

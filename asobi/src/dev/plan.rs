@@ -1,6 +1,7 @@
 //! What is to run: the nodes with their names, ports and arguments, from the flags and the configuration.
 
 use std::{
+    collections::BTreeMap,
     net::{SocketAddr, TcpListener, ToSocketAddrs as _},
     path::PathBuf,
     time::Duration,
@@ -73,6 +74,8 @@ pub struct Plan {
     pub config: Config,
     presets: Vec<String>,
     sets: Vec<String>,
+    /// What one node alone has, by its id.
+    node_sets: BTreeMap<String, Vec<String>>,
     config_file: Option<PathBuf>,
     /// The database that was named, where the cluster shall not have its own.
     pub external: Option<String>,
@@ -96,12 +99,18 @@ impl Plan {
         let games = games(args, loaded.as_ref().ok());
         let host = loaded.as_ref().map_or_else(|_| LOOPBACK.to_owned(), players_host);
         let nodes = nodes(args, &host);
-        let (config, games, nodes) = match (loaded, games, nodes) {
-            (Ok(config), Ok(games), Ok(nodes)) => (config, games, nodes),
-            (loaded, games, nodes) => {
+        // What a node alone has is judged over a configuration that is right so far.
+        let node_sets = match (&loaded, &nodes) {
+            (Ok(_), Ok(nodes)) => node_sets(args, &plan_args, nodes),
+            _ => Ok(BTreeMap::new()),
+        };
+        let (config, games, nodes, node_sets) = match (loaded, games, nodes, node_sets) {
+            (Ok(config), Ok(games), Ok(nodes), Ok(node_sets)) => (config, games, nodes, node_sets),
+            (loaded, games, nodes, node_sets) => {
                 let mut mistakes = loaded.err().map_or_else(Vec::new, |errors| errors.0);
                 mistakes.extend(games.err());
                 mistakes.extend(nodes.err());
+                mistakes.extend(node_sets.err().into_iter().flatten());
                 return Err(ConfigErrors(mistakes));
             }
         };
@@ -109,7 +118,7 @@ impl Plan {
         // Children have the supervisor's working directory, but their error messages should not depend on it.
         plan_args.set.push(format!("match.games={}", games.display()));
         let ConfigArgs { defaults: presets, set: sets, config: config_file, .. } = plan_args;
-        Ok(Self { nodes, config, presets, sets, config_file, external })
+        Ok(Self { nodes, config, presets, sets, node_sets, config_file, external })
     }
 
     /// The arguments that start a node.
@@ -120,18 +129,21 @@ impl Plan {
             push("--config", &file.display().to_string());
         }
         self.presets.iter().for_each(|preset| push("--default", preset));
-        self.sets.iter().for_each(|set| push("--set", set));
-        push("--node-id", &node.node_id);
-        push("--database-url", database_url);
+        let mut set = |set: &str| push("--set", set);
+        self.sets.iter().for_each(|all| set(all));
+        set(&format!("node.id={}", node.node_id));
+        set(&format!("database.url={database_url}"));
         if self.external.is_none() {
-            push("--set", "database.direct_url=");
+            set("database.direct_url=");
         }
         // Ports of several processes on one machine cannot come from one configuration.
-        push("--grpc-listen", "127.0.0.1:0");
-        push("--metrics-listen", "127.0.0.1:0");
+        set("grpc.listen=127.0.0.1:0");
+        set("metrics.listen=127.0.0.1:0");
         if let Some(http) = node.http {
-            push("--http-listen", &http.to_string());
+            set(&format!("http.listen={http}"));
         }
+        // The last word. No flag of a key's own may follow or come before: flags win over all of these.
+        self.node_sets.get(&node.node_id).into_iter().flatten().for_each(|own| set(own));
         arguments
     }
 
@@ -202,6 +214,36 @@ fn nodes(args: &DevArgs, host: &str) -> Result<Vec<Planned>, Mistake> {
         }
     }
     Ok(nodes)
+}
+
+/// What `--set-node` says, by node, each found right over what all of them have.
+fn node_sets(
+    args: &DevArgs,
+    all: &ConfigArgs,
+    nodes: &[Planned],
+) -> Result<BTreeMap<String, Vec<String>>, Vec<Mistake>> {
+    let (mut sets, mut mistakes) = (BTreeMap::<String, Vec<String>>::new(), Vec::new());
+    for given in &args.set_node {
+        let mut wrong = |problem: String| {
+            mistakes.push(Mistake { key: given.clone(), source: Source::Flag("--set-node"), problem });
+        };
+        match given.split_once(':') {
+            None => wrong("names no node; expected node:key=value".to_owned()),
+            Some((id, _)) if nodes.iter().all(|node| node.node_id != id) => {
+                let ids: Vec<&str> = nodes.iter().map(|node| node.node_id.as_str()).collect();
+                wrong(format!("is for {id:?}, which is none of {}", ids.join(", ")));
+            }
+            Some((id, set)) => sets.entry(id.to_owned()).or_default().push(set.to_owned()),
+        }
+    }
+    for own in sets.values() {
+        let mut with_own = all.clone();
+        // A named flag would win over them.
+        with_own.set.extend(with_own.database_url.take().map(|url| format!("database.url={url}")));
+        with_own.set.extend(own.iter().cloned());
+        mistakes.extend(config::load(&with_own).err().map_or_else(Vec::new, |errors| errors.0));
+    }
+    if mistakes.is_empty() { Ok(sets) } else { Err(mistakes) }
 }
 
 /// The folder of the games, absolute. Also checked where the configuration has other mistakes, if it is known.
@@ -295,6 +337,28 @@ mod tests {
         let url = "postgres://h/d";
         assert_eq!(plan(&["--database-url", url]).unwrap().external.as_deref(), Some(url));
         assert_eq!(plan(&["--set", "database.url=postgres://h/d"]).unwrap().external.as_deref(), Some(url));
+    }
+
+    #[test]
+    fn one_node_alone_can_have_its_own_values() {
+        let own = ["--set-node", "gateway-1:database.url=postgres://elsewhere/d?a=b"];
+        let plan =
+            plan(&[&own[..], &["--set", "node.region=eu", "--set-node", "gateway-1:node.region=us"]].concat()).unwrap();
+        let [first, second] = [0, 1].map(|i| plan.arguments(&plan.nodes[i], "postgres://h/d"));
+        let last = |arguments: &[String], key: &str| {
+            arguments.iter().rev().find_map(|a| a.strip_prefix(&format!("{key}="))).unwrap().to_owned()
+        };
+        assert_eq!((last(&first, "database.url"), last(&first, "node.region")), ("postgres://h/d".into(), "eu".into()));
+        assert_eq!(last(&second, "database.url"), "postgres://elsewhere/d?a=b");
+        assert_eq!(last(&second, "node.region"), "us");
+    }
+
+    #[test]
+    fn what_no_node_can_have_is_a_mistake() {
+        let wrong = plan(&["--set-node", "gateway-7:log.filter=warn", "--set-node", "log.filter=warn"]).unwrap_err();
+        assert_eq!(wrong.0.len(), 2, "{wrong}");
+        let wrong = plan(&["--set-node", "match-0:chat.batch=0"]).unwrap_err().to_string();
+        assert!(wrong.contains("chat.batch"), "{wrong}");
     }
 
     #[tokio::test]

@@ -4,6 +4,8 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+mod proxy;
+
 use std::time::Duration;
 
 use nix::{

@@ -1,7 +1,9 @@
 //! `asobi dev` as a test starts it: free ports, a fresh database, what dies stays dead.
 
 use std::{
+    collections::BTreeMap,
     fs,
+    os::unix::fs::PermissionsExt as _,
     path::{Path, PathBuf},
     process::Stdio,
     time::{Duration, Instant},
@@ -16,7 +18,15 @@ use nix::{
 use serde_json::Value;
 use tokio::process::{Child, Command};
 
-use super::{Client, PATIENCE, rest::Account};
+use super::{
+    Client, PATIENCE, Proxy,
+    proxy::upstream_of,
+    rest::{Account, request},
+};
+
+/// The roles of the ready file, with what their nodes' ids begin with.
+const ROLES: [(&str, &str); 4] =
+    [("gateways", "gateway"), ("match_hosts", "match"), ("matchmakers", "matchmaker"), ("social_services", "social")];
 
 /// What to start.
 pub struct Builder {
@@ -26,6 +36,20 @@ pub struct Builder {
     social_services: usize,
     sets: Vec<String>,
     games: Option<PathBuf>,
+    own_postgres: bool,
+    proxied: Proxied,
+}
+
+enum Proxied {
+    None,
+    All,
+    These(Vec<String>),
+}
+
+/// The play's own way to the cluster's database, past every proxy.
+pub struct Database {
+    pub url: String,
+    pub pool: sqlx::PgPool,
 }
 
 /// A running cluster; killed when dropped, stopped properly by [`Cluster::stop`].
@@ -34,8 +58,9 @@ pub struct Cluster {
     ready_file: PathBuf,
     _dir: tempfile::TempDir,
     log: PathBuf,
-    pub database: TestDatabase,
+    pub database: Database,
     pub http: reqwest::Client,
+    proxies: BTreeMap<String, Proxy>,
 }
 
 /// One process of the ready file.
@@ -53,7 +78,16 @@ pub struct Process {
 impl Cluster {
     #[expect(clippy::new_ret_no_self, reason = "reads as the play's first line")]
     pub fn new() -> Builder {
-        Builder { gateways: 2, match_hosts: 2, matchmakers: 2, social_services: 1, sets: Vec::new(), games: None }
+        Builder {
+            gateways: 2,
+            match_hosts: 2,
+            matchmakers: 2,
+            social_services: 1,
+            sets: Vec::new(),
+            games: None,
+            own_postgres: false,
+            proxied: Proxied::None,
+        }
     }
 
     /// The `i`th gateway.
@@ -67,10 +101,43 @@ impl Cluster {
 
     /// The process of a node id, of any role.
     pub fn node(&self, node_id: &str) -> Option<Process> {
-        ["gateways", "match_hosts", "matchmakers", "social_services"]
-            .into_iter()
-            .flat_map(|role| self.processes(role))
-            .find(|p| p.node_id == node_id)
+        ROLES.into_iter().flat_map(|(role, _)| self.processes(role)).find(|p| p.node_id == node_id)
+    }
+
+    /// The proxy between a node and PostgreSQL, of a cluster that was started [`Builder::proxied`].
+    pub fn proxy(&self, node_id: &str) -> &Proxy {
+        self.proxies.get(node_id).expect("a proxied node")
+    }
+
+    /// All of them.
+    pub fn proxies(&self) -> impl Iterator<Item = &Proxy> {
+        self.proxies.values()
+    }
+
+    /// `/ready` of a node: whether it wants to be sent players.
+    pub async fn ready(&self, process: &Process) -> anyhow::Result<bool> {
+        let metrics = process.metrics.as_deref().context("metrics")?;
+        Ok(request(self.http.get(format!("http://{metrics}/ready"))).await?.0 == 200)
+    }
+
+    /// Ends PostgreSQL without a checkpoint, as `pg_ctl stop -m immediate` does, and waits until it is back: the
+    /// supervisor starts it again. Only with [`Builder::own_postgres`].
+    pub async fn crash_database(&self) -> anyhow::Result<()> {
+        let postmaster = self.postmaster().await?;
+        kill(postmaster, Signal::SIGQUIT)?;
+        let started = Instant::now();
+        while self.postmaster().await.ok().is_none_or(|now| now == postmaster) {
+            ensure!(started.elapsed() < PATIENCE, "PostgreSQL does not come back:\n{}", self.log_tail());
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+        Ok(())
+    }
+
+    async fn postmaster(&self) -> anyhow::Result<Pid> {
+        let pid: String = sqlx::query_scalar("SELECT split_part(pg_read_file('postmaster.pid'), E'\\n', 1)")
+            .fetch_one(&self.database.pool)
+            .await?;
+        Ok(Pid::from_raw(pid.parse()?))
     }
 
     pub fn processes(&self, role: &str) -> Vec<Process> {
@@ -172,6 +239,12 @@ impl Builder {
         self
     }
 
+    /// Gateways alone: for what needs neither matches nor friends.
+    pub fn gateways_only(mut self) -> Self {
+        (self.match_hosts, self.matchmakers, self.social_services) = (0, 0, 0);
+        self
+    }
+
     /// Overrides a configuration key, as `--set key=value`.
     pub fn set(mut self, key: &str, value: impl ToString) -> Self {
         self.sets.push(format!("{key}={}", value.to_string()));
@@ -189,21 +262,62 @@ impl Builder {
         self
     }
 
+    /// PostgreSQL of its own, which may be crashed: the one that plays share is not theirs to stop. What dies in such a
+    /// cluster is started again, nodes too.
+    pub fn own_postgres(mut self) -> Self {
+        self.own_postgres = true;
+        self
+    }
+
+    /// A proxy between each node and PostgreSQL: [`Cluster::proxy`].
+    pub fn proxied(mut self) -> Self {
+        self.proxied = Proxied::All;
+        self
+    }
+
+    /// A proxy between some nodes and PostgreSQL; the others talk to it directly.
+    pub fn proxied_nodes(mut self, node_ids: &[&str]) -> Self {
+        self.proxied = Proxied::These(node_ids.iter().map(|&id| id.to_owned()).collect());
+        self
+    }
+
+    fn node_ids(&self) -> Vec<String> {
+        let counts = [self.gateways, self.match_hosts, self.matchmakers, self.social_services];
+        let ids = |((_, stem), n)| (0..n).map(move |i| format!("{stem}-{i}"));
+        ROLES.into_iter().zip(counts).flat_map(ids).collect()
+    }
+
+    async fn proxies(&self, database_url: Option<&str>) -> anyhow::Result<BTreeMap<String, Proxy>> {
+        let nodes = match &self.proxied {
+            Proxied::None => return Ok(BTreeMap::new()),
+            Proxied::All => self.node_ids(),
+            Proxied::These(nodes) => nodes.clone(),
+        };
+        let upstream = upstream_of(database_url.context("the own PostgreSQL has no proxies")?)?;
+        let mut proxies = BTreeMap::new();
+        for node in nodes {
+            proxies.insert(node, Proxy::start(upstream.clone()).await?);
+        }
+        Ok(proxies)
+    }
+
     pub async fn start(self) -> anyhow::Result<Cluster> {
-        let database = TestDatabase::create().await?;
-        let dir = tempfile::tempdir()?;
+        let database = if self.own_postgres { None } else { Some(TestDatabase::create().await?) };
+        let database_url = database.as_ref().map(|database| database.url.as_str());
+        let proxies = self.proxies(database_url).await?;
+        // PostgreSQL does not run as root, and its user has to get in.
+        let dir = tempfile::Builder::new().permissions(fs::Permissions::from_mode(0o755)).tempdir()?;
         let (ready_file, log) = (dir.path().join("ready.json"), dir.path().join("log"));
         let project = Path::new(env!("CARGO_MANIFEST_DIR")).parent().context("the workspace")?;
         let output = fs::File::create(&log)?;
         let mut command = Command::new(env!("CARGO_BIN_EXE_asobi"));
         command
             .arg("dev")
-            .args(["--port", "0", "--no-restart"])
+            .args(["--port", "0"])
             .args(["--gateways", &self.gateways.to_string()])
             .args(["--match-hosts", &self.match_hosts.to_string()])
             .args(["--matchmakers", &self.matchmakers.to_string()])
             .args(["--social-services", &self.social_services.to_string()])
-            .args(["--database-url", &database.url])
             .arg("--games")
             .arg(self.games.unwrap_or_else(|| project.join("games")))
             .arg("--data-dir")
@@ -215,6 +329,12 @@ impl Builder {
             .stdout(output.try_clone()?)
             .stderr(output)
             .kill_on_drop(false);
+        if let Some(url) = database_url {
+            command.args(["--no-restart", "--database-url", url]);
+            for (node, proxy) in &proxies {
+                command.args(["--set-node", &format!("{node}:database.url={}", proxy.url(url)?)]);
+            }
+        }
         // Plays are about players, not about one address that registers them all.
         let open = ["connects_per_second", "register_per_second", "auth_per_second", "requests_per_second"];
         for key in open {
@@ -225,15 +345,34 @@ impl Builder {
         }
         let mut supervisor = command.spawn()?;
         let started = Instant::now();
-        while read_ready(&ready_file).is_none() {
+        let ready = loop {
+            if let Some(ready) = read_ready(&ready_file) {
+                break ready;
+            }
             if let Some(status) = supervisor.try_wait()? {
                 bail!("asobi dev ended with {status}:\n{}", tail(&log));
             }
             ensure!(started.elapsed() < 2 * PATIENCE, "the cluster is not ready:\n{}", tail(&log));
             tokio::time::sleep(Duration::from_millis(30)).await;
-        }
+        };
+        let database = match database {
+            Some(TestDatabase { url, pool, .. }) => Database { url, pool },
+            None => Database::connect(ready["database_url"].as_str().context("database_url")?).await?,
+        };
         let http = reqwest::Client::builder().timeout(PATIENCE).build()?;
-        Ok(Cluster { supervisor, ready_file, _dir: dir, log, database, http })
+        Ok(Cluster { supervisor, ready_file, _dir: dir, log, database, http, proxies })
+    }
+}
+
+impl Database {
+    async fn connect(url: &str) -> anyhow::Result<Self> {
+        let options = asobi_store::DatabaseOptions {
+            url: url.to_owned(),
+            max_connections: 5,
+            timeout: Duration::from_secs(10),
+            application_name: "asobi/test".to_owned(),
+        };
+        Ok(Self { url: url.to_owned(), pool: asobi_store::connect(&options).await? })
     }
 }
 

@@ -8,12 +8,24 @@
 
 pub mod client;
 pub mod cluster;
+pub mod proxy;
 pub mod rest;
 
 use std::time::Duration;
 
 pub use client::Client;
 pub use cluster::Cluster;
+pub use proxy::{Proxy, Side};
 
 /// How long a play waits for anything. Time bounds are the benches' business; this only ends a play that hangs.
 pub const PATIENCE: Duration = Duration::from_secs(45);
+
+/// Looks again and again until something is so: for what no event tells.
+pub async fn until(what: &str, mut so: impl AsyncFnMut() -> anyhow::Result<bool>) -> anyhow::Result<()> {
+    let started = std::time::Instant::now();
+    while !so().await? {
+        anyhow::ensure!(started.elapsed() < PATIENCE, "{what}: not within {} s", PATIENCE.as_secs());
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    Ok(())
+}
