@@ -2,4 +2,8 @@ return {
   duel = "duel.lua",
   crowd = "crowd.lua",
   chaos = "chaos.lua",
+  teams = "queue/teams.lua",
+  skill = "queue/skill.lua",
+  wishes = "queue/wishes.lua",
+  refill = "queue/refill.lua",
 }

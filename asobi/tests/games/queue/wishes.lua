@@ -1,0 +1,7 @@
+-- Players say whom they want to meet.
+match_size = 2
+strategy = "query"
+
+function init(config)
+  return {}
+end
