@@ -352,7 +352,7 @@ function handle_input(player_id, input, state)
   state.answer = asked == true or asked.error
   return state
 end
-function get_state(player_id, state) return state end"#,
+function get_state(state) return state end"#,
     );
     play.join(1).expect("seated");
     let mut ask = |input: Json| {
@@ -376,7 +376,7 @@ function get_state(player_id, state) return state end"#,
 #[test]
 fn teams_reach_init() {
     let script = "match_size = 2\nfunction init(config) return { teams = config.teams or 'none' } end
-function get_state(player_id, state) return state end";
+function get_state(state) return state end";
     let dir = folder(&[("match.lua", script)]);
     let registry = registry(dir.path());
     let factory = registry.get("default").expect("the mode is there");
