@@ -22,6 +22,8 @@ fn forming(tickets: &[(Uuid, Uuid)]) -> Forming {
         host_node: "host".into(),
         host_incarnation: 1,
         tickets: tickets.to_vec(),
+        teams: None,
+        regions: Vec::new(),
     }
 }
 
