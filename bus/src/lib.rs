@@ -49,6 +49,7 @@ pub struct BusOptions {
 pub struct Bus {
     shared: Arc<Shared>,
     publisher: Publisher,
+    origin: Arc<str>,
 }
 
 pub(crate) struct Shared {
@@ -70,10 +71,11 @@ impl Bus {
             confirmed_ms: AtomicU64::new(0),
             started: Instant::now(),
         });
+        let origin = options.origin.as_str().into();
         let (publisher, publishing) = publisher::start(options.pool, options.origin, stop.clone());
         tasks.spawn(publishing);
         tasks.spawn(listener::supervise(options.direct, options.topics, Arc::clone(&shared), stop.clone()));
-        Self { shared, publisher }
+        Self { shared, publisher, origin }
     }
 
     /// Subscribes to topics, which must be among those the bus was started with. `capacity` bounds the events that
@@ -90,6 +92,12 @@ impl Bus {
     #[must_use]
     pub fn publisher(&self) -> &Publisher {
         &self.publisher
+    }
+
+    /// What this process's own batches say that they come from.
+    #[must_use]
+    pub fn origin(&self) -> &Arc<str> {
+        &self.origin
     }
 
     /// Whether the listening session is believed to be alive.

@@ -5,7 +5,7 @@ use std::{future::Future, time::Duration};
 use asobi_proto::bus::{Batch, Topic};
 use serde::Serialize;
 use serde_json::value::{RawValue, to_raw_value};
-use sqlx::PgPool;
+use sqlx::{Connection as _, PgConnection, PgPool};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
@@ -74,6 +74,7 @@ pub(crate) fn start(pool: PgPool, origin: String, stop: CancellationToken) -> (P
 }
 
 async fn run(pool: PgPool, origin: String, mut items: mpsc::Receiver<Item>, stop: CancellationToken) {
+    let mut session = Session { pool, connection: None };
     let mut number = 0_u64;
     let mut waiting = Vec::with_capacity(64);
     loop {
@@ -89,15 +90,20 @@ async fn run(pool: PgPool, origin: String, mut items: mpsc::Receiver<Item>, stop
             .record(f64::from(u32::try_from(waiting.len()).unwrap_or(u32::MAX)));
         let (topics, payloads) = pack(&origin, &mut number, &waiting);
         waiting.clear();
-        send(&pool, &topics, &payloads).await;
+        session.send(&topics, &payloads).await;
     }
+}
+
+/// Whoever hears one topic of the chat hears all of them: what is sent at the same time goes together, under the first's name.
+fn goes_with(topic: Topic, other: Topic) -> bool {
+    topic == other || matches!((topic, other), (Topic::Chat(_), Topic::Chat(_)))
 }
 
 /// Groups items by topic, in their order, into as few payloads as hold them.
 fn pack(origin: &str, number: &mut u64, items: &[Item]) -> (Vec<String>, Vec<String>) {
     let mut groups: Vec<(Topic, Vec<&Item>)> = Vec::new();
     for item in items {
-        match groups.iter_mut().find(|(topic, _)| *topic == item.topic) {
+        match groups.iter_mut().find(|(topic, _)| goes_with(*topic, item.topic)) {
             Some((_, group)) => group.push(item),
             None => groups.push((item.topic, vec![item])),
         }
@@ -130,23 +136,44 @@ fn pack(origin: &str, number: &mut u64, items: &[Item]) -> (Vec<String>, Vec<Str
     (topics, payloads)
 }
 
-async fn send(pool: &PgPool, topics: &[String], payloads: &[String]) {
-    for attempt in 1..=ATTEMPTS {
-        let notify = sqlx::query!(
+/// Where NOTIFY is sent: a connection of its own, since one from the pool is tested before each use, a round trip more.
+struct Session {
+    pool: PgPool,
+    connection: Option<PgConnection>,
+}
+
+impl Session {
+    async fn send(&mut self, topics: &[String], payloads: &[String]) {
+        for attempt in 1..=ATTEMPTS {
+            let error = match tokio::time::timeout(DEADLINE, self.notify(topics, payloads)).await {
+                Ok(Ok(())) => return,
+                Ok(Err(error)) => error.to_string(),
+                Err(_) => format!("no answer within {DEADLINE:?}"),
+            };
+            self.connection = None;
+            tracing::warn!(attempt, notifications = payloads.len(), error, "A NOTIFY failed; it is tried again.");
+            tokio::time::sleep(Duration::from_millis(100 << attempt)).await;
+        }
+        metrics::counter!("asobi_bus_dropped_total", "reason" => "database_away").increment(payloads.len() as u64);
+    }
+
+    async fn notify(&mut self, topics: &[String], payloads: &[String]) -> sqlx::Result<()> {
+        let connection = match &mut self.connection {
+            Some(connection) => connection,
+            none => {
+                let options = self.pool.connect_options();
+                none.insert(Box::pin(PgConnection::connect_with(&options)).await?)
+            }
+        };
+        sqlx::query!(
             "SELECT pg_notify(topic, payload) FROM unnest($1::text[], $2::text[]) AS batch (topic, payload)",
             topics,
             payloads
         )
-        .execute(pool);
-        let error = match tokio::time::timeout(DEADLINE, notify).await {
-            Ok(Ok(_)) => return,
-            Ok(Err(error)) => error.to_string(),
-            Err(_) => format!("no answer within {DEADLINE:?}"),
-        };
-        tracing::warn!(attempt, notifications = payloads.len(), error, "A NOTIFY failed; it is tried again.");
-        tokio::time::sleep(Duration::from_millis(100 << attempt)).await;
+        .execute(connection)
+        .await?;
+        Ok(())
     }
-    metrics::counter!("asobi_bus_dropped_total", "reason" => "database_away").increment(payloads.len() as u64);
 }
 
 #[cfg(test)]
@@ -159,8 +186,9 @@ mod tests {
 
     #[test]
     fn payloads_stay_under_the_limit_and_keep_their_order() {
-        let items: Vec<_> =
-            (0..200).map(|i| item(if i % 3 == 0 { Topic::Presence } else { Topic::Chat(1) }, 100 + i * 7)).collect();
+        let items: Vec<_> = (0..200)
+            .map(|i| item(if i % 3 == 0 { Topic::Presence } else { Topic::Chat(i as u8 % 4) }, 100 + i * 7))
+            .collect();
         let mut number = 0;
         let (topics, payloads) = pack("gateway-0#12", &mut number, &items);
         assert!(payloads.iter().all(|p| p.len() < 8_000), "a payload is too long");
@@ -174,6 +202,8 @@ mod tests {
         let sent: Vec<usize> =
             items.iter().filter(|i| i.topic == Topic::Presence).map(|i| i.json.get().len()).collect();
         assert_eq!(seen, sent);
+        let names: std::collections::HashSet<&String> = topics.iter().collect();
+        assert_eq!(names.len(), 2, "all of the chat goes together");
     }
 
     #[test]

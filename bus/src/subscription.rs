@@ -29,19 +29,15 @@ impl Notification {
         Self { topic, payload }
     }
 
-    /// The items, in the publisher's order; none if the payload cannot be read, which is counted and logged.
+    /// The items, in the publisher's order; none if the payload cannot be read.
     #[must_use]
     pub fn items(&self) -> Vec<&RawValue> {
         self.batch().map(|b| b.items).unwrap_or_default()
     }
 
-    /// W3C trace context of what was published.
+    /// Everything at once, for whoever needs more than the items; none if it cannot be read, which is counted and logged.
     #[must_use]
-    pub fn traceparent(&self) -> Option<&str> {
-        self.batch().and_then(|b| b.traceparent)
-    }
-
-    fn batch(&self) -> Option<Batch<'_>> {
+    pub fn batch(&self) -> Option<Batch<'_>> {
         serde_json::from_str(&self.payload)
             .inspect_err(|error| {
                 metrics::counter!("asobi_bus_unreadable_payloads_total").increment(1);

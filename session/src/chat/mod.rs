@@ -162,20 +162,22 @@ pub(crate) fn start(hub: &Arc<Hub>, bus: &Bus, writes: mpsc::Receiver<Write>) {
     hub.spawn("chat repairs", repair::run(Arc::clone(hub), queue));
     hub.spawn("chat history", history::run(Arc::clone(hub)));
     hub.spawn("chat sweep", repair::sweep(Arc::clone(hub)));
-    hub.spawn("chat hints", listen(Arc::clone(hub), bus.subscribe(&topics, BUS_QUEUE)));
+    hub.spawn("chat hints", listen(Arc::clone(hub), Arc::clone(bus.origin()), bus.subscribe(&topics, BUS_QUEUE)));
 }
 
-async fn listen(hub: Arc<Hub>, mut events: Subscription) {
+async fn listen(hub: Arc<Hub>, own: Arc<str>, mut events: Subscription) {
     while let Some(event) = events.next().await {
         match event {
             BusEvent::Resync => {
                 metrics::counter!("asobi_session_resyncs_total", "what" => "chat").increment(1);
                 hub.chat.channels.sweep_now();
             }
-            BusEvent::Batch(batch) => {
-                let span = delivery(batch.traceparent());
+            BusEvent::Batch(notification) => {
+                // What this process stored it has delivered when it hinted at it.
+                let Some(batch) = notification.batch().filter(|batch| *batch.origin != *own) else { continue };
+                let span = delivery(batch.traceparent);
                 let _entered = span.enter();
-                for raw in batch.items() {
+                for raw in batch.items {
                     match serde_json::from_str::<ChatItem<'_>>(raw.get()) {
                         Ok(item) => hub.chat.channels.hear(&item),
                         Err(error) => tracing::warn!(%error, "A chat hint could not be read; its row will be."),
