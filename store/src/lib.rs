@@ -56,6 +56,16 @@ impl Error {
             _ => None,
         }
     }
+
+    /// Whether a row was refused because its table has no partition for it.
+    #[must_use]
+    pub fn no_partition(&self) -> bool {
+        match self {
+            // The code is the one of a failed check, but there is no constraint that failed.
+            Self::Sql(sqlx::Error::Database(db)) => db.is_check_violation() && db.constraint().is_none(),
+            _ => false,
+        }
+    }
 }
 
 /// How to reach the database.

@@ -233,8 +233,9 @@ impl Writer {
         self.connection = Some(connection);
         match &*code {
             "23505" => Attempt::Again,
-            // A check that fails and is none of ours: there is no partition for today.
-            "23514" if within(WRITE, chat::history::make_days(&self.hub.pool)).await.is_ok() => Attempt::Again,
+            _ if error.no_partition() && within(WRITE, chat::history::make_days(&self.hub.pool)).await.is_ok() => {
+                Attempt::Again
+            }
             // Of these classes (the data, the statement) nothing changes by trying again.
             code if ["22", "23", "42"].iter().any(|class| code.starts_with(class)) => {
                 tracing::error!(%error, messages = pending.len(), "The database refuses chat messages.");

@@ -199,3 +199,126 @@ async fn killed_connections_lose_and_repeat_nothing() -> anyhow::Result<()> {
     assert!(bo.so_far().await?.is_empty());
     cluster.end().await
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_hundred_join_one_channel_at_the_same_moment() -> anyhow::Result<()> {
+    const CROWD: usize = 100;
+    let sets = [("limits.connects_per_second", "0"), ("limits.frames_per_second", "0")];
+    let cluster = Cluster::start(2, &sets).await?;
+    let (_, mut ada) = cluster.connected("ada", 0, &[]).await?;
+    let account = cluster.player("crowd").await?;
+    let mut crowd = Vec::new();
+    for n in 0..CROWD {
+        // A player may have but a few connections to a node.
+        let account = if n < 4 { &account } else { &cluster.player(&format!("crowd-{n}")).await? };
+        let mut client = Client::open(&cluster.nodes[n % 2].ws).await?;
+        client.connect(&account.tokens.access_token, &[]).await?;
+        crowd.push(client);
+    }
+    ada.ask("chat.join", json!({"channel_id": LOBBY})).await?;
+    let go = std::sync::Arc::new(tokio::sync::Barrier::new(CROWD + 1));
+    let mut members = tokio::task::JoinSet::new();
+    for mut client in crowd {
+        let go = std::sync::Arc::clone(&go);
+        members.spawn(async move {
+            go.wait().await;
+            let joined = client.ask("chat.join", json!({"channel_id": LOBBY, "since_seq": 0})).await?;
+            anyhow::ensure!(joined["type"] == "chat.joined", "{joined}");
+            // All there is, each once and in order, whatever came while it joined.
+            for seq in 1..=50 {
+                let message = client.expect("chat.message").await?;
+                anyhow::ensure!(message["payload"]["seq"] == seq, "{message} instead of {seq}");
+            }
+            anyhow::ensure!(client.so_far().await?.is_empty(), "something came twice");
+            anyhow::Ok(())
+        });
+    }
+    go.wait().await;
+    for n in 1..=50 {
+        say(&mut ada, &format!("m{n}")).await?;
+    }
+    while let Some(member) = members.join_next().await {
+        member??;
+    }
+    cluster.end().await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_reader_that_stops_is_disconnected_and_the_others_hear_on() -> anyhow::Result<()> {
+    let sets = [
+        ("limits.frames_per_second", "0"),
+        ("session.queue_frames", "64"),
+        ("session.slow_ms", "500"),
+        ("limits.chat_bytes", "60000"),
+    ];
+    let cluster = Cluster::start(1, &sets).await?;
+    let (_, mut ada) = cluster.connected("ada", 0, &[]).await?;
+    let (_, mut bo) = cluster.connected("bob", 0, &[]).await?;
+    let (_, mut idle) = cluster.connected("idle", 0, &[]).await?;
+    for client in [&mut ada, &mut bo, &mut idle] {
+        client.ask("chat.join", json!({"channel_id": LOBBY})).await?;
+    }
+    // More than the sockets' buffers on both sides hold, and our queue.
+    let content = "x".repeat(50_000);
+    let mut sent = 0;
+    while idle_is_there(&cluster) {
+        anyhow::ensure!(sent < 2_000, "the idle reader is never slow");
+        say(&mut ada, &content).await?;
+        sent += 1;
+        for client in [&mut ada, &mut bo] {
+            assert_eq!(client.expect("chat.message").await?["payload"]["seq"], sent);
+        }
+    }
+    // It reads on, and finds why it was disconnected behind what had been written before.
+    assert_eq!(idle.closed().await?.0, 4001);
+    say(&mut ada, "still here").await?;
+    assert_eq!(bo.expect("chat.message").await?["payload"]["content"], "still here");
+    cluster.end().await
+}
+
+fn idle_is_there(cluster: &Cluster) -> bool {
+    cluster.nodes[0].hub.session_count() == 3
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_message_that_cannot_be_stored_costs_no_other() -> anyhow::Result<()> {
+    let cluster = Cluster::start(1, &[("limits.frames_per_second", "0")]).await?;
+    let (_, mut ada) = cluster.connected("ada", 0, &[]).await?;
+    ada.ask("chat.join", json!({"channel_id": LOBBY})).await?;
+    // As data would be that our checks let through and the database does not.
+    let refuse = "ALTER TABLE chat_messages ADD CONSTRAINT no_poison CHECK (content <> 'poison')";
+    cluster.db.pool.execute(refuse).await?;
+    for n in 0..60 {
+        let content = if n == 20 { "poison".to_owned() } else { format!("m{n}") };
+        let payload = json!({"channel_id": LOBBY, "content": content});
+        ada.send(json!({"type": "chat.send", "cid": n, "payload": payload})).await?;
+    }
+    for n in 0..60 {
+        let answer = ada.wait(|frame| frame["cid"] == n).await?;
+        let expected = if n == 20 { "error" } else { "chat.sent" };
+        assert_eq!(answer["type"], expected, "{answer}");
+    }
+    for n in (0..60).filter(|n| *n != 20) {
+        assert_eq!(ada.expect("chat.message").await?["payload"]["content"], format!("m{n}"));
+    }
+    cluster.end().await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_day_without_a_partition_is_made_by_whoever_writes() -> anyhow::Result<()> {
+    let cluster = Cluster::start(1, &[]).await?;
+    let (_, mut ada) = cluster.connected("ada", 0, &[]).await?;
+    say(&mut ada, "one").await?;
+    let days: Vec<String> = sqlx::query_scalar(
+        "SELECT inhrelid::regclass::text FROM pg_inherits WHERE inhparent = 'chat_messages'::regclass",
+    )
+    .fetch_all(&cluster.db.pool)
+    .await?;
+    cluster.db.pool.execute(sqlx::AssertSqlSafe(format!("DROP TABLE {}", days.join(", ")))).await?;
+    assert_eq!(say(&mut ada, "two").await?["seq"], 2);
+    // What is not kept any more was missed, too.
+    let joined = ada.ask("chat.join", json!({"channel_id": LOBBY, "since_seq": 0})).await?;
+    assert_eq!((&joined["payload"]["truncated"], &joined["payload"]["last_seq"]), (&json!(true), &json!(2)));
+    assert_eq!(ada.expect("chat.message").await?["payload"]["content"], "two");
+    cluster.end().await
+}
