@@ -70,7 +70,7 @@ fn run(command: Command) -> ExitCode {
         Command::SocialService(args) => service::main("social", &args.config, asobi_social_service::run),
         Command::Migrate(args) => service::main("migrate", &args.config, migrate::run),
         Command::Ctl(args) => block_on(ctl::run(args)),
-        Command::Bench(args) => block_on(async { bench::run(args).await.map(|()| ExitCode::SUCCESS) }),
+        Command::Bench(args) => block_on(bench::run(args)),
         Command::Config(args) => config_command::run(&args),
         Command::Postgres(args) => block_on(with_postgres::run(args)),
         Command::PostgresGuard(args) => block_on(postgres::guard::run(args)),

@@ -16,9 +16,11 @@ use tokio_tungstenite::tungstenite::Message;
 
 use super::{
     Common,
-    cluster::Target,
+    cluster::{CHANNELS, Target},
+    flood::Flood,
+    one_row,
     player::{Socket, call, connect_many},
-    report::{Report, histogram, per, record},
+    report::{Report, cpu_of, histogram, per, record},
 };
 
 /// How long the last deliveries may take.
@@ -28,15 +30,36 @@ const TAIL: Duration = Duration::from_secs(15);
 pub struct Options {
     #[command(flatten)]
     pub common: Common,
-    /// Channels, `global:c0` … `global:c99`; a cluster that is given must declare them (asobi dev does)
-    #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..=100))]
+    /// Channels, `global:c0` and so on; a cluster that is given must declare them (asobi dev does up to c99)
+    #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..=i64::from(CHANNELS)))]
     channels: u32,
-    /// Members of each channel; the first of them sends
-    #[arg(long, default_value_t = 10, value_parser = clap::value_parser!(u32).range(1..=1000))]
+    /// Members of each channel; the first of them sends. With --rate max senders are apart, and 0 is possible
+    #[arg(long, default_value_t = 10, value_parser = clap::value_parser!(u32).range(0..=1000))]
     members: u32,
-    /// Messages a second, over all channels
-    #[arg(long, default_value_t = 1000, value_parser = clap::value_parser!(u32).range(1..=100_000))]
-    rate: u32,
+    /// Messages a second, over all channels; `max`: as many as are acknowledged
+    #[arg(long, default_value = "1000", value_parser = rate)]
+    rate: Rate,
+    /// With --rate max: messages of each of the 100 senders that wait for their acknowledgement
+    #[arg(long, default_value_t = 10, value_parser = clap::value_parser!(u32).range(1..=1000))]
+    window: u32,
+    /// Also measure the bare way to store and notify, one row a transaction, in the same database. The ratio is of messages a
+    /// second with --rate max, else of PostgreSQL's CPU for a message (ours to the bare one's)
+    #[arg(long)]
+    baseline: bool,
+}
+
+#[derive(Debug, Clone, Copy)]
+enum Rate {
+    PerSecond(u32),
+    Max,
+}
+
+fn rate(text: &str) -> Result<Rate, String> {
+    match text.parse() {
+        Ok(n @ 1..=100_000) => Ok(Rate::PerSecond(n)),
+        _ if text == "max" => Ok(Rate::Max),
+        _ => Err("expected 1 to 100000, or max".into()),
+    }
 }
 
 /// What was sent into one channel, shared by its members.
@@ -57,13 +80,79 @@ struct Tally {
 }
 
 pub async fn run(options: &Options, target: &Target) -> anyhow::Result<Report> {
+    let (report, ours) = match options.rate {
+        Rate::PerSecond(rate) => {
+            anyhow::ensure!(options.members > 0, "somebody has to be a member: --members is 0");
+            paced(options, rate, target).await?
+        }
+        Rate::Max => flood(options, target).await?,
+    };
+    if !options.baseline {
+        return Ok(report);
+    }
+    let url =
+        target.database_url.as_deref().context("the database is only known with --ready-file, or without --url")?;
+    eprintln!("the same, one row a transaction …");
+    let before = target.spent();
+    let rows = one_row::run(url, options.common.measured()).await?;
+    let processes = target.since(&before);
+    let seconds = options.common.measured().as_secs_f64();
+    let bare = cpu_of(&processes, "postgresql") / rows.max(1) as f64;
+    let ratio = match options.rate {
+        Rate::Max => ours.messages as f64 / rows.max(1) as f64,
+        Rate::PerSecond(_) => ours.postgresql / bare,
+    };
+    Ok(report
+        .field("one_row_per_second", per(1.0 / seconds, 1, rows))
+        .field("one_row_postgresql_cpu_s_per_100k", per(cpu_of(&processes, "postgresql"), rows, 100_000))
+        .field("ratio", per(ratio, 1, 1)))
+}
+
+/// What is compared.
+struct Ours {
+    messages: u64,
+    /// CPU seconds of PostgreSQL for one message.
+    postgresql: f64,
+}
+
+async fn flood(options: &Options, target: &Target) -> anyhow::Result<(Report, Ours)> {
+    let flood = Flood {
+        channels: options.channels,
+        members: options.members,
+        window: options.window,
+        warming: options.common.warming(),
+        measured: options.common.measured(),
+    };
+    let flooded = flood.run(target).await?;
+    let acknowledged = flooded.acknowledged;
+    let postgresql = cpu_of(&flooded.processes, "postgresql");
+    let mut report = Report::new("chat")
+        .field("channels", options.channels)
+        .field("members", options.members)
+        .field("acknowledged", acknowledged)
+        .field("per_second", per(1.0 / options.common.measured().as_secs_f64(), 1, acknowledged))
+        .field("refused", flooded.refused)
+        .field("delivered", flooded.delivered);
+    if let Some(ack) = &flooded.ack {
+        report = report.latency("ack_ms", ack);
+    }
+    if !flooded.processes.is_empty() {
+        report = report
+            .field("gateway_cpu_s_per_100k_messages", per(cpu_of(&flooded.processes, "gateway"), acknowledged, 100_000))
+            .field("postgresql_cpu_s_per_100k_messages", per(postgresql, acknowledged, 100_000))
+            .field("processes", flooded.processes);
+    }
+    Ok((report, Ours { messages: acknowledged, postgresql: postgresql / acknowledged.max(1) as f64 }))
+}
+
+async fn paced(options: &Options, rate: u32, target: &Target) -> anyhow::Result<(Report, Ours)> {
     let total = usize::try_from(options.channels * options.members)?;
     let mut sockets = connect_many(target, total).await?;
     for (n, socket) in sockets.iter_mut().enumerate() {
         let channel = format!("global:c{}", n % usize::try_from(options.channels)?);
         call(socket, "chat.join", json!({"channel_id": channel})).await?;
     }
-    let gap = Duration::from_secs_f64(f64::from(options.channels) / f64::from(options.rate));
+    let gap = Duration::from_secs_f64(f64::from(options.channels) / f64::from(rate));
     let start = Instant::now() + Duration::from_millis(200);
     let measure_from = start + options.common.warming();
     let end = measure_from + options.common.measured();
@@ -83,43 +172,55 @@ pub async fn run(options: &Options, target: &Target) -> anyhow::Result<Report> {
     eprintln!("measuring for {:?} …", options.common.measured());
     sleep_until(end.into()).await;
     let processes = target.since(&before);
-    let mut sum =
-        Tally { acknowledged: 0, refused: 0, delivered: 0, out_of_order: 0, ack: histogram(), delivery: histogram() };
+    let mut sum = Tally::default();
     while let Some(done) = players.join_next().await {
-        let tally = done??;
-        sum.acknowledged += tally.acknowledged;
-        sum.refused += tally.refused;
-        sum.delivered += tally.delivered;
-        sum.out_of_order += tally.out_of_order;
-        sum.ack.add(tally.ack)?;
-        sum.delivery.add(tally.delivery)?;
+        sum.add(&done??)?;
     }
-    let missing = (sum.acknowledged * u64::from(options.members)).saturating_sub(sum.delivered);
-    let mut report = Report::new("chat")
-        .field("channels", options.channels)
-        .field("members", options.members)
-        .field("acknowledged", sum.acknowledged)
-        .field("refused", sum.refused)
-        .field("delivered", sum.delivered)
-        .field("missing", missing)
-        .field("out_of_order", sum.out_of_order)
-        .latency("ack_ms", &sum.ack)
-        .latency("delivery_ms", &sum.delivery);
-    if !processes.is_empty() {
-        let deliveries = sum.delivery.len();
-        let cpu = |of: &str| {
-            processes
-                .iter()
-                .filter(|p| p["node"].as_str().is_some_and(|n| n.starts_with(of)))
-                .filter_map(|p| p["cpu_s"].as_f64())
-                .sum::<f64>()
-        };
-        report = report
-            .field("gateway_cpu_s_per_100k_deliveries", per(cpu("gateway"), deliveries, 100_000))
-            .field("postgresql_cpu_s_per_100k_deliveries", per(cpu("postgresql"), deliveries, 100_000))
-            .field("processes", processes);
+    let postgresql = cpu_of(&processes, "postgresql");
+    let messages = sum.ack.len();
+    let report = sum.report(options, processes);
+    Ok((report, Ours { messages, postgresql: postgresql / messages.max(1) as f64 }))
+}
+
+impl Default for Tally {
+    fn default() -> Self {
+        Self { acknowledged: 0, refused: 0, delivered: 0, out_of_order: 0, ack: histogram(), delivery: histogram() }
     }
-    Ok(report)
+}
+
+impl Tally {
+    fn add(&mut self, other: &Self) -> anyhow::Result<()> {
+        self.acknowledged += other.acknowledged;
+        self.refused += other.refused;
+        self.delivered += other.delivered;
+        self.out_of_order += other.out_of_order;
+        self.ack.add(&other.ack)?;
+        self.delivery.add(&other.delivery)?;
+        Ok(())
+    }
+
+    fn report(&self, options: &Options, processes: Vec<Value>) -> Report {
+        let missing = (self.acknowledged * u64::from(options.members)).saturating_sub(self.delivered);
+        let report = Report::new("chat")
+            .field("channels", options.channels)
+            .field("members", options.members)
+            .field("acknowledged", self.acknowledged)
+            .field("refused", self.refused)
+            .field("delivered", self.delivered)
+            .field("missing", missing)
+            .field("out_of_order", self.out_of_order)
+            .latency("ack_ms", &self.ack)
+            .latency("delivery_ms", &self.delivery);
+        if processes.is_empty() {
+            return report;
+        }
+        let deliveries = self.delivery.len();
+        let spent = |of| per(cpu_of(&processes, of), deliveries, 100_000);
+        report
+            .field("gateway_cpu_s_per_100k_deliveries", spent("gateway"))
+            .field("postgresql_cpu_s_per_100k_deliveries", spent("postgresql"))
+            .field("processes", processes)
+    }
 }
 
 struct Script {
@@ -135,14 +236,7 @@ struct Script {
 impl Script {
     async fn play(self, socket: Socket) -> anyhow::Result<Tally> {
         let (mut sink, mut frames) = socket.split();
-        let mut tally = Tally {
-            acknowledged: 0,
-            refused: 0,
-            delivered: 0,
-            out_of_order: 0,
-            ack: histogram(),
-            delivery: histogram(),
-        };
+        let mut tally = Tally::default();
         let channel_id = format!("global:c{}", self.channel);
         let (mut next, mut number, mut last_seq) = (self.first, 0_u64, 0_i64);
         let over = self.end + TAIL;

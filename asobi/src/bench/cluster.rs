@@ -17,12 +17,16 @@ use tokio::process::{Child, Command};
 
 use super::Common;
 
+/// Global channels of a cluster of the bench's own.
+pub const CHANNELS: u32 = 1_000;
 const START: Duration = Duration::from_secs(60);
 const STOP: Duration = Duration::from_secs(20);
 
 pub struct Target {
     /// `http://host:port` of each gateway.
     pub gateways: Vec<String>,
+    /// Of a cluster whose ready file is known.
+    pub database_url: Option<String>,
     processes: Vec<(String, u32)>,
     own: Option<Own>,
 }
@@ -46,7 +50,7 @@ impl Target {
             return Self::start().await;
         }
         let gateways = common.url.iter().map(|url| url.trim_end_matches('/').to_owned()).collect();
-        Ok(Self { gateways, processes: Vec::new(), own: None })
+        Ok(Self { gateways, database_url: None, processes: Vec::new(), own: None })
     }
 
     async fn start() -> anyhow::Result<Self> {
@@ -76,6 +80,8 @@ impl Target {
             command.args(["--set", &format!("limits.{limit}=0")]);
         }
         command.args(["--set", "log.filter=warn"]);
+        let channels: Vec<String> = (0..CHANNELS).map(|n| format!("c{n}")).collect();
+        command.args(["--set", &format!("chat.global_channels={}", channels.join(","))]);
         command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
         let mut supervisor = command.spawn().context("asobi dev cannot be started")?;
         let started = Instant::now();
@@ -105,7 +111,8 @@ impl Target {
             .flat_map(list)
             .filter_map(|p| Some((p["node_id"].as_str()?.to_owned(), u32::try_from(p["pid"].as_u64()?).ok()?)))
             .collect();
-        Ok(Self { gateways, processes, own })
+        let database_url = ready["database_url"].as_str().map(str::to_owned);
+        Ok(Self { gateways, database_url, processes, own })
     }
 
     /// Stops the cluster if it is the bench's own.
@@ -118,6 +125,16 @@ impl Target {
             eprintln!("the bench's own cluster did not stop in time and is killed");
             let _ = own.supervisor.kill().await;
         }
+    }
+
+    /// Watches one more process.
+    pub fn watch(&mut self, name: &str, pid: u32) {
+        self.processes.push((name.to_owned(), pid));
+    }
+
+    /// Resident memory of all processes whose names begin so.
+    pub fn resident_kb(&self, of: &str) -> u64 {
+        self.processes.iter().filter(|(name, _)| name.starts_with(of)).filter_map(|(_, pid)| resident_kb(*pid)).sum()
     }
 
     /// Starts a measurement of CPU time.

@@ -6,14 +6,16 @@ use anyhow::Context as _;
 use clap::Args;
 use futures_util::{SinkExt as _, StreamExt as _};
 use hdrhistogram::Histogram;
+use serde_json::Value;
 use tokio::{task::JoinSet, time::sleep_until};
 use tokio_tungstenite::tungstenite::Message;
 
 use super::{
     Common,
     cluster::Target,
-    player::{Socket, connect_many},
-    report::{Report, histogram, per, record},
+    echo::Echo,
+    player::{Socket, connect_many, open},
+    report::{Report, cpu_of, histogram, per, record},
 };
 
 #[derive(Debug, Clone, Args)]
@@ -27,10 +29,60 @@ pub struct Options {
     /// connection's share
     #[arg(long, default_value_t = 5000, value_parser = clap::value_parser!(u32).range(1..=500_000))]
     rate: u32,
+    /// Also measure a bare WebSocket echo of the same frames, and compare the CPU each spends on a message; one gateway is
+    /// used then
+    #[arg(long)]
+    baseline: bool,
 }
 
-pub async fn run(options: &Options, target: &Target) -> anyhow::Result<Report> {
-    let sockets = connect_many(target, usize::try_from(options.connections)?).await?;
+/// What one server answered, and what it spent.
+struct Measured {
+    latency: Histogram<u64>,
+    processes: Vec<Value>,
+}
+
+impl Measured {
+    fn cpu(&self, of: &str) -> f64 {
+        cpu_of(&self.processes, of)
+    }
+}
+
+pub async fn run(options: &Options, target: &mut Target) -> anyhow::Result<Report> {
+    if options.baseline {
+        target.gateways.truncate(1);
+    }
+    let count = usize::try_from(options.connections)?;
+    let gateway = load(options, target, connect_many(target, count).await?).await?;
+    let messages = gateway.latency.len();
+    let mut report = Report::new("heartbeat")
+        .field("connections", options.connections)
+        .field("messages", messages)
+        .field("per_second", per(1.0 / options.common.measured().as_secs_f64(), 1, messages))
+        .latency("answer_ms", &gateway.latency);
+    let spent = per(gateway.cpu("gateway"), messages, 100_000);
+    if !gateway.processes.is_empty() {
+        report = report.field("gateway_cpu_s_per_100k", spent).field("processes", gateway.processes);
+    }
+    if options.baseline {
+        let echo = Echo::start().await?;
+        target.watch("echo", echo.pid);
+        eprintln!("the same against a bare echo …");
+        let mut sockets = Vec::with_capacity(count);
+        for _ in 0..count {
+            sockets.push(open(&echo.url).await?);
+        }
+        let bare = load(options, target, sockets).await?;
+        let spent_bare = per(bare.cpu("echo"), bare.latency.len(), 100_000);
+        report = report
+            .latency("echo_answer_ms", &bare.latency)
+            .field("echo_cpu_s_per_100k", spent_bare)
+            .field("echo_processes", bare.processes)
+            .field("ratio", per(spent / spent_bare, 1, 1));
+    }
+    Ok(report)
+}
+
+async fn load(options: &Options, target: &Target, sockets: Vec<Socket>) -> anyhow::Result<Measured> {
     let gap = Duration::from_secs_f64(f64::from(options.connections) / f64::from(options.rate));
     let start = Instant::now() + Duration::from_millis(100);
     let (measure_from, end) =
@@ -51,21 +103,7 @@ pub async fn run(options: &Options, target: &Target) -> anyhow::Result<Report> {
     while let Some(done) = beating.join_next().await {
         latency.add(done??)?;
     }
-    let messages = latency.len();
-    let cpu: f64 = processes
-        .iter()
-        .filter(|p| p["node"].as_str().is_some_and(|n| n.starts_with("gateway")))
-        .filter_map(|p| p["cpu_s"].as_f64())
-        .sum();
-    let mut report = Report::new("heartbeat")
-        .field("connections", options.connections)
-        .field("messages", messages)
-        .field("per_second", per(1.0 / options.common.measured().as_secs_f64(), 1, messages))
-        .latency("answer_ms", &latency);
-    if !processes.is_empty() {
-        report = report.field("gateway_cpu_s_per_100k", per(cpu, messages, 100_000)).field("processes", processes);
-    }
-    Ok(report)
+    Ok(Measured { latency, processes })
 }
 
 async fn beat(

@@ -2,11 +2,15 @@
 
 mod chat;
 mod cluster;
+mod connections;
+mod echo;
+mod flood;
 mod heartbeat;
+mod one_row;
 mod player;
 mod report;
 
-use std::time::Duration;
+use std::{process::ExitCode, time::Duration};
 
 use clap::{Args, Subcommand};
 
@@ -25,6 +29,11 @@ enum Scenario {
     Heartbeat(heartbeat::Options),
     /// Durable, acknowledged messages into channels whose members are spread over the gateways.
     Chat(chat::Options),
+    /// Idle authenticated connections: what each costs in memory
+    Connections(connections::Options),
+    /// The bare server that heartbeats are compared with
+    #[command(hide = true)]
+    Echo,
 }
 
 /// What every scenario takes.
@@ -63,19 +72,23 @@ impl Common {
 ///
 /// # Errors
 /// When no cluster could be reached or started, or the load could not be applied.
-pub async fn run(args: BenchArgs) -> anyhow::Result<()> {
+pub async fn run(args: BenchArgs) -> anyhow::Result<ExitCode> {
     let common = match &args.scenario {
         Scenario::Heartbeat(options) => &options.common,
         Scenario::Chat(options) => &options.common,
+        Scenario::Connections(options) => &options.common,
+        Scenario::Echo => return echo::serve().await,
     };
     let json = common.json;
-    let target = Target::reach(common).await?;
+    let mut target = Target::reach(common).await?;
     let outcome = match &args.scenario {
-        Scenario::Heartbeat(options) => heartbeat::run(options, &target).await,
+        Scenario::Heartbeat(options) => heartbeat::run(options, &mut target).await,
         Scenario::Chat(options) => chat::run(options, &target).await,
+        Scenario::Connections(options) => connections::run(options, &target).await,
+        Scenario::Echo => return echo::serve().await,
     };
     target.stop().await;
     let report = outcome?;
     report.print(json);
-    Ok(())
+    Ok(ExitCode::SUCCESS)
 }

@@ -63,11 +63,20 @@ async fn connect(http: &reqwest::Client, gateway: &str, device_id: String) -> an
         403 => bail!("{gateway} takes no guests: run it with --set auth.guest=true"),
         _ => bail!("{gateway} answered {status} to a guest's sign-in: {answer}"),
     }
-    let url = format!("{}/ws", gateway.replacen("http", "ws", 1));
-    // The client's buffers are not what is measured; the default takes 128 KiB a socket.
-    let config = WebSocketConfig::default().read_buffer_size(4 * 1024).write_buffer_size(0);
-    let (mut socket, _) = tokio::time::timeout(DEADLINE, connect_async_with_config(url, Some(config), true)).await??;
+    let mut socket = open(&format!("{}/ws", gateway.replacen("http", "ws", 1))).await?;
     call(&mut socket, "session.connect", json!({"token": answer["access_token"]})).await?;
+    Ok(socket)
+}
+
+/// Opens a bare socket.
+///
+/// # Errors
+/// When nobody answers there.
+pub async fn open(url: &str) -> anyhow::Result<Socket> {
+    // The client's buffers are not what is measured; the default takes 128 KiB a socket.
+    let config = WebSocketConfig::default().read_buffer_size(4 * 1024).write_buffer_size(4 * 1024);
+    let opening = connect_async_with_config(url, Some(config), true);
+    let (socket, _) = tokio::time::timeout(DEADLINE, opening).await??;
     Ok(socket)
 }
 

@@ -50,6 +50,12 @@ fn plain(value: &Value) -> String {
     }
 }
 
+/// CPU seconds of all processes whose names begin so.
+pub fn cpu_of(processes: &[Value], of: &str) -> f64 {
+    let named = processes.iter().filter(|p| p["node"].as_str().is_some_and(|n| n.starts_with(of)));
+    named.filter_map(|p| p["cpu_s"].as_f64()).sum()
+}
+
 /// A histogram of microseconds up to a minute.
 pub fn histogram() -> Histogram<u64> {
     let mut histogram =
