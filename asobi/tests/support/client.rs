@@ -153,6 +153,15 @@ impl Client {
         }
     }
 
+    /// The next frame, of any kind; none when the socket has closed. It waits as long as it takes, and may be given up
+    /// without losing anything.
+    pub async fn frame(&mut self) -> anyhow::Result<Option<Value>> {
+        match self.held.pop_front() {
+            Some(frame) => Ok(Some(frame)),
+            None => self.receive().await,
+        }
+    }
+
     /// Forgets what was held: the play is interested in what comes from now on.
     pub fn forget(&mut self) {
         self.held.clear();
