@@ -11,7 +11,7 @@ use crate::error::ErrorCode;
 #[derive(Debug)]
 pub struct Incoming<'a> {
     pub kind: Cow<'a, str>,
-    /// Echoed as it came; a JSON null counts as none.
+    /// Echoed as it came. Of any JSON type: one that is null was given all the same, and is answered with null.
     pub cid: Option<&'a RawValue>,
     /// Always the text of a JSON object, `{}` when it was missing.
     pub payload: &'a str,
@@ -32,10 +32,15 @@ pub struct Malformed<'a> {
 struct Envelope<'a> {
     #[serde(borrow, rename = "type", default)]
     kind: Option<&'a RawValue>,
-    #[serde(borrow, default)]
+    #[serde(borrow, default, deserialize_with = "given")]
     cid: Option<&'a RawValue>,
     #[serde(borrow, default)]
     payload: Option<&'a RawValue>,
+}
+
+/// Whatever stands there, null too.
+fn given<'de, D: serde::Deserializer<'de>>(value: D) -> Result<Option<&'de RawValue>, D::Error> {
+    <&RawValue>::deserialize(value).map(Some)
 }
 
 impl<'a> Incoming<'a> {
@@ -172,8 +177,14 @@ mod tests {
         assert!(matches!(frame.kind, Cow::Borrowed(_)));
         let escaped = Incoming::parse(r#"{"type":"chat\u002ejoin"}"#).expect("parses");
         assert_eq!(escaped.kind, "chat.join");
-        let bare = Incoming::parse(r#"{"type":"session.heartbeat","cid":null}"#).expect("parses");
+        let bare = Incoming::parse(r#"{"type":"session.heartbeat"}"#).expect("parses");
         assert!(bare.cid.is_none() && bare.payload == "{}" && !bare.has_payload);
+        for cid in ["null", "true", "-1.5", r#""""#, r#"[1,{"a":null}]"#, "{}"] {
+            let text = format!(r#"{{"type":"session.heartbeat","cid":{cid}}}"#);
+            let frame = Incoming::parse(&text).expect("parses");
+            assert_eq!(frame.cid.map(RawValue::get), Some(cid));
+            assert!(reply("session.heartbeat", frame.cid, serde_json::json!({})).contains(&format!(r#""cid":{cid},"#)));
+        }
     }
 
     #[test]

@@ -44,7 +44,7 @@ pub async fn run(config: Arc<Config>, shutdown: Shutdown) -> anyhow::Result<()> 
     let (grpc, grpc_addr) = server::bind("grpc.listen", &config.grpc.listen).await?;
     let (metrics, metrics_addr) = server::bind("metrics.listen", &config.metrics.listen).await?;
     let addresses = NodeAddresses { http: None, grpc: grpc_addr, metrics: metrics_addr };
-    let node = Node::join(&config, Role::Social, addresses, [Topic::Boards, Topic::Effects], &shutdown).await?;
+    let node = Node::join(&config, Role::Social, addresses, [Topic::Boards, Topic::Effects, Topic::Revoked], &shutdown).await?;
     tracing::info!(grpc.addr = %grpc_addr, metrics.addr = %metrics_addr, "The social service listens.");
 
     let (draining, bound) = (shutdown.draining(), config.database.timeout());
@@ -56,6 +56,9 @@ pub async fn run(config: Arc<Config>, shutdown: Shutdown) -> anyhow::Result<()> 
     let writing = shutdown.spawn("score writer", writing);
     let follow = boards::follow(Arc::clone(&boards), node.bus.subscribe(&[Topic::Boards], EVENTS), draining.clone());
     shutdown.spawn_critical("board follower", follow);
+    let revoked = node.bus.subscribe(&[Topic::Revoked], EVENTS);
+    let kept = config.auth.access_ttl();
+    shutdown.spawn_critical("erasures", boards::follow_erasures(Arc::clone(&boards), revoked, kept, draining.clone()));
     let wake = node.bus.subscribe(&[Topic::Effects], 64);
     let effects = effects::run(node.pool.clone(), Arc::clone(&boards), wake, bound, draining.clone());
     let effects = shutdown.spawn_critical("effects", effects);

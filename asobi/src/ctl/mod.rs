@@ -5,6 +5,7 @@
 
 mod nodes;
 mod output;
+mod players;
 mod queue;
 mod ticket;
 
@@ -48,6 +49,7 @@ pub struct CtlArgs {
 enum Command {
     /// Who is in the cluster: roles, states, addresses, load, and who leads
     Nodes,
+    Player(players::PlayerArgs),
     Queue(queue::QueueArgs),
     Ticket(ticket::TicketArgs),
 }
@@ -73,6 +75,7 @@ pub async fn run(args: CtlArgs) -> anyhow::Result<ExitCode> {
     let ctl = Ctl::connect(&config, args.json).await?;
     match &args.command {
         Command::Nodes => nodes::run(&ctl).await?,
+        Command::Player(args) => players::run(args, &ctl).await?,
         Command::Queue(args) => queue::run(args, &ctl).await?,
         Command::Ticket(args) => ticket::run(args, &ctl).await?,
     }

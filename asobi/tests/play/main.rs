@@ -13,4 +13,5 @@ mod presence;
 mod queue;
 mod revocation;
 mod shutdown;
+mod social;
 mod takeover;

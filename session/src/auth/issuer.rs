@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use asobi_bus::Publisher;
+use asobi_bus::{Publisher, inbox};
 use asobi_proto::{
     bus::{TicketItem, Topic},
     error::ErrorCode,
@@ -10,6 +10,7 @@ use asobi_proto::{
 use asobi_service_kit::config;
 use asobi_store::{
     bans::{self, Ban},
+    parties::{self, PartyError},
     players::{self, TakenOr},
     tokens::{self, Refresh},
 };
@@ -354,18 +355,39 @@ impl Issuer {
                 return Err(IssueError::Confirmation);
             }
         }
+        self.leave_party(player_id).await?;
         let mut tx = self.pool.begin().await?;
         let revocation = tokens::revoke_player(&mut tx, player_id, "erased", self.access_ttl_s).await?;
         let erased = players::erase(&mut tx, player_id).await?;
         tx.commit().await?;
         self.verifier.spread(&self.publisher, revocation);
-        for ticket_id in erased.tickets {
-            // The leader finds a lost one by its sweep.
+        self.withdrawn(erased.tickets);
+        tracing::info!(player.id = %player_id, "A player was erased at their own wish.");
+        Ok(())
+    }
+
+    /// The others are told and have another leader. By itself, before the erasure: it locks the party first, as everybody
+    /// does; and whoever is invited once more in between leaves a membership that goes with the player's row.
+    async fn leave_party(&self, player_id: Uuid) -> Result<(), IssueError> {
+        match parties::leave(&self.pool, player_id).await {
+            Ok(changed) => {
+                for told in &changed.told {
+                    inbox::publish(&self.publisher, told.player_id, told.seq, &told.event);
+                }
+                self.withdrawn(changed.tickets);
+                Ok(())
+            }
+            Err(PartyError::Db(error)) => Err(error.into()),
+            Err(_) => Ok(()),
+        }
+    }
+
+    /// Tells the leader of the queue, who finds a lost one by its sweep.
+    fn withdrawn(&self, tickets: Vec<Uuid>) {
+        for ticket_id in tickets {
             let gone = TicketItem { ticket_id, gone: true, ..TicketItem::default() };
             let _ = self.publisher.publish(Topic::Queue, &gone);
         }
-        tracing::info!(player.id = %player_id, "A player was erased at their own wish.");
-        Ok(())
     }
 
     async fn log_in(&self, player_id: Uuid, username: String) -> Result<Account, IssueError> {

@@ -1,7 +1,7 @@
 //! Whether what this node remembers of revocations can be relied on, or the rows have to be read.
 //!
 //! Memory is good while the listening session proves itself every [`DOUBT`] and the rows were read since that session
-//! began: what was told while nobody listened is only in the rows. In doubt one read answers for everybody who asks within
+//! began, or fell silent for longer: what was told while nobody listened is only in the rows. In doubt one read answers for everybody who asks within
 //! a moment, so that a busy node costs the database four reads a second and not one for each request.
 //!
 //! **When that read fails too, tokens are refused** (`not_ready`, worth another try), never accepted: the rows are the
@@ -24,10 +24,18 @@ const FRESH: Duration = Duration::from_millis(250);
 
 pub(super) struct Trust {
     bus: Bus,
-    /// The listening session that had begun when the rows were last read.
-    heard: Mutex<watch::Receiver<bool>>,
+    state: Mutex<State>,
     /// The last read made in doubt; whoever makes one holds the lock.
     last: tokio::sync::Mutex<Option<Read>>,
+}
+
+struct State {
+    /// The listening session that had begun when the rows were last read.
+    heard: watch::Receiver<bool>,
+    /// How often the listener was found silent, and which of these times a read made good. A listener that speaks again is
+    /// not believed before: what waited behind its first word has not been taken in yet.
+    doubts: u64,
+    settled: u64,
 }
 
 struct Read {
@@ -36,30 +44,48 @@ struct Read {
     well: bool,
 }
 
+/// A read of the rows under way.
+pub(super) struct Begun {
+    session: watch::Receiver<bool>,
+    /// The doubt it settles, as the listener spoke when it began.
+    settles: Option<u64>,
+}
+
 impl Trust {
     pub fn new(bus: Bus) -> Self {
-        let heard = Mutex::new(bus.connected());
-        Self { bus, heard, last: tokio::sync::Mutex::default() }
+        let state = Mutex::new(State { heard: bus.connected(), doubts: 0, settled: 0 });
+        Self { bus, state, last: tokio::sync::Mutex::default() }
     }
 
     /// Whether memory is good as it is.
     pub fn holds(&self) -> bool {
-        let heard = self.heard.lock();
+        let mut state = self.state.lock();
+        if self.bus.unconfirmed_for() > DOUBT {
+            if state.settled == state.doubts {
+                state.doubts += 1;
+            }
+            return false;
+        }
         // A session that ended and another that began are two changes.
-        let same = heard.has_changed().is_ok_and(|changed| !changed) && *heard.borrow();
-        same && self.bus.unconfirmed_for() <= DOUBT
+        let same = state.heard.has_changed().is_ok_and(|changed| !changed) && *state.heard.borrow();
+        same && state.settled == state.doubts
     }
 
     /// To be called before the rows are read …
-    pub fn begin(&self) -> watch::Receiver<bool> {
+    pub fn begin(&self) -> Begun {
         let mut session = self.bus.connected();
         session.mark_unchanged();
-        session
+        let doubts = self.state.lock().doubts;
+        Begun { session, settles: (self.bus.unconfirmed_for() <= DOUBT).then_some(doubts) }
     }
 
     /// … and, with what that answered, after they were.
-    pub fn complete(&self, session: watch::Receiver<bool>) {
-        *self.heard.lock() = session;
+    pub fn complete(&self, begun: Begun) {
+        let mut state = self.state.lock();
+        state.heard = begun.session;
+        if let Some(settled) = begun.settles {
+            state.settled = state.settled.max(settled);
+        }
     }
 
     /// Has the rows read unless memory is good, or was made so a moment ago.

@@ -153,11 +153,11 @@ impl Verifier {
     }
 
     async fn read_revocations(&self) -> Result<(), asobi_store::Error> {
-        let session = self.trust.begin();
+        let begun = self.trust.begin();
         for row in within(READ, tokens::revocations(&self.pool)).await? {
             self.apply(&RevokedItem::from(row));
         }
-        self.trust.complete(session);
+        self.trust.complete(begun);
         self.revocations.forget_expired();
         Ok(())
     }

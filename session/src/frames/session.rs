@@ -2,7 +2,7 @@
 
 use std::{fmt::Write as _, sync::Arc, time::Duration};
 
-use asobi_store::{matches, within};
+use asobi_store::{matches, notifications, within};
 use serde_json::{Value, json, value::RawValue};
 use uuid::Uuid;
 
@@ -10,11 +10,10 @@ use super::{Asker, Call, Work, fields};
 use crate::{
     auth::{AuthError, Claims, migration},
     chat::now_ms,
-    close::Close,
     conn::Capabilities,
     hub::Hub,
     link::LinkError,
-    seat,
+    queue, seat,
 };
 
 const DEADLINE: Duration = Duration::from_secs(3);
@@ -104,7 +103,8 @@ async fn again(hub: &Arc<Hub>, asker: &Asker, claims: Claims, names: Option<Vec<
         }
         (had, local.capabilities, local.seat.as_ref().map(|seat| seat.match_id))
     };
-    connected(hub, asker, claims.player_id, has, match_id);
+    let unread = unread(hub, claims.player_id).await;
+    connected(hub, asker, claims.player_id, has, match_id, unread);
     hub.close_if_revoked(&asker.conn);
     if has.presence && !had.presence {
         hub.presence.snapshot(hub, &asker.conn, claims.player_id).await;
@@ -130,19 +130,18 @@ async fn first(hub: &Arc<Hub>, asker: &Asker, claims: Claims, names: &[String]) 
     }
     // Whatever comes for the player now waits until the client knows that it is connected.
     conn.outbox.hold();
-    let joined = hub.registry.join(player, conn, hub.config.session.max_per_player);
-    if let Some(oldest) = joined.replaced {
-        oldest.close(Close::Replaced);
-    }
-    joined.player.mailbox.place(hub, &joined.player, cursor);
+    let here = hub.registry.join(player, conn);
+    here.mailbox.place(hub, &here, cursor);
     hub.presence.arrive(conn.session_id, player);
     let me = [player];
-    let (again, live) = tokio::join!(
+    let (again, live, unread, party) = tokio::join!(
         within(DEADLINE, asobi_store::inbox::positions(&hub.pool, &me)),
-        within(DEADLINE, matches::live_of(&hub.pool, player))
+        within(DEADLINE, matches::live_of(&hub.pool, player)),
+        unread(hub, player),
+        queue::party_frame(hub, player)
     );
     if let Some((_, now)) = again.ok().and_then(|at| at.first().copied()).filter(|(_, now)| *now > cursor) {
-        joined.player.mailbox.offer(hub, &joined.player, now, None);
+        here.mailbox.offer(hub, &here, now, None);
     }
     let live = match live {
         Ok(live) => live,
@@ -159,7 +158,10 @@ async fn first(hub: &Arc<Hub>, asker: &Asker, claims: Claims, names: &[String]) 
             match_id = Some(live.match_id);
         }
     }
-    connected(hub, asker, player, capabilities, match_id);
+    connected(hub, asker, player, capabilities, match_id, unread);
+    if let Some(party) = party {
+        conn.push(party);
+    }
     conn.outbox.release();
     hub.close_if_revoked(conn);
     if capabilities.presence {
@@ -167,11 +169,19 @@ async fn first(hub: &Arc<Hub>, asker: &Asker, claims: Claims, names: &[String]) 
     }
 }
 
-fn connected(hub: &Hub, asker: &Asker, player: Uuid, capabilities: Capabilities, match_id: Option<Uuid>) {
+/// Notifications that wait to be read.
+async fn unread(hub: &Hub, player: Uuid) -> i64 {
+    within(DEADLINE, notifications::unread(&hub.pool, player)).await.unwrap_or_else(|error| {
+        tracing::warn!(%error, player.id = %player, "A player's notifications could not be counted; they are told of none.");
+        0
+    })
+}
+
+fn connected(hub: &Hub, asker: &Asker, player: Uuid, capabilities: Capabilities, match_id: Option<Uuid>, unread: i64) {
     asker.reply(
         "session.connected",
         json!({"player_id": player, "wire": "json", "node_id": hub.node_id(), "match_id": match_id,
-               "capabilities": capabilities.names(), "unread": 0}),
+               "capabilities": capabilities.names(), "unread": unread}),
     );
 }
 

@@ -44,13 +44,6 @@ pub(crate) struct Registry {
     hasher: RandomState,
 }
 
-/// What a session's coming changed.
-pub(crate) struct Joined {
-    pub player: Arc<Player>,
-    /// The oldest session, where the player had too many.
-    pub replaced: Option<Arc<Conn>>,
-}
-
 impl Registry {
     pub(crate) fn new() -> Self {
         Self {
@@ -96,17 +89,14 @@ impl Registry {
         self.conns.len()
     }
 
-    /// Adds a session to its player's. Past `most` the oldest is answered, to be replaced.
-    pub(crate) fn join(&self, player: Uuid, conn: &Arc<Conn>, most: usize) -> Joined {
+    /// Adds a session to its player's. How many those may be is decided by the rows of all nodes, not here.
+    pub(crate) fn join(&self, player: Uuid, conn: &Arc<Conn>) -> Arc<Player> {
         let mut players = self.shard(player).lock();
         let entry = players
             .entry(player)
             .or_insert_with(|| Arc::new(Player { id: player, conns: Mutex::default(), mailbox: Mailbox::default() }));
-        let mut conns = entry.conns.lock();
-        conns.push(Arc::clone(conn));
-        let replaced = (most > 0 && conns.len() > most).then(|| conns.remove(0));
-        drop(conns);
-        Joined { player: Arc::clone(entry), replaced }
+        entry.conns.lock().push(Arc::clone(conn));
+        Arc::clone(entry)
     }
 
     pub(crate) fn part(&self, player: Uuid, no: SessionNo) {
@@ -150,12 +140,12 @@ mod tests {
     fn players_come_and_go_with_their_sessions() {
         let (registry, player) = (Registry::new(), Uuid::now_v7());
         let (a, b, c) = (conn(&registry), conn(&registry), conn(&registry));
-        assert!(registry.join(player, &a, 2).replaced.is_none());
-        assert!(registry.join(player, &b, 2).replaced.is_none());
-        let joined = registry.join(player, &c, 2);
-        assert_eq!(joined.replaced.map(|conn| conn.no), Some(a.no));
-        assert_eq!(joined.player.conns().iter().map(|conn| conn.no).collect::<Vec<_>>(), [b.no, c.no]);
+        for conn in [&a, &b] {
+            registry.join(player, conn);
+        }
+        let joined = registry.join(player, &c);
         registry.part(player, a.no);
+        assert_eq!(joined.conns().iter().map(|conn| conn.no).collect::<Vec<_>>(), [b.no, c.no]);
         registry.part(player, b.no);
         assert!(registry.player(player).is_some());
         registry.part(player, c.no);

@@ -4,18 +4,26 @@ use std::sync::Arc;
 
 use asobi_proto::frame;
 use tokio::sync::broadcast::error::RecvError;
+use uuid::Uuid;
 
 use super::Hub;
 use crate::{auth::Claims, close::Close, conn::Conn, frame::Frame};
 
 /// What a socket is told when its revocation was only found by looking.
 const FOUND: &str = "revoked";
+/// Nobody will come back to this player's seat.
+const ERASED: &str = "erased";
 
 pub(crate) async fn follow(hub: Arc<Hub>) {
     let mut revoked = hub.verifier.revoked();
     loop {
         match revoked.recv().await {
-            Ok(item) => hub.close_where(&item.reason, |claims| claims.ended_by(&item)),
+            Ok(item) => {
+                if item.reason == ERASED {
+                    give_up_seat(&hub, item.subject);
+                }
+                hub.close_where(&item.reason, |claims| claims.ended_by(&item));
+            }
             Err(RecvError::Lagged(_)) => hub.close_where(FOUND, |claims| hub.verifier.is_revoked(claims)),
             Err(RecvError::Closed) => return,
         }
@@ -39,6 +47,22 @@ impl Hub {
             revoke(conn, FOUND);
         }
     }
+}
+
+/// Has the match go on without a player at once; without a connection their seat waits for its own time only.
+fn give_up_seat(hub: &Arc<Hub>, player: Uuid) {
+    let Some(player) = hub.registry.player(player) else { return };
+    player.each(|conn| {
+        if let Some(seat) = conn.local().seat.take() {
+            let (conn, match_id) = (Arc::clone(conn), seat.match_id);
+            hub.spawn("seat of an erased player", async move {
+                if let Err(error) = seat.link.leave(conn.no).await {
+                    tracing::debug!(?error, match.id = %match_id, "The seat of an erased player waits for its own time.");
+                }
+                seat.link.detach(conn.no);
+            });
+        }
+    });
 }
 
 fn revoke(conn: &Conn, reason: &str) {

@@ -29,6 +29,7 @@ pub struct Place {
     pub hub: Arc<Hub>,
     pub node: Node,
     pub issuer: Arc<Issuer>,
+    pub verifier: Arc<Verifier>,
     pub ws: String,
     pub shutdown: Shutdown,
 }
@@ -110,7 +111,7 @@ impl Place {
             membership: Arc::clone(&node.membership),
             directory: Arc::clone(&node.directory),
             channels: node.channels.clone(),
-            verifier,
+            verifier: Arc::clone(&verifier),
             near,
             shutdown: shutdown.clone(),
         });
@@ -121,7 +122,7 @@ impl Place {
         tokio::time::timeout(PATIENCE, listening.wait_for(|yes| *yes)).await??;
         server::serve_http(http, hub.router(), &shutdown);
         node.membership.set_state(NodeState::Ready);
-        Ok(Self { hub, node, issuer, ws: format!("ws://{address}/ws"), shutdown })
+        Ok(Self { hub, node, issuer, verifier, ws: format!("ws://{address}/ws"), shutdown })
     }
 
     pub async fn end(self) {

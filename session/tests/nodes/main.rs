@@ -6,4 +6,6 @@ mod cluster;
 mod host;
 mod matches;
 mod presence;
+mod revocation;
 mod session;
+mod valve;

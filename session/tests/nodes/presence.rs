@@ -64,3 +64,32 @@ async fn the_players_of_a_dead_node_go_offline_once() -> anyhow::Result<()> {
     assert!(watcher.so_far().await?.is_empty());
     cluster.end().await
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_client_that_flaps_is_told_of_once_a_second_and_in_the_end_as_it_is() -> anyhow::Result<()> {
+    let cluster = Cluster::start(2, &[("limits.frames_per_second", "0")]).await?;
+    let (ada, bo) = (cluster.player("ada").await?, cluster.player("bob").await?);
+    befriend(&cluster, ada.player_id, bo.player_id).await?;
+    let mut watcher = Client::open(&cluster.nodes[0].ws).await?;
+    watcher.connect(&ada.tokens.access_token, &["presence"]).await?;
+    watcher.expect("presence.snapshot").await?;
+    let started = std::time::Instant::now();
+    let mut flapping = Client::open(&cluster.nodes[1].ws).await?;
+    flapping.connect(&bo.tokens.access_token, &[]).await?;
+    for n in 0..300 {
+        flapping.ask("presence.update", json!({"status": format!("flap-{n}")})).await?;
+    }
+    flapping.ask("presence.update", json!({"status": "at rest"})).await?;
+    let mut told = 0;
+    loop {
+        told += 1;
+        let change = watcher.expect("presence.changed").await?;
+        if change["payload"]["status"] == "at rest" {
+            break;
+        }
+    }
+    let seconds = started.elapsed().as_secs();
+    assert!(told <= seconds + 2, "{told} changes in {seconds} s");
+    assert!(watcher.so_far().await?.is_empty());
+    cluster.end().await
+}

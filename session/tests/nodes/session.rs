@@ -7,7 +7,10 @@ use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio_tungstenite::tungstenite::{self, Message};
 
-use crate::{client::Client, cluster::Cluster};
+use crate::{
+    client::Client,
+    cluster::{Cluster, PATIENCE},
+};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_token_opens_a_session_and_a_bad_one_leaves_the_socket_open() -> anyhow::Result<()> {
@@ -177,6 +180,113 @@ async fn the_oldest_of_too_many_connections_is_replaced() -> anyhow::Result<()> 
     }
     assert_eq!(clients[0].closed().await?, (4002, "replaced".into()));
     assert!(clients[1].so_far().await?.is_empty() && clients[2].so_far().await?.is_empty());
+    cluster.end().await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_oldest_goes_wherever_it_is_and_the_one_that_came_never() -> anyhow::Result<()> {
+    let cluster = Cluster::start(2, &[("session.max_per_player", "2"), ("presence.grace_ms", "60000")]).await?;
+    let account = cluster.player("ada").await?;
+    let connect = async |node: usize| {
+        let mut client = Client::open(&cluster.nodes[node].ws).await?;
+        client.connect(&account.tokens.access_token, &[]).await?;
+        anyhow::Ok(client)
+    };
+    // The rows say who is connected; those in their grace are not.
+    let settled = async |connected: i64| {
+        let sql = "SELECT count(*) FROM sessions WHERE NOT leaving";
+        let waiting = async {
+            while sqlx::query_scalar::<_, i64>(sql).fetch_one(&cluster.db.pool).await? != connected {
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+            anyhow::Ok(())
+        };
+        tokio::time::timeout(PATIENCE, waiting).await?
+    };
+    let mut first = connect(0).await?;
+    settled(1).await?;
+    // A client that comes and goes on the other node takes nobody's place.
+    for _ in 0..4 {
+        let flapping = connect(1).await?;
+        settled(2).await?;
+        drop(flapping);
+        settled(1).await?;
+    }
+    assert!(first.so_far().await?.is_empty());
+    let mut second = connect(1).await?;
+    settled(2).await?;
+    let mut third = connect(1).await?;
+    assert_eq!(first.closed().await?, (4002, "replaced".into()));
+    let mut fourth = connect(0).await?;
+    assert_eq!(second.closed().await?, (4002, "replaced".into()));
+    for _ in 0..2 {
+        assert!(third.so_far().await?.is_empty() && fourth.so_far().await?.is_empty());
+        settled(2).await?;
+    }
+    cluster.end().await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn simultaneous_connections_leave_as_many_as_may_be() -> anyhow::Result<()> {
+    let cluster = Cluster::start(2, &[("session.max_per_player", "3"), ("limits.connects_per_second", "0")]).await?;
+    let account = cluster.player("ada").await?;
+    let mut opening = Vec::new();
+    for n in 0..16 {
+        let (ws, token) = (cluster.nodes[n % 2].ws.clone(), account.tokens.access_token.clone());
+        opening.push(tokio::spawn(async move {
+            let mut client = Client::open(&ws).await?;
+            client.connect(&token, &[]).await?;
+            anyhow::Ok(client)
+        }));
+    }
+    // Some are replaced before they hear that they are connected.
+    let mut clients = Vec::new();
+    for client in opening {
+        clients.extend(client.await?.ok());
+    }
+    let sockets = || cluster.nodes.iter().map(|node| node.hub.session_count()).sum::<usize>();
+    let settled = async {
+        while sockets() > 3 {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, settled).await?;
+    // Nobody was closed for whom there was room.
+    let mut open = 0;
+    for client in &mut clients {
+        open += usize::from(client.so_far().await.is_ok());
+    }
+    assert_eq!((open, sockets()), (3, 3));
+    cluster.end().await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_session_begins_with_the_number_of_unread_notifications() -> anyhow::Result<()> {
+    let cluster = Cluster::start(1, &[]).await?;
+    let account = cluster.player("ada").await?;
+    let rows = format!(
+        "INSERT INTO notifications (id, player_id, type, subject, read)
+         SELECT gen_random_uuid(), '{}', 'x', 'y', n = 3 FROM generate_series(1, 3) AS n",
+        account.player_id
+    );
+    sqlx::query(sqlx::AssertSqlSafe(rows)).execute(&cluster.db.pool).await?;
+    let mut client = Client::open(&cluster.nodes[0].ws).await?;
+    let connected = client.connect(&account.tokens.access_token, &["queue"]).await?;
+    assert_eq!((&connected["unread"], &connected["capabilities"]), (&json!(2), &json!(["queue"])));
+    cluster.end().await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_cid_is_echoed_whatever_it_is() -> anyhow::Result<()> {
+    let cluster = Cluster::start(1, &[]).await?;
+    let mut client = Client::open(&cluster.nodes[0].ws).await?;
+    for cid in [json!(null), json!(7), json!({"a": [1]}), json!("")] {
+        client.send(json!({"type": "session.heartbeat", "cid": cid})).await?;
+        let beat = client.expect("session.heartbeat").await?;
+        assert_eq!(beat.get("cid"), Some(&cid), "{beat}");
+    }
+    client.send(json!({"type": "session.heartbeat"})).await?;
+    assert_eq!(client.expect("session.heartbeat").await?.get("cid"), None);
     cluster.end().await
 }
 

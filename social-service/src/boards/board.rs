@@ -92,6 +92,14 @@ impl Board {
         self.at_rank(first, rank - first + 1 + range)
     }
 
+    /// Takes a player off whose rows are gone.
+    pub fn remove(&mut self, player: Uuid) {
+        if let Some(entry) = self.entries.remove(&player) {
+            let key = self.key(&entry);
+            self.ranked.remove(&key);
+        }
+    }
+
     fn put(&mut self, entry: Entry) {
         if let Some(known) = self.entries.get(&entry.player_id) {
             if known.seq >= entry.seq {

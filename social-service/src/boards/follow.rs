@@ -90,7 +90,8 @@ impl Boards {
         };
         let read = within(self.bound, asobi_store::boards::since(&self.pool, id, known)).await?;
         match read {
-            Some(snapshot) => {
+            Some(mut snapshot) => {
+                self.without_erased(&mut snapshot);
                 if let Slot::Ready(board) = &mut *lock(&cell.slot) {
                     board.repair(snapshot);
                 }

@@ -1,12 +1,13 @@
 //! Every board this service answers for: loaded at its first use, then kept current by its own writes and by the bus.
 
 mod board;
+mod erase;
 mod follow;
 mod ranked;
 mod write;
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, HashSet},
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicU64, Ordering},
@@ -22,8 +23,10 @@ use asobi_store::{
 };
 use sqlx::PgPool;
 use tokio::sync::Notify;
+use uuid::Uuid;
 
 pub use board::Board;
+pub use erase::follow_erasures;
 pub use follow::follow;
 pub use write::{Full, Writer};
 
@@ -41,6 +44,8 @@ pub struct Boards {
     /// Boards that may lack a change, and when their rows are to be read.
     doubts: Mutex<HashMap<String, Instant>>,
     doubted: Notify,
+    /// Players who were erased lately.
+    erased: Mutex<HashSet<Uuid>>,
     uses: AtomicU64,
     seed: u64,
 }
@@ -69,6 +74,7 @@ impl Boards {
             cells: Mutex::default(),
             doubts: Mutex::default(),
             doubted: Notify::new(),
+            erased: Mutex::default(),
             uses: AtomicU64::new(0),
             seed,
         })
@@ -113,6 +119,10 @@ impl Boards {
     }
 
     fn apply(&self, id: &str, entry: Entry) {
+        if lock(&self.erased).contains(&entry.player_id) {
+            // The number counts all the same: it is no gap.
+            return self.doubt(id, Instant::now());
+        }
         let Some(cell) = lock(&self.cells).get(id).cloned() else { return };
         let mut slot = lock(&cell.slot);
         match &mut *slot {
@@ -168,7 +178,7 @@ impl Boards {
     /// Reads a board into its cell, which hears of changes since before the read. False: there is no such board.
     async fn load(&self, id: &str, cell: &Arc<Cell>) -> asobi_store::Result<bool> {
         let read = within(self.bound, asobi_store::boards::since(&self.pool, id, 0)).await;
-        let snapshot = match read {
+        let mut snapshot = match read {
             Ok(Some(snapshot)) => snapshot,
             nothing => {
                 // Ids that anybody may ask for take no memory.
@@ -179,6 +189,7 @@ impl Boards {
                 return nothing.map(|_| false);
             }
         };
+        self.without_erased(&mut snapshot);
         // Built outside of the lock: a large board takes a while, and changes go on gathering.
         let mut board = Board::new(snapshot, self.seed);
         let mut slot = lock(&cell.slot);
