@@ -11,7 +11,10 @@ CREATE TABLE parties (
 CREATE TABLE party_members (
     player_id  uuid        PRIMARY KEY REFERENCES players ON DELETE CASCADE,
     party_id   uuid        NOT NULL REFERENCES parties ON DELETE CASCADE,
-    joined_at  timestamptz NOT NULL DEFAULT clock_timestamp()
+    joined_at  timestamptz NOT NULL DEFAULT clock_timestamp(),
+    -- As the members were told last; one node at a time looks for changes.
+    ready      boolean     NOT NULL DEFAULT true,
+    online     boolean     NOT NULL DEFAULT true
 );
 CREATE INDEX party_members_party ON party_members (party_id);
 

@@ -11,6 +11,8 @@ pub const SESSION_SWEEP: i64 = 0x6173_6f62_0003;
 pub const TEST_TEMPLATE: i64 = 0x6173_6f62_0004;
 /// Transaction lock: whoever sweeps parties that nobody is connected of, and invitations that are over.
 pub const PARTY_SWEEP: i64 = 0x6173_6f62_0007;
+/// Transaction lock: whoever tells parties which of their members came, went or play.
+pub const PARTY_LOOK: i64 = 0x6173_6f62_0008;
 /// Transaction lock: whoever drops what is kept no longer.
 pub const MAINTENANCE: i64 = 0x6173_6f62_0005;
 /// Transaction lock: whoever makes the partitions of days to come.

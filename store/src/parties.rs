@@ -3,6 +3,7 @@
 //!
 //! Lock order: `parties`, then `party_members`, then `tickets`, then inboxes.
 
+use asobi_proto::bus::InboxEvent;
 use serde_json::{Value, json};
 use sqlx::{PgConnection, PgPool};
 use time::OffsetDateTime;
@@ -11,7 +12,7 @@ use uuid::Uuid;
 use crate::{
     Error, Result,
     inbox::StoredEvent,
-    lock_keys::PARTY_SWEEP,
+    lock_keys::{PARTY_LOOK, PARTY_SWEEP},
     tickets::{append, event, withdraw_of_party},
 };
 
@@ -173,33 +174,41 @@ async fn lock_as_leader(conn: &mut PgConnection, player: Uuid) -> Result<(Uuid, 
 }
 
 async fn state(conn: &mut PgConnection, party: Uuid) -> Result<Party> {
+    Ok(states(conn, &[party]).await?.pop().unwrap_or(Party::left(party)))
+}
+
+/// Those of the parties that have members, in the order of their ids.
+async fn states(conn: &mut PgConnection, parties: &[Uuid]) -> Result<Vec<Party>> {
     let rows = sqlx::query!(
-        r#"SELECT p.leader_id, m.player_id,
+        r#"SELECT p.id, p.leader_id, m.player_id,
              NOT EXISTS (SELECT 1 FROM match_players s WHERE s.player_id = m.player_id) AS "ready!",
              EXISTS (SELECT 1 FROM sessions s JOIN nodes n ON n.node_id = s.node_id AND n.incarnation = s.incarnation
                      WHERE s.player_id = m.player_id AND n.lease_until > now()) AS "online!"
-           FROM parties p JOIN party_members m ON m.party_id = p.id WHERE p.id = $1 ORDER BY m.joined_at, m.player_id"#,
-        party,
+           FROM parties p JOIN party_members m ON m.party_id = p.id
+           WHERE p.id = ANY($1) ORDER BY p.id, m.joined_at, m.player_id"#,
+        parties,
     )
     .fetch_all(conn)
     .await?;
-    Ok(Party {
-        id: party,
-        leader_id: rows.first().map(|row| row.leader_id),
-        members: rows
-            .into_iter()
-            .map(|row| Member { player_id: row.player_id, ready: row.ready, online: row.online })
-            .collect(),
-    })
+    let mut states: Vec<Party> = Vec::new();
+    for row in rows {
+        if states.last().is_none_or(|party| party.id != row.id) {
+            states.push(Party { id: row.id, leader_id: Some(row.leader_id), members: Vec::new() });
+        }
+        if let Some(party) = states.last_mut() {
+            party.members.push(Member { player_id: row.player_id, ready: row.ready, online: row.online });
+        }
+    }
+    Ok(states)
 }
 
-/// Tells the members how the party is now, and those who went that they did.
-async fn tell(conn: &mut PgConnection, party: &Party, gone: &[Uuid]) -> Result<Vec<StoredEvent>> {
+/// What the members hear of how the party is now, and those who went, that they did.
+fn news(party: &Party, gone: &[Uuid]) -> Result<Vec<(Uuid, InboxEvent)>> {
     let now = event("party.state", &party.payload())?;
     let out = event("party.state", &Party::left(party.id).payload())?;
     let stay = party.players().into_iter().map(|player| (player, now.clone()));
     let went = gone.iter().map(|player| (*player, out.clone()));
-    append(conn, stay.chain(went).collect()).await
+    Ok(stay.chain(went).collect())
 }
 
 /// The party of a player as it is, if any.
@@ -227,7 +236,7 @@ pub async fn create(pool: &PgPool, player: Uuid) -> Result<Changed, PartyError> 
     sqlx::query!("INSERT INTO parties (id, leader_id) VALUES ($1, $2)", party, player).execute(&mut *tx).await?;
     enter(&mut tx, party, player).await?;
     let party = state(&mut tx, party).await?;
-    let told = tell(&mut tx, &party, &[]).await?;
+    let told = append(&mut tx, news(&party, &[])?).await?;
     tx.commit().await?;
     Ok(Changed { party, told, tickets: Vec::new() })
 }
@@ -337,9 +346,10 @@ async fn finish(
     before: &[Uuid],
     gone: &[Uuid],
 ) -> Result<Changed, PartyError> {
-    let (tickets, mut told) = withdraw_of_party(&mut tx, party, before).await?;
+    let (tickets, mut events) = withdraw_of_party(&mut tx, party, before).await?;
     let party = state(&mut tx, party).await?;
-    told.extend(tell(&mut tx, &party, gone).await?);
+    events.extend(news(&party, gone)?);
+    let told = append(&mut tx, events).await?;
     tx.commit().await?;
     Ok(Changed { party, told, tickets })
 }
@@ -413,7 +423,7 @@ pub async fn promote(pool: &PgPool, leader: Uuid, member: Uuid) -> Result<Change
     }
     set_leader(&mut tx, party, member).await?;
     let party = state(&mut tx, party).await?;
-    let told = tell(&mut tx, &party, &[]).await?;
+    let told = append(&mut tx, news(&party, &[])?).await?;
     tx.commit().await?;
     Ok(Changed { party, told, tickets: Vec::new() })
 }
@@ -427,6 +437,56 @@ pub async fn disband(pool: &PgPool, leader: Uuid) -> Result<Changed, PartyError>
     let (party, roster) = lock_as_leader(&mut tx, leader).await?;
     end(&mut tx, party).await?;
     finish(tx, party, &roster.members, &roster.members).await
+}
+
+/// Parties of which the members are told in one [`look`].
+pub const LOOK: i64 = 500;
+
+/// What [`look`] found.
+#[derive(Debug, Default)]
+pub struct Seen {
+    /// For the caller to publish.
+    pub told: Vec<StoredEvent>,
+    /// There is more: look again.
+    pub more: bool,
+}
+
+/// Tells members of parties who came online, went offline, or went into a match and out of it, since they were told last. Any node may look;
+/// those that try at the same time step aside.
+///
+/// # Errors
+/// When the database fails.
+pub async fn look(pool: &PgPool) -> Result<Seen> {
+    let mut tx = pool.begin().await?;
+    let mine = sqlx::query_scalar!(r#"SELECT pg_try_advisory_xact_lock($1) AS "mine!""#, PARTY_LOOK)
+        .fetch_one(&mut *tx)
+        .await?;
+    if !mine {
+        return Ok(Seen::default());
+    }
+    let changed = sqlx::query_scalar!(
+        r#"WITH now AS (SELECT m.player_id, m.ready AS was_ready, m.online AS was_online,
+               NOT EXISTS (SELECT 1 FROM match_players s WHERE s.player_id = m.player_id) AS ready,
+               EXISTS (SELECT 1 FROM sessions s JOIN nodes n ON n.node_id = s.node_id AND n.incarnation = s.incarnation
+                       WHERE s.player_id = m.player_id AND n.lease_until > now()) AS online
+             FROM party_members m),
+           changed AS (SELECT * FROM now WHERE ready <> was_ready OR online <> was_online ORDER BY player_id LIMIT $1)
+           UPDATE party_members m SET ready = c.ready, online = c.online FROM changed c
+           WHERE m.player_id = c.player_id RETURNING m.party_id"#,
+        LOOK,
+    )
+    .fetch_all(&mut *tx)
+    .await?;
+    let mut parties = changed.clone();
+    parties.sort_unstable();
+    parties.dedup();
+    let mut events = Vec::new();
+    for party in states(&mut tx, &parties).await? {
+        events.extend(news(&party, &[])?);
+    }
+    let told = append(&mut tx, events).await?;
+    tx.commit().await?;
+    Ok(Seen { told, more: i64::try_from(changed.len()).is_ok_and(|count| count == LOOK) })
 }
 
 /// Forgets invitations that are over and parties of which nobody was connected for [`DESERTED_S`], at most `limit` of each. Any node may;

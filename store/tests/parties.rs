@@ -92,6 +92,11 @@ async fn a_party_is_led_entered_and_left() -> anyhow::Result<()> {
     assert_eq!((now.leader_id, members(&now)), (Some(bo), vec![bo, cy]));
     assert_eq!(parties::promote(pool, bo, cy).await?.party.leader_id, Some(cy));
 
+    // Nobody is connected here: the members are told so once.
+    let told: BTreeSet<Uuid> = parties::look(pool).await?.told.iter().map(|told| told.player_id).collect();
+    assert_eq!(told, BTreeSet::from([bo, cy]));
+    assert!(parties::look(pool).await?.told.is_empty());
+
     // A leader whose account is gone is succeeded too.
     sqlx::query("DELETE FROM players WHERE id = $1").bind(cy).execute(pool).await?;
     assert!(

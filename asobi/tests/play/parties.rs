@@ -157,6 +157,8 @@ async fn a_partys_place_survives_its_leaders_gateway() -> anyhow::Result<()> {
     let other = cluster.gateway(1);
     let account = ada.account.at(other.http.as_deref().expect("http"));
     let mut ada = Client::connect(other.ws.as_deref().expect("ws"), account, &[]).await?;
+    let state = ada.push("party.state").await?;
+    assert_eq!((&state["party_id"], state["members"].as_array().map(Vec::len)), (&party_id, Some(2)), "{state}");
     let again = ada.call("matchmaker.add", json!({"mode": "teams", "party_id": party_id})).await?;
     assert_eq!((&again["ticket_id"], &again["already_queued"]), (&queued["ticket_id"], &json!(true)), "{again}");
     let mut cy = cluster.player(1, "cy").await?;
@@ -168,5 +170,15 @@ async fn a_partys_place_survives_its_leaders_gateway() -> anyhow::Result<()> {
     assert_eq!(bo.push("match.matched").await?["match_id"], matched["match_id"]);
     assert_eq!(team_of(&matched, &ada), team_of(&matched, &bo));
     assert_eq!(team_of(&matched, &cy), team_of(&matched, &di));
+
+    // The others see who plays, and who goes.
+    let own = ada.id().to_owned();
+    let of_ada = |state: &Value, what: &str| {
+        let all = state["members"].as_array().into_iter().flatten();
+        all.filter(|m| m["player_id"] == own.as_str()).map(|m| m[what].clone()).next()
+    };
+    bo.push_where("party.state", |s| of_ada(s, "ready") == Some(json!(false))).await?;
+    ada.close().await;
+    bo.push_where("party.state", |s| of_ada(s, "online") == Some(json!(false))).await?;
     cluster.stop().await
 }

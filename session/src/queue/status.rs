@@ -7,7 +7,7 @@ use asobi_proto::{
     matchmaker_v1::{Estimate, ListEstimatesRequest, matchmaker_service_client::MatchmakerServiceClient},
 };
 use asobi_service_kit::grpc::with_deadline;
-use asobi_store::{parties, tickets, within};
+use asobi_store::{tickets, within};
 use serde_json::json;
 use uuid::Uuid;
 
@@ -22,9 +22,6 @@ const PERIOD: Duration = Duration::from_secs(5);
 const DEADLINE: Duration = Duration::from_secs(2);
 /// Players of one look at the rows, and tickets of one call; the service takes as many.
 const AT_ONCE: usize = 5_000;
-
-const SWEEP: Duration = Duration::from_secs(60);
-const SWEPT: i64 = 1_000;
 
 pub(super) async fn run(hub: Arc<Hub>) {
     loop {
@@ -99,21 +96,5 @@ async fn ask(hub: &Hub, tickets: &[Uuid]) -> Option<Vec<Estimate>> {
             None
         }
         Err(_) => None,
-    }
-}
-
-/// Rows of parties that nobody needs any more: some node looks, once in a while.
-pub(super) async fn sweep(hub: Arc<Hub>) {
-    loop {
-        tokio::time::sleep(SWEEP.mul_f64(rand::random_range(0.7..1.3))).await;
-        // Nobody may be judged gone by who was itself not in contact.
-        if !hub.membership.may_judge() {
-            continue;
-        }
-        match within(DEADLINE, parties::sweep(&hub.pool, SWEPT)).await {
-            Ok(0) => {}
-            Ok(rows) => tracing::debug!(rows, "Parties and invitations that were over are forgotten."),
-            Err(error) => tracing::debug!(%error, "Parties could not be swept; the next look will."),
-        }
     }
 }

@@ -310,7 +310,7 @@ pub async fn cancel_any(pool: &PgPool, ticket_id: Uuid) -> crate::Result<Option<
     if ended.is_empty() {
         return Ok(None);
     }
-    let told = party::tell(&mut tx, &ended, "withdrawn").await?;
+    let told = append(&mut tx, party::news(&ended, "withdrawn")?).await?;
     tx.commit().await?;
     Ok(Some(Cancelled { told }))
 }

@@ -220,23 +220,24 @@ pub(super) async fn end(conn: &mut PgConnection, heads: &[Uuid]) -> Result<Vec<E
     Ok(ended)
 }
 
-/// Tells all players of tickets that these ended: `withdrawn`, or because of the party or of a member's match.
-pub(super) async fn tell(conn: &mut PgConnection, ended: &[Ended], reason: &str) -> Result<Vec<StoredEvent>> {
+/// What all players of tickets hear that these ended: `withdrawn`, or because of the party or of a member's match.
+pub(super) fn news(ended: &[Ended], reason: &str) -> Result<Vec<(Uuid, InboxEvent)>> {
     let mut events = Vec::new();
     for ticket in ended {
         let payload = json!({"success": true, "ticket_id": ticket.ticket_id, "reason": reason});
         let event = event("matchmaker.removed", &payload)?;
         events.extend(ticket.players.iter().map(|player| (*player, event.clone())));
     }
-    append(conn, events).await
+    Ok(events)
 }
 
-/// Withdraws the tickets of a party whose members change, and tells who waited by them. Answers the tickets and what to publish.
+/// Withdraws the tickets of a party whose members change. Answers the tickets and what their players are to be told: the caller appends
+/// everything at once, since inboxes are locked in order.
 pub(crate) async fn withdraw_of_party(
     conn: &mut PgConnection,
     party: Uuid,
     members: &[Uuid],
-) -> Result<(Vec<Uuid>, Vec<StoredEvent>)> {
+) -> Result<(Vec<Uuid>, Vec<(Uuid, InboxEvent)>)> {
     let heads = sqlx::query_scalar!(
         r#"SELECT DISTINCT COALESCE(head, id) AS "head!" FROM tickets
            WHERE player_id = ANY($1) AND party_id = $2 AND state = 'pending'"#,
@@ -246,8 +247,8 @@ pub(crate) async fn withdraw_of_party(
     .fetch_all(&mut *conn)
     .await?;
     let ended = if heads.is_empty() { Vec::new() } else { end(conn, &heads).await? };
-    let told = tell(conn, &ended, "party_changed").await?;
-    Ok((ended.into_iter().map(|ticket| ticket.ticket_id).collect(), told))
+    let events = news(&ended, "party_changed")?;
+    Ok((ended.into_iter().map(|ticket| ticket.ticket_id).collect(), events))
 }
 
 /// Withdraws every ticket by which this player waits, because they have a seat now. The others of a party are told through their inboxes; the
@@ -266,7 +267,7 @@ pub(crate) async fn withdraw_of_players(conn: &mut PgConnection, player: Uuid) -
     for ticket in &mut ended {
         ticket.players.retain(|other| *other != player);
     }
-    tell(conn, &ended, "member_in_match").await?;
+    append(conn, news(&ended, "member_in_match")?).await?;
     Ok(())
 }
 
