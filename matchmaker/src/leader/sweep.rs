@@ -43,6 +43,10 @@ const PURGE_EVERY: u64 = 10;
 const RECONCILE_EVERY: u64 = 5;
 /// How old such tickets may be, seconds: several looks.
 const UNANNOUNCED_S: f64 = 30.0;
+/// Passes between two looks for tickets of any age: those that wait again since a commit whose answer was lost are in nobody's index.
+const RECONCILE_ALL_EVERY: u64 = 20;
+/// Longer than any ticket waits, seconds.
+const ANY_AGE_S: f64 = 1e6;
 
 /// Where work goes that was left over.
 pub struct Work {
@@ -158,8 +162,8 @@ impl Sweep {
 
     async fn find_unannounced(&self) -> Result<()> {
         let reign = &self.reign;
-        let mut ids =
-            reign.bounded(async { Ok(allocation::pending_ids(&reign.deps.pool, UNANNOUNCED_S).await?) }).await?;
+        let age = if self.passes.is_multiple_of(RECONCILE_ALL_EVERY) { ANY_AGE_S } else { UNANNOUNCED_S };
+        let mut ids = reign.bounded(async { Ok(allocation::pending_ids(&reign.deps.pool, age).await?) }).await?;
         {
             let index = lock(&reign.deps.index);
             ids.retain(|id| !index.contains(*id));
