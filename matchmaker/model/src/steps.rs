@@ -134,10 +134,8 @@ impl Protocol {
             let row = state.row(id);
             let ours = row.state == MatchState::Running && row.host == at && row.incarnation == host.incarnation;
             match host.matches[usize::from(id)] {
-                Some(here) if here.running && !(ours && row.epoch == here.epoch) => {
-                    if !self.lacks(Flaw::NoCompare) {
-                        steps.push(Step::Compare(at, id));
-                    }
+                Some(here) if here.running && !(ours && row.epoch == here.epoch) && !self.lacks(Flaw::NoCompare) => {
+                    steps.push(Step::Compare(at, id));
                 }
                 Some(_) => {}
                 None if ours => steps.push(Step::EndRow(at, id)),
