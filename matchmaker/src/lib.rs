@@ -31,7 +31,7 @@ use crate::{
     leader::feed::Feed,
 };
 
-pub use crate::index::{Age, Group, Member, Rules, Shape, Strategies, Strategy, Waiting, Wanted};
+pub use crate::index::{Age, Group, Index, Member, Rules, Shape, Strategies, Strategy, Taken, Ticket, Waiting, Wanted};
 
 /// Notifications that may wait for who follows the queue; past it, it is compared with the table.
 const EVENTS: usize = 1_024;
@@ -59,7 +59,8 @@ pub async fn run_with(config: Arc<Config>, shutdown: Shutdown, strategies: Strat
     let deps = deps(&config, &node, strategies);
     let readiness = Readiness::new();
     server::serve_metrics(metrics, readiness.clone(), &shutdown);
-    let routes = asobi_cluster::ops::routes(&node, &config).add_service(api::service(Arc::clone(&deps), shutdown.draining()));
+    let routes =
+        asobi_cluster::ops::routes(&node, &config).add_service(api::service(Arc::clone(&deps), shutdown.draining()));
     server::serve_grpc(grpc, routes, &readiness, node.cluster_key.as_str(), &shutdown);
 
     let resign = CancellationToken::new();

@@ -1,6 +1,7 @@
 //! The queue, played over a real PostgreSQL with real matchmakers.
 
 mod stage;
+mod together;
 
 use std::process::{Child, Command, Stdio};
 

@@ -11,7 +11,8 @@ use asobi_cluster::{Node, NodeAddresses, NodeState, Role};
 use asobi_proto::{
     bus::{TicketItem, Topic},
     match_v1::{
-        CreateMatchRequest, CreateMatchResponse, ProbeRequest, ProbeResponse, RelayRequest, RelayResponse,
+        AddPlayersRequest, AddPlayersResponse, CreateMatchRequest, CreateMatchResponse, ProbeRequest, ProbeResponse,
+        RelayRequest, RelayResponse,
         match_host_service_server::{MatchHostService, MatchHostServiceServer},
     },
     mode::ModeSettings,
@@ -69,7 +70,11 @@ impl Stage {
     }
 
     pub async fn host(&self, acts: Acts, modes: &[(&str, ModeSettings)]) -> anyhow::Result<Host> {
-        Host::start(self, acts, modes).await
+        Host::start(self, acts, modes, "").await
+    }
+
+    pub async fn host_in(&self, region: &str, modes: &[(&str, ModeSettings)]) -> anyhow::Result<Host> {
+        Host::start(self, Acts::Well, modes, region).await
     }
 
     /// A player who is there, with a session on that host's node.
@@ -92,6 +97,51 @@ impl Stage {
             .publisher()
             .publish(Topic::Queue, &TicketItem { ticket_id: created.ticket.id, gone: false, backfill: false })?;
         Ok(created)
+    }
+
+    /// Queues players, with what they say of themselves, by one ticket: as a party where they are several. Answers its id.
+    pub async fn queue_as(&self, players: &[Uuid], mode: &str, properties: serde_json::Value) -> anyhow::Result<Uuid> {
+        let head = Uuid::now_v7();
+        let mut tx = self.database.pool.begin().await?;
+        for (n, player) in players.iter().enumerate() {
+            sqlx::query(
+                "INSERT INTO tickets (id, player_id, mode, properties, state, expires_at, head)
+                 VALUES ($1, $2, $3, $4, 'pending', now() + interval '1 minute', $5)",
+            )
+            .bind(if n == 0 { head } else { Uuid::now_v7() })
+            .bind(player)
+            .bind(mode)
+            .bind(&properties)
+            .bind((n > 0).then_some(head))
+            .execute(&mut *tx)
+            .await?;
+        }
+        tx.commit().await?;
+        self.bus.publisher().publish(Topic::Queue, &TicketItem { ticket_id: head, ..TicketItem::default() })?;
+        Ok(head)
+    }
+
+    /// A match that runs on the host with these players, who know it; it asks for `wanted` more.
+    pub async fn running(&self, host: &Host, mode: &str, players: &[Uuid], wanted: i32) -> anyhow::Result<Uuid> {
+        let match_id = Uuid::now_v7();
+        sqlx::query(
+            "WITH made AS (INSERT INTO matches (id, mode, state, host_node, host_incarnation, epoch, term, players, told)
+               VALUES ($1, $2, 'running', $3, $4, 1, 1, $5, true) RETURNING id)
+             INSERT INTO match_players (player_id, match_id) SELECT UNNEST($5), id FROM made",
+        )
+        .bind(match_id)
+        .bind(mode)
+        .bind(host.id().0)
+        .bind(host.id().1)
+        .bind(players)
+        .execute(&self.database.pool)
+        .await?;
+        if wanted > 0 {
+            asobi_store::backfill::request(&self.database.pool, match_id, wanted, &serde_json::json!({})).await?;
+            let item = TicketItem { ticket_id: match_id, backfill: true, ..TicketItem::default() };
+            self.bus.publisher().publish(Topic::Queue, &item)?;
+        }
+        Ok(match_id)
     }
 
     /// The frames in a player's inbox, in order.
@@ -172,22 +222,27 @@ pub enum Acts {
     Refuses,
     /// It claims the match and never answers.
     Claims,
+    /// It takes matches, and nobody who is to join one.
+    TurnsAway,
+    /// It takes matches, and does not say whom it seats in one that runs.
+    IsSlow,
 }
 
 pub struct Host {
     node: Arc<Node>,
     shutdown: Shutdown,
     calls: Arc<Mutex<Vec<CreateMatchRequest>>>,
+    joins: Arc<Mutex<Vec<AddPlayersRequest>>>,
 }
 
 impl Host {
-    async fn start(stage: &Stage, acts: Acts, modes: &[(&str, ModeSettings)]) -> anyhow::Result<Self> {
-        let (config, shutdown) = (stage.config(&[]), Shutdown::manual(GRACE));
+    async fn start(stage: &Stage, acts: Acts, modes: &[(&str, ModeSettings)], region: &str) -> anyhow::Result<Self> {
+        let (config, shutdown) = (stage.config(&[&format!("node.region={region}")]), Shutdown::manual(GRACE));
         let (grpc, grpc_addr) = server::bind("grpc.listen", "127.0.0.1:0").await?;
         let addresses = NodeAddresses { http: None, grpc: grpc_addr, metrics: grpc_addr };
         let node = Arc::new(Node::join(&config, Role::Match, addresses, [], &shutdown).await?);
-        let calls = Arc::<Mutex<Vec<_>>>::default();
-        let service = Service { node: Arc::clone(&node), acts, calls: Arc::clone(&calls) };
+        let (calls, joins) = (Arc::<Mutex<Vec<_>>>::default(), Arc::<Mutex<Vec<_>>>::default());
+        let service = Service { node: Arc::clone(&node), acts, calls: Arc::clone(&calls), joins: Arc::clone(&joins) };
         let readiness = Readiness::new();
         let routes = Routes::new(MatchHostServiceServer::new(service));
         server::serve_grpc(grpc, routes, &readiness, node.cluster_key.as_str(), &shutdown);
@@ -197,7 +252,7 @@ impl Host {
         readiness.set_ready(true);
         node.membership.set_state(NodeState::Ready);
         node.bus.publisher().publish(Topic::Modes, &asobi_proto::bus::WakeItem {})?;
-        Ok(Self { node, shutdown, calls })
+        Ok(Self { node, shutdown, calls, joins })
     }
 
     pub fn id(&self) -> (String, i64) {
@@ -207,6 +262,11 @@ impl Host {
 
     pub fn calls(&self) -> Vec<CreateMatchRequest> {
         self.calls.lock().expect("no panic").clone()
+    }
+
+    /// Who it was asked to seat in running matches.
+    pub fn joins(&self) -> Vec<AddPlayersRequest> {
+        self.joins.lock().expect("no panic").clone()
     }
 
     /// Its matches die with it.
@@ -220,6 +280,7 @@ struct Service {
     node: Arc<Node>,
     acts: Acts,
     calls: Arc<Mutex<Vec<CreateMatchRequest>>>,
+    joins: Arc<Mutex<Vec<AddPlayersRequest>>>,
 }
 
 #[tonic::async_trait]
@@ -247,11 +308,14 @@ impl MatchHostService for Service {
         }
     }
 
-    async fn add_players(
-        &self,
-        _: tonic::Request<asobi_proto::match_v1::AddPlayersRequest>,
-    ) -> Result<tonic::Response<asobi_proto::match_v1::AddPlayersResponse>, tonic::Status> {
-        Err(tonic::Status::unimplemented("not yet"))
+    async fn add_players(&self, request: Request<AddPlayersRequest>) -> Result<Response<AddPlayersResponse>, Status> {
+        let request = request.into_inner();
+        self.joins.lock().expect("no panic").push(request.clone());
+        match self.acts {
+            Acts::TurnsAway => Ok(Response::new(AddPlayersResponse { seated: Vec::new() })),
+            Acts::IsSlow => Err(Status::unavailable("slow")),
+            _ => Ok(Response::new(AddPlayersResponse { seated: request.players })),
+        }
     }
 
     async fn probe(&self, _: Request<ProbeRequest>) -> Result<Response<ProbeResponse>, Status> {
