@@ -384,7 +384,8 @@ pub async fn take_seat(pool: &PgPool, fence: &Fence, player: Uuid) -> Result<Sea
             .await?;
         return Ok(if held == Some(fence.match_id) { SeatTaken::Held } else { SeatTaken::Elsewhere });
     }
-    crate::tickets::withdraw_of_players(&mut tx, player).await?;
+    // What the others of a party are told is not published: their nodes look into inboxes every few seconds.
+    crate::allocation::withdraw(&mut tx, &[player]).await?;
     tx.commit().await?;
     Ok(SeatTaken::Taken)
 }

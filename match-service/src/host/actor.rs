@@ -110,7 +110,10 @@ impl Actor {
                 }
             }
             Message::Add { players, reply } => {
-                let _ = reply.send(self.room.add(&players));
+                // Who asked and does not wait any more may have given the players away.
+                if !reply.is_closed() {
+                    let _ = reply.send(self.room.add(&players));
+                }
             }
             Message::Leave { session, reply } => {
                 self.gone(session);

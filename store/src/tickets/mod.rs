@@ -12,7 +12,7 @@ use sqlx::PgPool;
 use time::OffsetDateTime;
 use uuid::Uuid;
 
-pub(crate) use self::party::{append, event, withdraw_of_party, withdraw_of_players};
+pub(crate) use self::party::{append, event, withdraw_of_party};
 pub use self::{
     party::{CreatedForParty, create_party},
     wish::{Wish, WishError, check, largest_party},

@@ -220,7 +220,7 @@ pub(super) async fn end(conn: &mut PgConnection, heads: &[Uuid]) -> Result<Vec<E
     Ok(ended)
 }
 
-/// What all players of tickets hear that these ended: `withdrawn`, or because of the party or of a member's match.
+/// What all players of tickets hear that these ended: `withdrawn`, or because the party changed.
 pub(super) fn news(ended: &[Ended], reason: &str) -> Result<Vec<(Uuid, InboxEvent)>> {
     let mut events = Vec::new();
     for ticket in ended {
@@ -249,26 +249,6 @@ pub(crate) async fn withdraw_of_party(
     let ended = if heads.is_empty() { Vec::new() } else { end(conn, &heads).await? };
     let events = news(&ended, "party_changed")?;
     Ok((ended.into_iter().map(|ticket| ticket.ticket_id).collect(), events))
-}
-
-/// Withdraws every ticket by which this player waits, because they have a seat now. The others of a party are told through their inboxes; the
-/// caller need not publish that, nodes look at them every few seconds.
-pub(crate) async fn withdraw_of_players(conn: &mut PgConnection, player: Uuid) -> Result<()> {
-    let heads = sqlx::query_scalar!(
-        r#"SELECT COALESCE(head, id) AS "head!" FROM tickets WHERE player_id = $1 AND state = 'pending'"#,
-        player,
-    )
-    .fetch_all(&mut *conn)
-    .await?;
-    if heads.is_empty() {
-        return Ok(());
-    }
-    let mut ended = end(conn, &heads).await?;
-    for ticket in &mut ended {
-        ticket.players.retain(|other| *other != player);
-    }
-    append(conn, news(&ended, "member_in_match")?).await?;
-    Ok(())
 }
 
 /// An event that pushes one frame.
