@@ -30,6 +30,22 @@ pub(crate) struct Channels {
     sweep: Notify,
 }
 
+/// What came together, by channel: each member is woken once for all of it.
+#[derive(Default)]
+struct News(Vec<(Arc<Cell>, Vec<Item>)>);
+
+/// A message's number and, unless it has to be read, its frame.
+type Item = (i64, Option<Frame>);
+
+impl News {
+    fn add(&mut self, cell: Arc<Cell>, seq: i64, frame: Option<Frame>) {
+        match self.0.iter_mut().find(|(known, _)| Arc::ptr_eq(known, &cell)) {
+            Some((_, items)) => items.push((seq, frame)),
+            None => self.0.push((cell, vec![(seq, frame)])),
+        }
+    }
+}
+
 /// One channel with members here.
 pub(crate) struct Cell {
     pub id: Arc<str>,
@@ -140,22 +156,32 @@ impl Channels {
         }
     }
 
-    /// A hint from the bus.
-    pub(super) fn hear(&self, item: &ChatItem<'_>) {
-        // Most channels of a large cluster have no members here: their frames are not even copied.
-        let Some(cell) = self.cells.pin().get(item.channel_id.as_ref()).cloned() else { return };
-        self.offer(&cell, item.seq, item.frame.map(|raw| Frame::from(raw.get().to_owned())));
+    /// Hints from the bus, which came together.
+    pub(super) fn hear<'a>(&self, items: impl IntoIterator<Item = ChatItem<'a>>) {
+        let mut news = News::default();
+        for item in items {
+            // Most channels of a large cluster have no members here: their frames are not even copied.
+            let Some(cell) = self.find(&item.channel_id) else { continue };
+            news.add(cell, item.seq, item.frame.map(|raw| Frame::from(raw.get().to_owned())));
+        }
+        self.offer(news);
     }
 
-    /// A message this node stored itself.
-    pub(super) fn stored(&self, channel: &str, seq: i64, frame: &Frame) {
-        let Some(cell) = self.cells.pin().get(channel).cloned() else { return };
-        self.offer(&cell, seq, Some(frame.clone()));
+    /// Messages this node stored itself, in one batch.
+    pub(super) fn stored<'a>(&self, messages: impl IntoIterator<Item = (&'a str, i64, Frame)>) {
+        let mut news = News::default();
+        for (channel, seq, frame) in messages {
+            let Some(cell) = self.find(channel) else { continue };
+            news.add(cell, seq, Some(frame));
+        }
+        self.offer(news);
     }
 
-    fn offer(&self, cell: &Arc<Cell>, seq: i64, frame: Option<Frame>) {
-        if cell.offer(seq, frame) {
-            self.repair(cell);
+    fn offer(&self, news: News) {
+        for (cell, items) in news.0 {
+            if cell.offer(items) {
+                self.repair(&cell);
+            }
         }
     }
 
@@ -205,7 +231,9 @@ impl Cell {
         for joining in members.iter_mut().filter_map(|m| m.joining.as_mut()) {
             joining.from.get_or_insert(last);
         }
-        order.place(last, |_, frame| hand_out(members, &frame));
+        let mut due = Vec::new();
+        order.place(last, |_, frame| due.push(frame));
+        hand_out(members, &due);
     }
 
     /// Makes a joining member live: its reply, what it missed, what was kept aside, and from then on what comes.
@@ -228,13 +256,15 @@ impl Cell {
     }
 
     /// True when something is missing and nobody looks after it yet.
-    fn offer(&self, seq: i64, frame: Option<Frame>) -> bool {
+    fn offer(&self, items: impl IntoIterator<Item = Item>) -> bool {
         let mut state = self.state.lock();
         let State { order, members, repairing, .. } = &mut *state;
-        match order.offer(seq, frame, |_, frame| hand_out(members, &frame)) {
-            Offer::Missing if order.gap().is_some() => !std::mem::replace(repairing, true),
-            Offer::Missing | Offer::Delivered | Offer::Behind => false,
+        let (mut due, mut missing) = (Vec::new(), false);
+        for (seq, frame) in items {
+            missing |= order.offer(seq, frame, |_, frame| due.push(frame)) == Offer::Missing;
         }
+        hand_out(members, &due);
+        missing && order.gap().is_some() && !std::mem::replace(repairing, true)
     }
 
     /// The number after which something is missing, and the highest heard of.
@@ -249,7 +279,9 @@ impl Cell {
     pub(super) fn fill(&self, rows: Vec<(i64, Frame)>, through: i64) {
         let mut state = self.state.lock();
         let State { order, members, .. } = &mut *state;
-        order.fill(rows, through, |_, frame| hand_out(members, &frame));
+        let mut due = Vec::new();
+        order.fill(rows, through, |_, frame| due.push(frame));
+        hand_out(members, &due);
     }
 
     /// The counter's row says where the channel stands; `before` is what [`Self::last`] said before it was read. True when
@@ -262,18 +294,19 @@ impl Cell {
             self.state.lock().order.reset(stands);
             return false;
         }
-        self.offer(stands, None)
+        self.offer([(stands, None)])
     }
 }
 
-fn hand_out(members: &mut [Member], frame: &Frame) {
+fn hand_out(members: &mut [Member], frames: &[Frame]) {
+    if frames.is_empty() {
+        return;
+    }
     metrics::histogram!("asobi_chat_fan_out_recipients").record(members.len() as f64);
     for member in members {
         match &mut member.joining {
-            None => {
-                member.conn.push(frame.clone());
-            }
-            Some(joining) if joining.aside.len() < ASIDE => joining.aside.push(frame.clone()),
+            None => member.conn.push_all(frames),
+            Some(joining) if joining.aside.len() + frames.len() <= ASIDE => joining.aside.extend_from_slice(frames),
             Some(joining) => joining.overflowed = true,
         }
     }
@@ -301,12 +334,12 @@ mod tests {
         let (channels, ada) = (Channels::new(), conn(1));
         let cell = channels.join("global:x", &ada);
         assert_eq!(cell.from(ada.no), None);
-        channels.stored("global:x", 5, &text("m5"));
-        channels.stored("global:x", 6, &text("m6"));
+        channels.stored([("global:x", 5, text("m5"))]);
+        channels.stored([("global:x", 6, text("m6"))]);
         cell.place(5);
         assert_eq!(cell.from(ada.no), Some(5));
         assert_eq!(cell.admit(ada.no, text("joined"), vec![text("m4"), text("m5")]), Ok(()));
-        channels.stored("global:x", 7, &text("m7"));
+        channels.stored([("global:x", 7, text("m7"))]);
         assert_eq!(frames(&ada), ["joined", "m4", "m5", "m6", "m7"]);
     }
 
@@ -315,10 +348,10 @@ mod tests {
         let (channels, ada, bo) = (Channels::new(), conn(1), conn(2));
         channels.join("global:x", &ada).place(0);
         channels.join("global:x", &ada).admit(ada.no, text("joined"), Vec::new()).unwrap();
-        channels.stored("global:x", 1, &text("m1"));
+        channels.stored([("global:x", 1, text("m1"))]);
         let cell = channels.join("global:x", &bo);
         assert_eq!((cell.from(bo.no), cell.last()), (Some(1), Some(1)));
-        channels.stored("global:x", 2, &text("m2"));
+        channels.stored([("global:x", 2, text("m2"))]);
         cell.admit(bo.no, text("joined"), Vec::new()).unwrap();
         assert_eq!(frames(&ada), ["joined", "m1", "m2"]);
         assert_eq!(frames(&bo), ["joined", "m2"]);
@@ -347,7 +380,7 @@ mod tests {
         cell.admit(bo.no, text("joined"), Vec::new()).unwrap();
         channels.expel("room:x", player);
         assert_eq!(cell.admit(ada.no, text("joined"), Vec::new()), Err(NotAdmitted::Gone));
-        channels.stored("room:x", 1, &text("m1"));
+        channels.stored([("room:x", 1, text("m1"))]);
         assert_eq!((frames(&ada), frames(&bo)), (vec![], vec!["joined".to_owned(), "m1".to_owned()]));
         assert!(ada.local().channels.is_empty() && bo.local().channels.len() == 1);
         channels.expel("room:x", Uuid::from_u128(8));

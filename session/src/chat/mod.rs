@@ -177,12 +177,11 @@ async fn listen(hub: Arc<Hub>, own: Arc<str>, mut events: Subscription) {
                 let Some(batch) = notification.batch().filter(|batch| *batch.origin != *own) else { continue };
                 let span = delivery(batch.traceparent);
                 let _entered = span.enter();
-                for raw in batch.items {
-                    match serde_json::from_str::<ChatItem<'_>>(raw.get()) {
-                        Ok(item) => hub.chat.channels.hear(&item),
-                        Err(error) => tracing::warn!(%error, "A chat hint could not be read; its row will be."),
-                    }
-                }
+                hub.chat.channels.hear(batch.items.iter().filter_map(|raw| {
+                    serde_json::from_str::<ChatItem<'_>>(raw.get())
+                        .inspect_err(|error| tracing::warn!(%error, "A chat hint could not be read; its row will be."))
+                        .ok()
+                }));
             }
         }
     }

@@ -39,9 +39,9 @@ const WRITE: Duration = Duration::from_secs(2);
 const LEARN: Duration = Duration::from_secs(4);
 const RETRY: Duration = Duration::from_millis(100);
 /// After a batch of so many the next one gathers for a moment, unless as many as make a large one wait already.
-const BUSY: usize = 6;
-const LARGE: usize = 200;
-const GATHER: Duration = Duration::from_millis(4);
+const BUSY: usize = 3;
+const LARGE: usize = 100;
+const GATHER: Duration = Duration::from_millis(8);
 
 /// How a sender is answered, once.
 pub(crate) type Done = Box<dyn FnOnce(Result<Sent, SendError>) + Send + Sync>;
@@ -273,9 +273,7 @@ impl Writer {
             let Placed { seq, sent_at } = placed;
             messages.push((Message { message_id, channel_id, seq, sender_id, content, sent_at }, traceparent));
         }
-        for (message, traceparent) in messages {
-            spread(&self.hub, &message, traceparent);
-        }
+        spread(&self.hub, messages);
         for (player, seq, event) in &events {
             asobi_bus::inbox::publish(&self.hub.publisher, *player, *seq, event);
         }
@@ -347,17 +345,20 @@ fn direct_event(message: &NewMessage, placed: &Placed) -> InboxEvent {
     InboxEvent { frame: RawValue::from_string(text).ok(), action: None }
 }
 
-/// Hints a stored message to every node, and gives it to the members here.
-fn spread(hub: &Hub, message: &Message, traceparent: Option<String>) {
-    let Ok(frame) = RawValue::from_string(message_frame(message)) else { return };
-    let (topic, channel_id) =
-        (Topic::chat(&message.channel_id), std::borrow::Cow::Borrowed(message.channel_id.as_str()));
-    let item = ChatItem { channel_id, seq: message.seq, frame: Some(&frame) };
-    // What is lost here (a full queue, counted there) is found by the sweep of each node.
-    if hub.publisher.publish_traced(topic, &item, traceparent.clone()) == Err(asobi_bus::PublishError::TooLarge) {
-        let _ = hub.publisher.publish_traced(topic, &ChatItem { frame: None, ..item }, traceparent);
+/// Hints stored messages to every node, and gives them to the members here.
+fn spread(hub: &Hub, messages: Vec<(Message, Option<String>)>) {
+    let mut here = Vec::with_capacity(messages.len());
+    for (message, traceparent) in &messages {
+        let Ok(frame) = RawValue::from_string(message_frame(message)) else { continue };
+        let (topic, channel_id) = (Topic::chat(&message.channel_id), message.channel_id.as_str().into());
+        let item = ChatItem { channel_id, seq: message.seq, frame: Some(&frame) };
+        // What is lost here (a full queue, counted there) is found by the sweep of each node.
+        if hub.publisher.publish_traced(topic, &item, traceparent.clone()) == Err(asobi_bus::PublishError::TooLarge) {
+            let _ = hub.publisher.publish_traced(topic, &ChatItem { frame: None, ..item }, traceparent.clone());
+        }
+        here.push((message.channel_id.as_str(), message.seq, Frame::from(String::from(Box::<str>::from(frame)))));
     }
-    hub.chat.channels.stored(&message.channel_id, message.seq, &Frame::from(String::from(Box::<str>::from(frame))));
+    hub.chat.channels.stored(here);
 }
 
 fn sent(message_id: Uuid, placed: Placed) -> Sent {

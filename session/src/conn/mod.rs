@@ -53,7 +53,11 @@ impl Capabilities {
     }
 
     pub(crate) fn names(self) -> Vec<&'static str> {
-        [("migrate", self.migrate), ("presence", self.presence), ("queue", self.queue)].into_iter().filter(|c| c.1).map(|c| c.0).collect()
+        [("migrate", self.migrate), ("presence", self.presence), ("queue", self.queue)]
+            .into_iter()
+            .filter(|c| c.1)
+            .map(|c| c.0)
+            .collect()
     }
 }
 
@@ -128,6 +132,11 @@ impl Conn {
     /// Queues a frame that must not be lost. A connection whose queue is full is closed by that.
     pub(crate) fn push(&self, frame: Frame) -> Push {
         self.outbox.push(FrameKind::Event, frame)
+    }
+
+    /// As [`Self::push`], for several at once.
+    pub(crate) fn push_all(&self, frames: &[Frame]) {
+        self.outbox.push_all(frames);
     }
 
     pub(crate) fn close(&self, close: Close) {

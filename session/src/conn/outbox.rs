@@ -187,6 +187,20 @@ impl Outbox {
         self.change(|queue| queue.push(kind, frame, self.bounds))
     }
 
+    /// Events that came together: the socket's task is woken once for all of them.
+    pub(crate) fn push_all(&self, events: &[Frame]) {
+        self.change(|queue| {
+            let mut last = Push::Queued;
+            for frame in events {
+                last = queue.push(FrameKind::Event, frame.clone(), self.bounds);
+                if last != Push::Queued {
+                    break;
+                }
+            }
+            last
+        });
+    }
+
     pub(crate) fn push_from_match(&self, kind: FrameKind, frame: Frame) -> Push {
         self.change(|queue| queue.push_from_match(kind, frame, self.bounds))
     }
