@@ -40,9 +40,13 @@ impl Play {
     }
 
     async fn register(&self, node_id: &str, lease: Duration) -> anyhow::Result<Arc<Membership>> {
+        self.register_as(Role::Matchmaker, node_id, lease).await
+    }
+
+    async fn register_as(&self, role: Role, node_id: &str, lease: Duration) -> anyhow::Result<Arc<Membership>> {
         let spec = NodeSpec {
             node_id: node_id.into(),
-            role: Role::Matchmaker,
+            role,
             region: String::new(),
             http_url: None,
             ws_url: None,
@@ -160,6 +164,40 @@ async fn the_directory_follows_states_and_leases() -> anyhow::Result<()> {
     stop.cancel();
     timeout(PATIENCE, changes.wait_for(|_| !ready())).await??;
     assert!(directory::read(&play.db.pool).await?.iter().any(|n| n.node_id == "mm" && !n.alive));
+    play.end().await
+}
+
+#[tokio::test]
+async fn a_limit_of_the_cluster_is_shared_among_the_gateways_that_are_there() -> anyhow::Result<()> {
+    let play = Play::begin().await?;
+    let directory = Directory::load(&play.db.pool).await?;
+    let wake = play.bus.subscribe(&[Topic::Nodes], 4);
+    play.tasks.spawn(Arc::clone(&directory).follow(play.db.pool.clone(), wake, play.stop.clone()));
+    let mut changes = directory.changes();
+    assert_eq!(directory.gateways(), 1, "nobody shares with nobody");
+    let mut gateways = Vec::new();
+    for (role, name, count) in [
+        (Role::Gateway, "gw-0", 1),
+        (Role::Match, "match-0", 1),
+        (Role::Gateway, "gw-1", 2),
+        (Role::Gateway, "gw-2", 3),
+    ] {
+        let node = play.register_as(role, name, Duration::from_secs(2)).await?;
+        let stop = play.stop.child_token();
+        play.tasks.spawn(Arc::clone(&node).beat(play.direct.clone(), stop.clone()));
+        node.set_state(NodeState::Ready);
+        let known = || directory.get(name).is_some_and(|row| row.is_ready()) && directory.gateways() == count;
+        timeout(PATIENCE, changes.wait_for(|_| known())).await??;
+        gateways.push((node, stop));
+    }
+    // One says goodbye, the next drains, the last one dies.
+    gateways[2].0.leave().await;
+    timeout(PATIENCE, changes.wait_for(|_| directory.gateways() == 2)).await??;
+    gateways[0].0.set_state(NodeState::Draining);
+    timeout(PATIENCE, changes.wait_for(|_| directory.gateways() == 1)).await??;
+    gateways[3].1.cancel();
+    timeout(PATIENCE, changes.wait_for(|_| directory.get("gw-2").is_some_and(|row| !row.alive))).await??;
+    assert_eq!(directory.gateways(), 1, "whoever asks counts themself");
     play.end().await
 }
 

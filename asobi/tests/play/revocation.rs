@@ -206,3 +206,39 @@ async fn a_storm_of_logins_is_served_or_put_off_and_starves_nobody() -> anyhow::
     assert!(beats.load(Ordering::SeqCst) > 0);
     cluster.stop().await
 }
+
+#[tokio::test]
+async fn a_gateway_without_the_database_stays_and_says_so() -> anyhow::Result<()> {
+    let cluster = Cluster::new().match_hosts(1).matchmakers(1).proxied_nodes(&["gateway-0"]).start().await?;
+    let mut ada = cluster.player(0, "ada").await?;
+    let base = cluster.gateway(0).http.context("http")?;
+    let account = ada.account.clone();
+    let ask = async |path: &str| {
+        let answer = cluster.http.get(format!("{base}{path}")).bearer_auth(&account.access_token).send().await?;
+        let (status, later) = (answer.status().as_u16(), answer.headers().contains_key("retry-after"));
+        anyhow::Ok((status, later, answer.json::<Value>().await?))
+    };
+    cluster.proxy("gateway-0").black_hole();
+    let started = std::time::Instant::now();
+    loop {
+        let (status, _, health) = ask("/health").await?;
+        if health["dependencies"]["primary_db"]["status"] == "unhealthy" {
+            assert_eq!(status, 503, "{health}");
+            break;
+        }
+        ensure!(started.elapsed() < PATIENCE, "the health still says {health}");
+    }
+    // It keeps its place at the balancer: all gateways would leave at once. What needs rows is refused, with when to come again.
+    assert_eq!(ask("/ready").await?.0, 200);
+    let (status, later, refusal) = ask("/api/v1/friends").await?;
+    assert_eq!((status, later, &refusal["error"]["code"]), (503, true, &json!("not_ready")), "{refusal}");
+    assert_eq!(ask("/ready").await?.0, 200);
+    // What needs none goes on.
+    ada.call("session.heartbeat", json!({})).await?;
+
+    cluster.proxy("gateway-0").heal();
+    let friends = ada.account.get_until("/friends", |answer| answer["friends"].is_array()).await?;
+    assert_eq!(friends["friends"], json!([]));
+    ada.call("session.heartbeat", json!({})).await?;
+    cluster.stop().await
+}
