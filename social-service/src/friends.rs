@@ -35,6 +35,9 @@ use crate::{
     wire::{id, limit, timestamp, unavailable},
 };
 
+/// The type of the notification of a request, gone with the request.
+const REQUEST: &str = "friend_request";
+
 pub struct Friends {
     pub deeds: Deeds,
 }
@@ -138,7 +141,7 @@ async fn remove(conn: &mut PgConnection, player: Uuid, friend: Uuid) -> asobi_st
 /// What the other side is told of a change: that they were asked, or that they were accepted.
 fn notice(row: &Friendship, by: Uuid) -> Option<NewNotification> {
     let (kind, subject) = match row.status {
-        FriendStatus::Pending => ("friend_request", "New friend request"),
+        FriendStatus::Pending => (REQUEST, "New friend request"),
         FriendStatus::Accepted => ("friend_accepted", "Friend request accepted"),
         FriendStatus::Blocked => return None,
     };
@@ -165,8 +168,15 @@ impl Friends {
                     return Ok(Ok(Done::quietly(row)));
                 }
                 let told = match notice(&row, player).filter(|_| told) {
-                    Some(notice) => notifications::insert(conn, &[friend], &notice).await?,
-                    None => Vec::new(),
+                    Some(notice) => {
+                        // Whoever asks and withdraws again and again has one place among what the other side keeps.
+                        notifications::retract(conn, friend, &notice.kind, player).await?;
+                        notifications::insert(conn, &[friend], &notice).await?
+                    }
+                    None => {
+                        notifications::retract(conn, friend, REQUEST, player).await?;
+                        Vec::new()
+                    }
                 };
                 Ok(Ok(Done { value: row, events: vec![(player, changed(friend)), (friend, changed(player))], told }))
             })

@@ -89,19 +89,36 @@ pub async fn insert(conn: &mut PgConnection, players: &[Uuid], new: &NewNotifica
     .await?)
 }
 
+/// Takes back what a player was told of another one's deed, of that kind: it is told anew, or no longer true.
+///
+/// # Errors
+/// When the database fails.
+pub async fn retract(conn: &mut PgConnection, player: Uuid, kind: &str, from: Uuid) -> Result<()> {
+    sqlx::query!(
+        "DELETE FROM notifications WHERE player_id = $1 AND type = $2 AND content->>'from_player_id' = $3::uuid::text",
+        player,
+        kind,
+        from
+    )
+    .execute(conn)
+    .await?;
+    Ok(())
+}
+
 /// Removes all but the newest `kept` of those players. After their inboxes were appended to, which is what keeps two
-/// transactions from trimming one player at once.
+/// transactions from trimming one player at once. What somebody else is about to remove is left to them.
 ///
 /// # Errors
 /// When the database fails.
 pub async fn trim(conn: &mut PgConnection, sent: &[Notification], kept: i64) -> Result<()> {
     let players: Vec<Uuid> = sent.iter().map(|n| n.player_id).collect();
     sqlx::query!(
-        "DELETE FROM notifications n USING (
-             SELECT old.id FROM UNNEST($1::uuid[]) AS p(id) CROSS JOIN LATERAL (
-                 SELECT o.id FROM notifications o WHERE o.player_id = p.id ORDER BY o.sent_at DESC, o.id DESC OFFSET $2
-             ) old) AS gone
-         WHERE n.id = gone.id",
+        "DELETE FROM notifications WHERE id IN (
+             SELECT n.id FROM notifications n WHERE n.id IN (
+                 SELECT old.id FROM UNNEST($1::uuid[]) AS p(id) CROSS JOIN LATERAL (
+                     SELECT o.id FROM notifications o WHERE o.player_id = p.id ORDER BY o.sent_at DESC, o.id DESC OFFSET $2
+                 ) old)
+             FOR UPDATE SKIP LOCKED)",
         &players,
         kept
     )

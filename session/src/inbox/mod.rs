@@ -3,7 +3,8 @@
 //!
 //! ```text
 //!  hint or row ──► order ──► ready ──► plain: pushed to all sessions at once
-//!                                └───► with an action: one task per player acts, then pushes, one after the other
+//!                   │            └───► with an action: one task per player acts, then pushes, one after the other
+//!                   └──► about a group: looked up at once, whatever else is acted on
 //! ```
 
 use std::{
@@ -17,6 +18,7 @@ use asobi_proto::bus::{InboxAction, InboxEvent, InboxItem, Topic};
 use asobi_store::{inbox, within};
 use parking_lot::Mutex;
 use tokio::sync::{Notify, mpsc};
+use uuid::Uuid;
 
 use crate::{
     frame::{Frame, FrameKind},
@@ -44,6 +46,8 @@ pub(crate) struct Mailbox(Mutex<State>);
 struct State {
     order: Order<InboxEvent>,
     ready: VecDeque<InboxEvent>,
+    /// Groups the player came into or left, to be looked up.
+    groups: Vec<Uuid>,
     /// A task acts on what is ready.
     working: bool,
     /// The gap is being looked after.
@@ -61,8 +65,8 @@ impl Mailbox {
     pub(crate) fn place(&self, hub: &Arc<Hub>, player: &Arc<Player>, cursor: i64) {
         {
             let mut state = self.0.lock();
-            let State { order, ready, .. } = &mut *state;
-            order.place(cursor, |_, event| admit(ready, event));
+            let State { order, ready, groups, .. } = &mut *state;
+            order.place(cursor, |_, event| admit(ready, groups, event));
         }
         self.pump(hub, player);
     }
@@ -71,8 +75,8 @@ impl Mailbox {
     pub(crate) fn offer(&self, hub: &Arc<Hub>, player: &Arc<Player>, seq: i64, event: Option<InboxEvent>) {
         let repair = {
             let mut state = self.0.lock();
-            let State { order, ready, repairing, .. } = &mut *state;
-            order.offer(seq, event, |_, event| admit(ready, event));
+            let State { order, ready, groups, repairing, .. } = &mut *state;
+            order.offer(seq, event, |_, event| admit(ready, groups, event));
             order.gap().is_some() && !std::mem::replace(repairing, true)
         };
         self.pump(hub, player);
@@ -95,7 +99,7 @@ impl Mailbox {
         let lost = stands < before || i64::try_from(rows.len()).is_ok_and(|n| n < ROWS && n < stands - before);
         let more = {
             let mut state = self.0.lock();
-            let State { order, ready, repairing, .. } = &mut *state;
+            let State { order, ready, groups, repairing, .. } = &mut *state;
             *repairing = false;
             if stands < before {
                 order.reset(stands);
@@ -103,7 +107,7 @@ impl Mailbox {
             } else {
                 let complete = i64::try_from(rows.len()).unwrap_or(ROWS) < ROWS;
                 let through = if complete { stands } else { rows.last().map_or(stands, |row| row.0) };
-                order.fill(rows, through, |_, event| admit(ready, event));
+                order.fill(rows, through, |_, event| admit(ready, groups, event));
                 !complete
             }
         };
@@ -121,6 +125,10 @@ impl Mailbox {
     /// Tells what is ready. Plain frames are pushed here and now; the first action hands over to a task.
     fn pump(&self, hub: &Arc<Hub>, player: &Arc<Player>) {
         let mut state = self.0.lock();
+        let groups = std::mem::take(&mut state.groups);
+        if !groups.is_empty() {
+            hub.spawn("groups", look_up(Arc::clone(hub), Arc::clone(player), groups));
+        }
         if state.working {
             return;
         }
@@ -144,7 +152,13 @@ impl Mailbox {
     }
 }
 
-fn admit(ready: &mut VecDeque<InboxEvent>, event: InboxEvent) {
+fn admit(ready: &mut VecDeque<InboxEvent>, groups: &mut Vec<Uuid>, event: InboxEvent) {
+    // What ended must end within a second: it does not wait for a match's host.
+    if let Some(InboxAction::Group { group_id, .. }) = event.action
+        && !groups.contains(&group_id)
+    {
+        groups.push(group_id);
+    }
     if ready.len() < READY {
         ready.push_back(event);
     } else {
@@ -164,16 +178,18 @@ fn frame_of(event: &InboxEvent) -> Option<Frame> {
     event.frame.as_ref().map(|raw| Frame::from(raw.get().to_owned()))
 }
 
+async fn look_up(hub: Arc<Hub>, player: Arc<Player>, groups: Vec<Uuid>) {
+    for group in groups {
+        hub.group_changed(player.id, group).await;
+    }
+}
+
 async fn work(hub: Arc<Hub>, player: Arc<Player>) {
     while let Some(event) = player.mailbox.next() {
         match &event.action {
-            None => tell(&player, &event),
+            None | Some(InboxAction::Group { .. }) => tell(&player, &event),
             Some(InboxAction::Matched { match_id }) => {
                 seat::matched(&hub, &player, *match_id, frame_of(&event)).await;
-            }
-            Some(InboxAction::Group { group_id, .. }) => {
-                hub.group_changed(player.id, *group_id).await;
-                tell(&player, &event);
             }
             Some(InboxAction::Friends { friend_id }) => {
                 hub.forget_direct(player.id, *friend_id);

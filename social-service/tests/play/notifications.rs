@@ -63,7 +63,7 @@ async fn a_notification_is_pushed_listed_read_and_deleted_by_its_own_player() ->
                           "sent_at": at.seconds * 1_000 + i64::from(at.nanos) / 1_000_000});
     assert_eq!((frames.len(), &frames[0]["payload"]), (1, &expected));
 
-    assert_eq!(service.notified(ada, None).await?, [mine.clone()]);
+    assert_eq!(service.notified(ada, None).await?, std::slice::from_ref(&mine));
     assert_eq!(notifications::unread(&database.pool, ada).await?, 1);
     assert_eq!(code(service.read(bo, &mine.id).await), Some(ErrorCode::FORBIDDEN));
     assert_eq!(code(service.discard(bo, &mine.id).await), Some(ErrorCode::FORBIDDEN));
@@ -114,6 +114,15 @@ async fn friends_are_told_of_requests_and_acceptances_once() -> anyhow::Result<(
     service.remove(bo, ada).await?;
     assert_eq!((service.notified(ada, None).await?.len(), service.notified(bo, None).await?.len()), (1, 1));
     assert_eq!(pushed(&database, ada).await?.len(), 1);
+
+    // Asking and withdrawing does not crowd out what else is kept, and a request that is gone is not told of.
+    let cy = player(&database).await?;
+    for _ in 0..3 {
+        service.add(cy, bo).await?;
+        assert_eq!(service.notified(bo, None).await?.len(), 2);
+        service.remove(cy, bo).await?;
+        assert_eq!(service.notified(bo, None).await?.len(), 1);
+    }
 
     service.drain().await?;
     database.drop_now().await
