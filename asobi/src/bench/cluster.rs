@@ -19,6 +19,13 @@ use super::Common;
 
 /// Global channels of a cluster of the bench's own.
 pub const CHANNELS: u32 = 1_000;
+/// Of a cluster of the bench's own.
+const GAMES: [(&str, &str); 4] = [
+    ("config.lua", include_str!("modes.lua")),
+    ("match.lua", include_str!("idle.lua")),
+    ("pair.lua", include_str!("pair.lua")),
+    ("skill.lua", include_str!("skill.lua")),
+];
 const START: Duration = Duration::from_secs(60);
 const STOP: Duration = Duration::from_secs(20);
 
@@ -42,27 +49,30 @@ pub struct Spent(Vec<(String, f64)>);
 impl Target {
     /// # Errors
     /// When there is nothing to measure, with what to do about it.
-    pub async fn reach(common: &Common) -> anyhow::Result<Self> {
+    pub async fn reach(common: &Common, matchmakers: u32) -> anyhow::Result<Self> {
         if let Some(file) = &common.ready_file {
             return Self::from_ready(file, None);
         }
         if common.url.is_empty() {
-            return Self::start().await;
+            return Self::start(matchmakers).await;
         }
         let gateways = common.url.iter().map(|url| url.trim_end_matches('/').to_owned()).collect();
         Ok(Self { gateways, database_url: None, processes: Vec::new(), own: None })
     }
 
-    async fn start() -> anyhow::Result<Self> {
+    async fn start(matchmakers: u32) -> anyhow::Result<Self> {
         eprintln!("starting a cluster of its own …");
         let dir = tempfile::tempdir()?;
         let ready = dir.path().join("ready.json");
         let log = fs::File::create(dir.path().join("log"))?;
         let games = dir.path().join("games");
         fs::create_dir(&games)?;
-        fs::write(games.join("match.lua"), include_str!("idle.lua"))?;
+        for (name, script) in GAMES {
+            fs::write(games.join(name), script)?;
+        }
         let mut command = Command::new(std::env::current_exe()?);
-        command.args(["dev", "--port", "0", "--no-restart", "--matchmakers", "1", "--match-hosts", "1"]);
+        command.args(["dev", "--port", "0", "--no-restart", "--match-hosts", "1"]);
+        command.args(["--matchmakers", &matchmakers.to_string()]);
         command
             .arg("--ready-file")
             .arg(&ready)
@@ -80,6 +90,8 @@ impl Target {
             command.args(["--set", &format!("limits.{limit}=0")]);
         }
         command.args(["--set", "log.filter=warn"]);
+        // A pool's tickets belong to players without a connection, and are many.
+        command.args(["--set", "matchmaker.disconnect_grace_ms=3600000", "--set", "matchmaker.max_queue=2000000"]);
         let channels: Vec<String> = (0..CHANNELS).map(|n| format!("c{n}")).collect();
         command.args(["--set", &format!("chat.global_channels={}", channels.join(","))]);
         command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);

@@ -6,8 +6,10 @@ mod connections;
 mod echo;
 mod flood;
 mod heartbeat;
+mod matchmaking;
 mod one_row;
 mod player;
+mod pool;
 mod report;
 
 use std::{process::ExitCode, time::Duration};
@@ -29,6 +31,8 @@ enum Scenario {
     Heartbeat(heartbeat::Options),
     /// Durable, acknowledged messages into channels whose members are spread over the gateways.
     Chat(chat::Options),
+    /// From queueing to being told of a match: a burst, a steady rate, and beside a long queue
+    Matchmaking(matchmaking::Options),
     /// Idle authenticated connections: what each costs in memory
     Connections(connections::Options),
     /// The bare server that heartbeats are compared with
@@ -77,14 +81,18 @@ pub async fn run(args: BenchArgs) -> anyhow::Result<ExitCode> {
         Scenario::Heartbeat(options) => &options.common,
         Scenario::Chat(options) => &options.common,
         Scenario::Connections(options) => &options.common,
+        Scenario::Matchmaking(options) => &options.common,
         Scenario::Echo => return echo::serve().await,
     };
     let json = common.json;
-    let mut target = Target::reach(common).await?;
+    // One that can die.
+    let matchmakers = if matches!(args.scenario, Scenario::Matchmaking(_)) { 2 } else { 1 };
+    let mut target = Target::reach(common, matchmakers).await?;
     let outcome = match &args.scenario {
         Scenario::Heartbeat(options) => heartbeat::run(options, &mut target).await,
         Scenario::Chat(options) => chat::run(options, &target).await,
         Scenario::Connections(options) => connections::run(options, &target).await,
+        Scenario::Matchmaking(options) => matchmaking::run(options, &target).await,
         Scenario::Echo => return echo::serve().await,
     };
     target.stop().await;

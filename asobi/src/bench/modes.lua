@@ -1,0 +1,1 @@
+return { default = "match.lua", pair = "pair.lua", skill = "skill.lua" }
