@@ -66,7 +66,7 @@ async fn serve(
         .await
         .context("signing keys and revocations could not be read")?;
     let publisher = node.bus.publisher().clone();
-    let issuer = Issuer::start(node.pool.clone(), publisher.clone(), Arc::clone(&verifier), &config.auth).await?;
+    let issuer = Issuer::start(node.pool.clone(), publisher, Arc::clone(&verifier), &config.auth).await?;
     let hub = Hub::start(HubDeps {
         config: Arc::clone(config),
         pool: node.pool.clone(),
@@ -82,7 +82,6 @@ async fn serve(
         config: Arc::clone(config),
         node_id: node.membership.identity().node_id.clone(),
         pool: node.pool.clone(),
-        publisher,
         directory: Arc::clone(&node.directory),
         channels: node.channels.clone(),
         verifier,

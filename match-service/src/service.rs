@@ -122,7 +122,7 @@ async fn serve(
         .await
         .context("signing keys and revocations could not be read")?;
     let publisher = node.bus.publisher().clone();
-    let issuer = Issuer::start(node.pool.clone(), publisher.clone(), Arc::clone(&verifier), &config.auth).await?;
+    let issuer = Issuer::start(node.pool.clone(), publisher, Arc::clone(&verifier), &config.auth).await?;
     let identity = node.membership.identity();
     let edge = Arc::new(NearEdge::default());
     let origin = format!("{}#{}", identity.node_id, identity.incarnation);
@@ -150,7 +150,6 @@ async fn serve(
         config: Arc::clone(config),
         node_id: identity.node_id.clone(),
         pool: node.pool.clone(),
-        publisher: publisher.clone(),
         directory: Arc::clone(&node.directory),
         channels: node.channels.clone(),
         verifier,

@@ -1,6 +1,7 @@
 //! The REST side of the client protocol, served by every node that serves `/ws`.
 
 mod body;
+mod docs;
 mod error;
 mod extract;
 mod limits;
@@ -13,7 +14,6 @@ mod social;
 
 use std::sync::Arc;
 
-use asobi_bus::Publisher;
 use asobi_cluster::Directory;
 use asobi_service_kit::{Config, address::Proxies, grpc::Channels, health::Readiness};
 use asobi_session::{
@@ -27,6 +27,7 @@ use axum::{
 use sqlx::PgPool;
 use tower_http::cors::{AllowHeaders, AllowOrigin, CorsLayer};
 
+pub use docs::openapi;
 pub use listeners::Listeners;
 
 /// What the routes need of the process they are served by.
@@ -34,7 +35,6 @@ pub struct RestDeps {
     pub config: Arc<Config>,
     pub node_id: String,
     pub pool: PgPool,
-    pub publisher: Publisher,
     pub directory: Arc<Directory>,
     pub channels: Channels,
     pub verifier: Arc<Verifier>,
@@ -48,7 +48,6 @@ pub(crate) struct Rest {
     config: Arc<Config>,
     node_id: String,
     pool: PgPool,
-    publisher: Publisher,
     verifier: Arc<Verifier>,
     issuer: Arc<Issuer>,
     hub: Arc<Hub>,
@@ -59,11 +58,11 @@ pub(crate) struct Rest {
     started: std::time::Instant,
 }
 
-/// All that a node serves to clients: `/api/v1/*`, `/health`, `/ready`, `/live`, `/` where the page is enabled, and the hub's
-/// `/ws`. Served with `ConnectInfo<SocketAddr>`.
+/// All that a node serves to clients: `/api/v1/*`, `/health`, `/ready`, `/live`, `/docs` and its documents unless `http.docs`
+/// is off, `/` where the page is enabled, and the hub's `/ws`. Served with `ConnectInfo<SocketAddr>`.
 pub fn router(deps: RestDeps) -> Router {
     let cors = cors(&deps.config.http.cors_origins);
-    let page = deps.config.page.enabled;
+    let (page, docs) = (deps.config.page.enabled, deps.config.http.docs);
     // Beside the API's guard and CORS, which are none of a socket's business.
     let sockets = deps.hub.router().method_not_allowed_fallback(|| async { error::ApiError::no_method() });
     let rest = Arc::new(Rest {
@@ -73,14 +72,16 @@ pub fn router(deps: RestDeps) -> Router {
         config: deps.config,
         node_id: deps.node_id,
         pool: deps.pool,
-        publisher: deps.publisher,
         verifier: deps.verifier,
         issuer: deps.issuer,
         hub: deps.hub,
         readiness: deps.readiness,
         started: std::time::Instant::now(),
     });
-    let mut routes = routes::all();
+    let (mut routes, described) = routes::all().split_for_parts();
+    if docs {
+        routes = routes.merge(docs::routes(&docs::described(described)));
+    }
     if page {
         routes = routes.merge(page::routes());
     }
@@ -99,7 +100,7 @@ pub fn router(deps: RestDeps) -> Router {
 
 /// Open by default; closed to a list where `http.cors_origins` has one.
 fn cors(origins: &[String]) -> CorsLayer {
-    let allowed = if origins.is_empty() {
+    let allowed = if origins.is_empty() || origins.iter().any(|origin| origin == "*") {
         AllowOrigin::any()
     } else {
         AllowOrigin::list(origins.iter().filter_map(|origin| HeaderValue::from_str(origin).ok()))

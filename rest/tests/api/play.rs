@@ -125,7 +125,7 @@ async fn join(config: &Config, name: &str, shutdown: &Shutdown) -> anyhow::Resul
     tokio::time::timeout(PATIENCE, connected.wait_for(|yes| *yes)).await??;
     let verifier = Verifier::start(node.pool.clone(), &node.bus, &config.auth, shutdown).await?;
     let publisher = node.bus.publisher().clone();
-    let issuer = Issuer::start(node.pool.clone(), publisher.clone(), Arc::clone(&verifier), &config.auth).await?;
+    let issuer = Issuer::start(node.pool.clone(), publisher, Arc::clone(&verifier), &config.auth).await?;
     let hub = Hub::start(HubDeps {
         config: Arc::clone(&config),
         pool: node.pool.clone(),
@@ -142,7 +142,6 @@ async fn join(config: &Config, name: &str, shutdown: &Shutdown) -> anyhow::Resul
         config,
         node_id: name.into(),
         pool: node.pool.clone(),
-        publisher,
         directory: Arc::clone(&node.directory),
         channels: node.channels.clone(),
         verifier: Arc::clone(&verifier),
@@ -165,9 +164,11 @@ pub fn request(method: &str, path: &str, token: &str, body: Option<&str>) -> Req
 }
 
 pub async fn send(router: &Router, request: Request<Body>) -> Answer {
+    let (method, path) = (request.method().to_string(), request.uri().path().to_owned());
     let response = router.clone().oneshot(request).await.expect("a router never fails");
     let (parts, body) = response.into_parts();
     let bytes = to_bytes(body, usize::MAX).await.expect("a body");
     let body = serde_json::from_slice(&bytes).unwrap_or(Value::Null);
+    crate::documents::check(&method, &path, parts.status.as_u16(), &body);
     Answer { status: parts.status, headers: parts.headers, body }
 }
