@@ -11,7 +11,7 @@ use std::{
 
 use asobi_bus::Publisher;
 use asobi_cluster::{Membership, leader::Leadership};
-use asobi_proto::bus::{InboxEvent, TicketItem, Topic};
+use asobi_proto::bus::InboxEvent;
 use asobi_service_kit::grpc::Channels;
 use asobi_store::{inbox::StoredEvent, within};
 use sqlx::{PgPool, Postgres, Transaction};
@@ -60,10 +60,12 @@ impl Status {
     pub fn leads(&self, term: i64) {
         self.term.store(term, Ordering::Relaxed);
         self.leading.store(true, Ordering::Relaxed);
+        metrics::gauge!("asobi_matchmaker_leading").set(1.0);
     }
 
     pub fn stands_by(&self) {
         self.leading.store(false, Ordering::Relaxed);
+        metrics::gauge!("asobi_matchmaker_leading").set(0.0);
         self.set_depth(0);
     }
 
@@ -188,20 +190,8 @@ impl Reign {
         matches.into_iter().filter(|id| busy.insert(*id)).collect()
     }
 
-    /// Tickets whose match was given up, to be read again in a while; standbys are told that they wait.
-    pub fn requeue(&self, mut tickets: Vec<Uuid>) {
-        tickets.sort_unstable();
-        tickets.dedup();
-        for ticket_id in &tickets {
-            let item = TicketItem { ticket_id: *ticket_id, ..TicketItem::default() };
-            // Who misses it reads the queue from time to time.
-            let _ = self.deps.publisher.publish(Topic::Queue, &item);
-        }
-        self.read_again(tickets);
-    }
-
-    /// Tickets to be looked for in the rows, in a while.
-    pub fn read_again(&self, tickets: Vec<Uuid>) {
+    /// Tickets to be looked for in the rows in a while: those whose match was given up, and those whose announcement may be lost.
+    pub fn requeue(&self, tickets: Vec<Uuid>) {
         if !tickets.is_empty() {
             lock(&self.again).push_back((Instant::now() + RETRY_AFTER, tickets));
         }

@@ -27,7 +27,6 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     deps::{Deps, Limits, Status},
-    index::Index,
     leader::feed::Feed,
 };
 

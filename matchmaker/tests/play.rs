@@ -326,6 +326,51 @@ async fn nobody_is_lost_or_matched_twice_in_a_crowd() -> anyhow::Result<()> {
     .await
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_long_queue_is_led_on_at_once() -> anyhow::Result<()> {
+    play(async |mut stage| {
+        let host = stage.host(Acts::Well, &[("duel", duel()), ("crowd", duel())]).await?;
+        asobi_store::modes::set_paused(&stage.database.pool, "crowd", true).await?;
+        let present = stage.player(&host).await?;
+        sqlx::query(
+            "WITH ids AS (SELECT gen_random_uuid() AS id FROM generate_series(1, 100000)),
+             there AS (INSERT INTO sessions (session_id, player_id, node_id, incarnation)
+               SELECT gen_random_uuid(), ids.id, s.node_id, s.incarnation FROM ids, sessions s WHERE s.player_id = $1)
+             INSERT INTO tickets (id, player_id, mode, properties, state, expires_at)
+             SELECT gen_random_uuid(), id, 'crowd', '{\"skill\": 1000, \"region\": \"eu\"}', 'pending', now() + interval '1 hour' FROM ids",
+        )
+        .bind(present)
+        .execute(&stage.database.pool)
+        .await?;
+        let mut doomed = process(&stage, "doomed")?;
+        let leads = async |stage: &Stage, node: &str| Ok((stage.leader().await?.0.as_deref() == Some(node)).then_some(()));
+        stage.until("the first one leads", async |s: &Stage| leads(s, "doomed").await).await?;
+        let standby = stage.matchmaker(&["node.id=standby"]);
+        let [ada, bo, cy, dee] = [0; 4].map(|_| Uuid::now_v7());
+        for player in [ada, bo, cy, dee] {
+            sqlx::query("INSERT INTO sessions SELECT gen_random_uuid(), $2, node_id, incarnation FROM sessions WHERE player_id = $1")
+                .bind(present)
+                .bind(player)
+                .execute(&stage.database.pool)
+                .await?;
+        }
+        stage.queue(ada, "duel", &duel()).await?;
+        stage.queue(bo, "duel", &duel()).await?;
+        stage.told(bo, MATCHED).await?;
+        stage.queue(cy, "duel", &duel()).await?;
+        doomed.kill()?;
+        doomed.wait()?;
+        let killed = std::time::Instant::now();
+        stage.queue(dee, "duel", &duel()).await?;
+        stage.told(cy, MATCHED).await?;
+        println!("A match was formed {:?} after the leader's death.", killed.elapsed());
+        assert_eq!(stage.one::<i64>("SELECT count(*) FROM tickets WHERE mode = 'crowd' AND state = 'pending' AND $1 IS NOT NULL", ada).await?, 100_000);
+        standby.drain().await?;
+        Ok(stage)
+    })
+    .await
+}
+
 /// A matchmaker in a process of its own, to be killed.
 fn process(stage: &Stage, node_id: &str) -> anyhow::Result<Child> {
     Ok(Command::new(env!("CARGO_BIN_EXE_asobi-matchmaker"))

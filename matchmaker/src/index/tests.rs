@@ -311,6 +311,43 @@ fn settings_that_make_no_sense_still_make_progress() {
     assert_eq!(form(&mut index, 1), None, "never fewer than match_size then, and nobody who has no place");
 }
 
+/// A studio's own: whoever came last plays alone.
+#[derive(Default)]
+struct Alone(Vec<Arc<Waiting>>);
+
+impl Strategy for Alone {
+    fn insert(&mut self, ticket: Arc<Waiting>) {
+        self.0.push(ticket);
+    }
+
+    fn remove(&mut self, ticket: &Waiting) {
+        self.0.retain(|own| own.ticket_id != ticket.ticket_id);
+    }
+
+    fn next_group(&mut self, _: &Rules, _: i64) -> Option<Group> {
+        Some(Group { teams: vec![vec![self.0.pop()?]] })
+    }
+
+    fn due_us(&self, _: &Rules) -> Option<i64> {
+        None
+    }
+
+    fn take_for(&mut self, _: &Wanted, _: &Rules, _: i64) -> Vec<Arc<Waiting>> {
+        Vec::new()
+    }
+}
+
+#[test]
+fn a_studio_brings_its_own_strategy() {
+    let mut index = Index::new(Strategies::default().with("arena", || Box::new(Alone::default())));
+    index.set_modes(vec![mode("arena", settings(Kind::Fill, 2)), mode("duel", settings(Kind::Fill, 2))]);
+    add(&mut index, 1, 1, 1, json!({}));
+    add(&mut index, 2, 2, 1, json!({}));
+    index.insert(Ticket { mode: "duel".into(), ..ticket(waiting(3, 1, 1, &json!({}), None)) });
+    assert_eq!((form(&mut index, 5), form(&mut index, 5), form(&mut index, 5)), (Some(vec![2]), Some(vec![1]), None));
+    assert_eq!(index.take_group("duel", &anywhere(), SECOND), None, "other modes are served as ever");
+}
+
 #[test]
 fn positions_are_by_age_and_slices_go_on() {
     let mut index = index(settings(Kind::Fill, 50));

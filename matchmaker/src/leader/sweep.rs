@@ -169,7 +169,7 @@ impl Sweep {
             ids.retain(|id| !index.contains(*id));
         }
         // Those being claimed at this moment are among them; they are read again before they are believed.
-        reign.read_again(ids);
+        reign.requeue(ids);
         Ok(())
     }
 
@@ -223,14 +223,19 @@ impl Sweep {
                 continue;
             }
             tracing::warn!(mode, "No host serves a mode that players wait for; their tickets fail.");
-            while self
-                .end_tickets(
-                    async |conn| Ok(allocation::fail_unserved(conn, &mode, ROWS).await?),
-                    |_| frames::failed("no_game_module"),
-                )
-                .await?
-                >= rows()
-            {}
+            loop {
+                let ended = self
+                    .end_tickets(
+                        async |conn| Ok(allocation::fail_unserved(conn, &mode, ROWS).await?),
+                        |_| frames::failed("no_game_module"),
+                    )
+                    .await?;
+                metrics::counter!("asobi_matchmaker_tickets_ended_total", "reason" => "no_game_module")
+                    .increment(ended as u64);
+                if ended < rows() {
+                    break;
+                }
+            }
         }
         Ok(())
     }
@@ -343,7 +348,11 @@ impl Sweep {
         let reign = &self.reign;
         let stats = reign.deps.stats().unwrap_or_default();
         for stats in &stats {
-            metrics::gauge!("asobi_matchmaker_queue_depth", "mode" => stats.mode.clone()).set(stats.players as f64);
+            let mode = || stats.mode.clone();
+            metrics::gauge!("asobi_matchmaker_queue_depth", "mode" => mode()).set(stats.players as f64);
+            metrics::gauge!("asobi_matchmaker_oldest_wait_seconds", "mode" => mode())
+                .set(stats.oldest_wait_ms as f64 / 1e3);
+            metrics::gauge!("asobi_matchmaker_backfill_wanted", "mode" => mode()).set(stats.backfill_wanted as f64);
         }
         // Short queues are counted by who adds to them; estimates are told when they change by a noticeable part.
         let notes: Vec<QueueNote> = stats

@@ -146,9 +146,11 @@ async fn take_seats(conn: &mut PgConnection, groups: &[Forming]) -> Result<HashS
 async fn take_tickets(conn: &mut PgConnection, wanted: &[(Uuid, Uuid)]) -> Result<HashSet<Uuid>> {
     let (tickets, matches): (Vec<Uuid>, Vec<Uuid>) = wanted.iter().copied().unzip();
     let rows = sqlx::query_scalar!(
-        "UPDATE tickets t SET state = 'matched', match_id = w.match_id, ended_at = now()
-         FROM UNNEST($1::uuid[], $2::uuid[]) AS w (id, match_id)
-         WHERE t.id = ANY($1) AND t.id = w.id AND t.state = 'pending' RETURNING t.id",
+        // Locked in the order of ids, as whoever cancels a party's ticket does.
+        "WITH mine AS (SELECT id FROM tickets WHERE id = ANY($1) AND state = 'pending' ORDER BY id FOR UPDATE)
+         UPDATE tickets t SET state = 'matched', match_id = w.match_id, ended_at = now()
+         FROM UNNEST($1::uuid[], $2::uuid[]) AS w (id, match_id) JOIN mine ON mine.id = w.id
+         WHERE t.id = w.id AND t.state = 'pending' RETURNING t.id",
         &tickets,
         &matches,
     )
