@@ -28,13 +28,15 @@ pub(crate) struct ApiError {
 
 impl ApiError {
     pub fn new(code: ErrorCode, message: impl Into<Cow<'static, str>>) -> Self {
+        let status = StatusCode::from_u16(code.http_status()).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
         Self {
             code,
-            status: StatusCode::from_u16(code.http_status()).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR),
+            status,
             message: message.into(),
             details: Map::new(),
             repeated: Map::new(),
-            retry_after_s: None,
+            // What is busy or away, here or behind a service, may be back in a second.
+            retry_after_s: (status == StatusCode::SERVICE_UNAVAILABLE).then_some(1),
         }
     }
 
@@ -69,7 +71,7 @@ impl ApiError {
 
     /// Worth another try in a second: something we need is away or busy.
     pub fn not_ready(message: &'static str) -> Self {
-        Self { retry_after_s: Some(1), ..Self::new(ErrorCode::NOT_READY, message) }
+        Self::new(ErrorCode::NOT_READY, message)
     }
 
     pub fn rate_limited(wait: std::time::Duration) -> Self {

@@ -30,7 +30,7 @@ pub(crate) const PREFIX: &str = "/api/v1";
 const DEADLINE: Duration = Duration::from_secs(15);
 
 /// The paths under the prefix that need no token.
-const OPEN: [&str; 5] = ["/auth/register", "/auth/login", "/auth/refresh", "/auth/logout", "/auth/guest"];
+pub(crate) const OPEN: [&str; 5] = ["/auth/register", "/auth/login", "/auth/refresh", "/auth/logout", "/auth/guest"];
 
 /// Opens the request's span, in the caller's trace if it names one, and tells the trace's id with the answer.
 pub(crate) async fn trace(request: Request, next: Next) -> Response {
@@ -110,7 +110,7 @@ fn client(rest: &Rest, request: &Request) -> IpAddr {
 }
 
 /// The path below the prefix, of a request to the API.
-fn api_path(path: &str) -> Option<&str> {
+pub(crate) fn api_path(path: &str) -> Option<&str> {
     path.strip_prefix(PREFIX).filter(|rest| rest.is_empty() || rest.starts_with('/'))
 }
 

@@ -1,5 +1,6 @@
 //! How values look in REST answers.
 
+use asobi_proto::error::ErrorCode;
 use asobi_service_kit::grpc;
 use serde_json::Value;
 use time::{OffsetDateTime, format_description::well_known::Rfc3339};
@@ -40,6 +41,10 @@ pub(crate) fn grpc_error(status: &tonic::Status) -> crate::error::ApiError {
     use crate::error::ApiError;
     use tonic::Code;
     if let Some(code) = grpc::error_code(status) {
+        if code == ErrorCode::VALIDATION_FAILED {
+            // Of the request as a whole: what is said of one field was refused before it was sent.
+            return ApiError::field("base", status.message());
+        }
         return ApiError::new(code, status.message().to_owned());
     }
     match status.code() {

@@ -1,6 +1,7 @@
 //! A player's connection wherever it ends: frame routing, fan-out, chat, presence, inbox, limits, and the [`link`] behind
 //! which a match is near or far. [`hub::Hub`] is all of it for one node.
 
+mod asyncapi;
 pub mod auth;
 pub mod chat;
 pub mod close;
@@ -18,4 +19,5 @@ mod quick_play;
 mod relay;
 mod seat;
 
+pub use asyncapi::asyncapi;
 pub use conn::{Bounds, Push};

@@ -15,3 +15,4 @@ mod revocation;
 mod shutdown;
 mod social;
 mod takeover;
+mod trace;

@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use tokio::{net::TcpStream, time::timeout};
 use tokio_tungstenite::{MaybeTlsStream, WebSocketStream, connect_async, tungstenite::Message};
 
-use super::{PATIENCE, rest::Account};
+use super::{PATIENCE, rest::Account, schema};
 
 /// A connected player.
 pub struct Client {
@@ -77,7 +77,9 @@ impl Client {
         let cid = format!("t{}", self.next_cid);
         self.next_cid += 1;
         self.send_text(json!({"type": kind, "cid": cid, "payload": payload}).to_string()).await?;
-        self.wait(&format!("the reply to {kind}"), |frame| frame["cid"] == cid.as_str()).await
+        let answer = self.wait(&format!("the reply to {kind}"), |frame| frame["cid"] == cid.as_str()).await?;
+        schema::check_answer(kind, &answer)?;
+        Ok(answer)
     }
 
     /// The payload of the reply; an error frame fails the play.
@@ -170,7 +172,11 @@ impl Client {
     async fn receive(&mut self) -> anyhow::Result<Option<Value>> {
         loop {
             match self.socket.next().await {
-                Some(Ok(Message::Text(text))) => return Ok(Some(serde_json::from_str(&text)?)),
+                Some(Ok(Message::Text(text))) => {
+                    let frame = serde_json::from_str(&text)?;
+                    schema::check(&frame)?;
+                    return Ok(Some(frame));
+                }
                 Some(Ok(Message::Close(frame))) => {
                     self.closed = Some(frame.map_or((1005, String::new()), |f| (f.code.into(), f.reason.to_string())));
                     return Ok(None);

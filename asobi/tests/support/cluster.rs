@@ -35,6 +35,7 @@ pub struct Builder {
     matchmakers: usize,
     social_services: usize,
     sets: Vec<String>,
+    envs: Vec<(String, String)>,
     games: Option<PathBuf>,
     own_postgres: bool,
     proxied: Proxied,
@@ -84,6 +85,7 @@ impl Cluster {
             matchmakers: 2,
             social_services: 1,
             sets: Vec::new(),
+            envs: Vec::new(),
             games: None,
             own_postgres: false,
             proxied: Proxied::None,
@@ -118,6 +120,15 @@ impl Cluster {
     pub async fn ready(&self, process: &Process) -> anyhow::Result<bool> {
         let metrics = process.metrics.as_deref().context("metrics")?;
         Ok(request(self.http.get(format!("http://{metrics}/ready"))).await?.0 == 200)
+    }
+
+    /// The sum of a metric's series of a node; 0 while there is none.
+    pub async fn metric(&self, process: &Process, name: &str) -> anyhow::Result<f64> {
+        let metrics = process.metrics.as_deref().context("metrics")?;
+        let text = self.http.get(format!("http://{metrics}/metrics")).send().await?.text().await?;
+        let series =
+            text.lines().filter(|line| line.strip_prefix(name).is_some_and(|rest| rest.starts_with(['{', ' '])));
+        Ok(series.filter_map(|line| line.rsplit_once(' ')?.1.parse::<f64>().ok()).sum())
     }
 
     /// Ends PostgreSQL without a checkpoint, as `pg_ctl stop -m immediate` does, and waits until it is back: the
@@ -245,6 +256,12 @@ impl Builder {
         self
     }
 
+    /// A variable in the environment of every process.
+    pub fn env(mut self, key: &str, value: &str) -> Self {
+        self.envs.push((key.to_owned(), value.to_owned()));
+        self
+    }
+
     /// Overrides a configuration key, as `--set key=value`.
     pub fn set(mut self, key: &str, value: impl ToString) -> Self {
         self.sets.push(format!("{key}={}", value.to_string()));
@@ -325,6 +342,7 @@ impl Builder {
             .arg("--ready-file")
             .arg(&ready_file)
             .current_dir(dir.path())
+            .envs(self.envs)
             .stdin(Stdio::null())
             .stdout(output.try_clone()?)
             .stderr(output)

@@ -10,6 +10,7 @@ pub mod client;
 pub mod cluster;
 pub mod proxy;
 pub mod rest;
+mod schema;
 
 use std::time::Duration;
 

@@ -6,12 +6,14 @@ use asobi_proto::{
     error::ErrorCode,
     social_v1::{LeaderboardEntry, ListAroundRequest, ListTopRequest, SubmitScoreRequest},
 };
-use axum::{Router, extract::State, routing::get};
+use axum::extract::State;
 use serde_json::{Value, json};
+use utoipa_axum::{router::OpenApiRouter, routes};
 
 use super::{Json, Shared, bounded, id};
 use crate::{
     body::Fields,
+    docs::schemas,
     error::{ApiError, Result},
     extract::{Path, Query},
     middleware::Caller,
@@ -22,12 +24,22 @@ use crate::{
 /// No longer id can be a board's.
 const ID_BYTES: usize = 128;
 
-pub(super) fn routes() -> Router<Shared> {
-    Router::new()
-        .route("/leaderboards/{id}", get(top).post(submit))
-        .route("/leaderboards/{id}/around/{player_id}", get(around))
+pub(super) fn routes() -> OpenApiRouter<Shared> {
+    OpenApiRouter::new().routes(routes!(top, submit)).routes(routes!(around))
 }
 
+#[utoipa::path(
+    get,
+    path = "/leaderboards/{id}",
+    tag = "leaderboards",
+    summary = "The best of a board",
+    params(
+        ("id" = String, Path, description = "The board"),
+        ("limit" = Option<i64>, Query, minimum = 1, maximum = 100, description = "100 where it is not given"),
+    ),
+    responses((status = 200, body = schemas::BoardEntries)),
+    extensions(("x-errors" = json!(["invalid_payload"]))),
+)]
 async fn top(
     State(rest): State<Shared>,
     Path(board): Path<String>,
@@ -43,6 +55,19 @@ async fn top(
     Ok(entries(answered.entries))
 }
 
+#[utoipa::path(
+    get,
+    path = "/leaderboards/{id}/around/{player_id}",
+    tag = "leaderboards",
+    summary = "The entries around a player's",
+    params(
+        ("id" = String, Path, description = "The board"),
+        ("player_id" = uuid::Uuid, Path, description = "The player"),
+        ("range" = Option<i64>, Query, minimum = 1, maximum = 50, description = "How many on each side; 5 where it is not given"),
+    ),
+    responses((status = 200, body = schemas::BoardEntries)),
+    extensions(("x-errors" = json!(["invalid_payload"]))),
+)]
 async fn around(
     State(rest): State<Shared>,
     Path((board, player)): Path<(String, String)>,
@@ -60,6 +85,19 @@ async fn around(
     Ok(entries(answered.entries))
 }
 
+#[utoipa::path(
+    post,
+    path = "/leaderboards/{id}",
+    tag = "leaderboards",
+    summary = "Submit a score, where the operator opened the board to clients",
+    params(("id" = String, Path, description = "The board")),
+    request_body = schemas::Score,
+    responses((status = 200, body = schemas::BoardEntry)),
+    extensions(("x-errors" = json!([
+        "invalid_payload", "validation_failed", "leaderboard.client_submit_disabled",
+        "leaderboard.capacity_reached",
+    ]))),
+)]
 async fn submit(
     State(rest): State<Shared>,
     Caller(claims): Caller,

@@ -5,17 +5,15 @@ use std::collections::HashMap;
 use asobi_proto::error::ErrorCode;
 use asobi_session::chat::{ChannelId, DirectError, Refusal, SendError};
 use asobi_store::chat::{self, Message};
-use axum::{
-    Router,
-    extract::State,
-    routing::{get, post},
-};
+use axum::extract::State;
 use serde_json::{Value, json};
+use utoipa_axum::{router::OpenApiRouter, routes};
 use uuid::Uuid;
 
 use super::{Json, Shared, bounded, id, parsed};
 use crate::{
     body::Fields,
+    docs::schemas,
     error::{ApiError, Result},
     extract::{Path, Query},
     middleware::Caller,
@@ -25,13 +23,23 @@ use crate::{
 /// Of an idempotency key.
 const KEY_BYTES: usize = 64;
 
-pub(super) fn routes() -> Router<Shared> {
-    Router::new()
-        .route("/chat/{channel_id}/history", get(history))
-        .route("/dm", post(send))
-        .route("/dm/{player_id}/history", get(direct_history))
+pub(super) fn routes() -> OpenApiRouter<Shared> {
+    OpenApiRouter::new().routes(routes!(history)).routes(routes!(send)).routes(routes!(direct_history))
 }
 
+#[utoipa::path(
+    get,
+    path = "/chat/{channel_id}/history",
+    tag = "chat",
+    summary = "What was said in a channel",
+    params(
+        ("channel_id" = String, Path, description = "scheme:name, such as global:lobby"),
+        ("limit" = Option<i64>, Query, minimum = 1, maximum = 200, description = "50 where it is not given"),
+        ("before_seq" = Option<i64>, Query, description = "Only messages before this number: pages back"),
+    ),
+    responses((status = 200, body = schemas::ChatHistory)),
+    extensions(("x-errors" = json!(["invalid_payload", "forbidden", "chat.invalid_channel_id"]))),
+)]
 async fn history(
     State(rest): State<Shared>,
     Caller(claims): Caller,
@@ -53,6 +61,15 @@ async fn history(
     Ok(axum::Json(json!({"messages": messages})))
 }
 
+#[utoipa::path(
+    post,
+    path = "/dm",
+    tag = "chat",
+    summary = "Send a direct message",
+    request_body = schemas::DirectMessage,
+    responses((status = 200, body = schemas::DirectSent)),
+    extensions(("x-errors" = json!(["invalid_payload", "dm.blocked", "dm.content_empty", "dm.content_too_large"]))),
+)]
 async fn send(State(rest): State<Shared>, Caller(claims): Caller, fields: Fields) -> Result<Json> {
     let recipient = fields.optional_string("recipient_id").and_then(|text| Uuid::parse_str(text).ok());
     let (Some(recipient), Some(content)) = (recipient, fields.optional_string("content")) else {
@@ -70,6 +87,19 @@ async fn send(State(rest): State<Shared>, Caller(claims): Caller, fields: Fields
     Ok(axum::Json(json!({"success": true, "channel_id": channel_id})))
 }
 
+#[utoipa::path(
+    get,
+    path = "/dm/{player_id}/history",
+    tag = "chat",
+    summary = "Direct messages with a player",
+    params(
+        ("player_id" = Uuid, Path, description = "The other player"),
+        ("limit" = Option<i64>, Query, minimum = 1, maximum = 200, description = "50 where it is not given"),
+        ("before_seq" = Option<i64>, Query, description = "Only messages before this number: pages back"),
+    ),
+    responses((status = 200, body = schemas::DirectHistory)),
+    extensions(("x-errors" = json!(["invalid_payload"]))),
+)]
 async fn direct_history(
     State(rest): State<Shared>,
     Caller(claims): Caller,

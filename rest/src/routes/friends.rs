@@ -8,17 +8,15 @@ use asobi_proto::{
         AddFriendRequest, AnswerFriendRequest, FriendStatus, Friendship, ListFriendsRequest, RemoveFriendRequest,
     },
 };
-use axum::{
-    Router,
-    extract::State,
-    routing::{get, put},
-};
+use axum::extract::State;
 use serde_json::{Value, json};
+use utoipa_axum::{router::OpenApiRouter, routes};
 use uuid::Uuid;
 
 use super::{Json, Shared, bounded, id};
 use crate::{
     body::Fields,
+    docs::schemas,
     error::{ApiError, Result},
     extract::{Path, Query},
     middleware::Caller,
@@ -26,10 +24,21 @@ use crate::{
     social::Repeat,
 };
 
-pub(super) fn routes() -> Router<Shared> {
-    Router::new().route("/friends", get(list).post(add)).route("/friends/{friend_id}", put(reply).delete(remove))
+pub(super) fn routes() -> OpenApiRouter<Shared> {
+    OpenApiRouter::new().routes(routes!(list, add)).routes(routes!(reply, remove))
 }
 
+#[utoipa::path(
+    get,
+    path = "/friends",
+    tag = "friends",
+    summary = "One's friendships",
+    params(
+        ("status" = Option<schemas::FriendStatus>, Query, description = "Only those of this status"),
+        ("limit" = Option<i64>, Query, minimum = 1, maximum = 200, description = "50 where it is not given"),
+    ),
+    responses((status = 200, body = schemas::Friends)),
+)]
 async fn list(
     State(rest): State<Shared>,
     Caller(claims): Caller,
@@ -58,6 +67,15 @@ async fn list(
     Ok(axum::Json(json!({"friends": friends})))
 }
 
+#[utoipa::path(
+    post,
+    path = "/friends",
+    tag = "friends",
+    summary = "Ask a player to be friends; again: the same row",
+    request_body = schemas::FriendRequest,
+    responses((status = 200, body = schemas::Friend)),
+    extensions(("x-errors" = json!(["social.cannot_friend_self", "social.friend_not_found"]))),
+)]
 async fn add(State(rest): State<Shared>, Caller(claims): Caller, fields: Fields) -> Result<Json> {
     let friend_id = fields
         .optional_string("friend_id")
@@ -70,6 +88,19 @@ async fn add(State(rest): State<Shared>, Caller(claims): Caller, fields: Fields)
     row(answered.friendship)
 }
 
+#[utoipa::path(
+    put,
+    path = "/friends/{friend_id}",
+    tag = "friends",
+    summary = "Accept who asked, or block a player",
+    params(("friend_id" = Uuid, Path, description = "The other player")),
+    request_body = schemas::FriendAnswer,
+    responses((status = 200, body = schemas::Friend)),
+    extensions(("x-errors" = json!([
+        "missing_field", "social.cannot_friend_self", "social.friend_not_found", "social.friendship_not_found",
+        "validation_failed",
+    ]))),
+)]
 async fn reply(
     State(rest): State<Shared>,
     Caller(claims): Caller,
@@ -92,6 +123,15 @@ async fn reply(
     row(answered.friendship)
 }
 
+#[utoipa::path(
+    delete,
+    path = "/friends/{friend_id}",
+    tag = "friends",
+    summary = "End a friendship or a block",
+    params(("friend_id" = Uuid, Path, description = "The other player")),
+    responses((status = 200, body = schemas::Success)),
+    extensions(("x-errors" = json!(["invalid_payload", "social.friendship_not_found"]))),
+)]
 async fn remove(State(rest): State<Shared>, Caller(claims): Caller, Path(path): Path<String>) -> Result<Json> {
     let player_id = claims.player_id.to_string();
     let request = RemoveFriendRequest { player_id: player_id.clone(), friend_id: id(&path)?.to_string() };

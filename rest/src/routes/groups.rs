@@ -8,16 +8,14 @@ use asobi_proto::{
     },
 };
 use asobi_session::auth::FieldErrors;
-use axum::{
-    Router,
-    extract::State,
-    routing::{delete, get, post, put},
-};
+use axum::extract::State;
 use serde_json::{Value, json};
+use utoipa_axum::{router::OpenApiRouter, routes};
 
 use super::{Json, Shared, id};
 use crate::{
     body::Fields,
+    docs::schemas,
     error::{ApiError, Result},
     extract::Path,
     middleware::Caller,
@@ -31,17 +29,26 @@ const MEMBERS: std::ops::RangeInclusive<i64> = 1..=1_000;
 /// Of the metadata's JSON text.
 const METADATA_BYTES: usize = 16 * 1024;
 
-pub(super) fn routes() -> Router<Shared> {
-    Router::new()
-        .route("/groups", post(create))
-        .route("/groups/{id}", get(show).put(update))
-        .route("/groups/{id}/join", post(join))
-        .route("/groups/{id}/leave", post(leave))
-        .route("/groups/{id}/members", get(members))
-        .route("/groups/{id}/members/{player_id}", delete(remove))
-        .route("/groups/{id}/members/{player_id}/role", put(set_role))
+pub(super) fn routes() -> OpenApiRouter<Shared> {
+    OpenApiRouter::new()
+        .routes(routes!(create))
+        .routes(routes!(show, update))
+        .routes(routes!(join))
+        .routes(routes!(leave))
+        .routes(routes!(members))
+        .routes(routes!(set_role))
+        .routes(routes!(remove))
 }
 
+#[utoipa::path(
+    post,
+    path = "/groups",
+    tag = "groups",
+    summary = "Found a group",
+    request_body = schemas::NewGroup,
+    responses((status = 200, body = schemas::Group)),
+    extensions(("x-errors" = json!(["forbidden", "missing_field", "player.not_found", "validation_failed"]))),
+)]
 async fn create(State(rest): State<Shared>, Caller(claims): Caller, fields: Fields) -> Result<Json> {
     let actor_id = claims.player_id.to_string();
     if fields.get("name").is_none() {
@@ -64,6 +71,15 @@ async fn create(State(rest): State<Shared>, Caller(claims): Caller, fields: Fiel
     row(answered.group)
 }
 
+#[utoipa::path(
+    get,
+    path = "/groups/{id}",
+    tag = "groups",
+    summary = "A group",
+    params(("id" = uuid::Uuid, Path, description = "The group")),
+    responses((status = 200, body = schemas::Group)),
+    extensions(("x-errors" = json!(["invalid_payload", "social.group_not_found"]))),
+)]
 async fn show(State(rest): State<Shared>, Path(path): Path<String>) -> Result<Json> {
     let group_id = id(&path)?.to_string();
     let request = GetGroupRequest { group_id: group_id.clone() };
@@ -72,6 +88,18 @@ async fn show(State(rest): State<Shared>, Path(path): Path<String>) -> Result<Js
     row(answered.group)
 }
 
+#[utoipa::path(
+    put,
+    path = "/groups/{id}",
+    tag = "groups",
+    summary = "Change a group; its owner's and admins' to do",
+    params(("id" = uuid::Uuid, Path, description = "The group")),
+    request_body = schemas::GroupChanges,
+    responses((status = 200, body = schemas::Group)),
+    extensions(("x-errors" = json!([
+        "forbidden", "social.group_not_found", "social.member_not_found", "validation_failed",
+    ]))),
+)]
 async fn update(
     State(rest): State<Shared>,
     Caller(claims): Caller,
@@ -94,6 +122,18 @@ async fn update(
     row(answered.group)
 }
 
+#[utoipa::path(
+    post,
+    path = "/groups/{id}/join",
+    tag = "groups",
+    summary = "Join an open group",
+    params(("id" = uuid::Uuid, Path, description = "The group")),
+    responses((status = 200, body = schemas::Joined)),
+    extensions(("x-errors" = json!([
+        "forbidden", "player.not_found", "social.already_member", "social.group_closed", "social.group_full",
+        "social.group_not_found",
+    ]))),
+)]
 async fn join(State(rest): State<Shared>, Caller(claims): Caller, Path(path): Path<String>) -> Result<Json> {
     let group_id = id(&path)?.to_string();
     let request = JoinGroupRequest { actor_id: claims.player_id.to_string(), group_id: group_id.clone() };
@@ -101,6 +141,15 @@ async fn join(State(rest): State<Shared>, Caller(claims): Caller, Path(path): Pa
     Ok(axum::Json(json!({"success": true, "group_id": group_id})))
 }
 
+#[utoipa::path(
+    post,
+    path = "/groups/{id}/leave",
+    tag = "groups",
+    summary = "Leave a group",
+    params(("id" = uuid::Uuid, Path, description = "The group")),
+    responses((status = 200, body = schemas::Success)),
+    extensions(("x-errors" = json!(["social.group_not_found", "social.member_not_found"]))),
+)]
 async fn leave(State(rest): State<Shared>, Caller(claims): Caller, Path(path): Path<String>) -> Result<Json> {
     let group_id = id(&path)?.to_string();
     let request = LeaveGroupRequest { actor_id: claims.player_id.to_string(), group_id: group_id.clone() };
@@ -108,6 +157,15 @@ async fn leave(State(rest): State<Shared>, Caller(claims): Caller, Path(path): P
     Ok(axum::Json(json!({"success": true})))
 }
 
+#[utoipa::path(
+    get,
+    path = "/groups/{id}/members",
+    tag = "groups",
+    summary = "Who is in a group",
+    params(("id" = uuid::Uuid, Path, description = "The group")),
+    responses((status = 200, body = schemas::Members)),
+    extensions(("x-errors" = json!(["invalid_payload", "social.group_not_found"]))),
+)]
 async fn members(State(rest): State<Shared>, Path(path): Path<String>) -> Result<Json> {
     let group_id = id(&path)?.to_string();
     let request = ListMembersRequest { group_id: group_id.clone(), limit: 0 };
@@ -117,6 +175,22 @@ async fn members(State(rest): State<Shared>, Path(path): Path<String>) -> Result
     Ok(axum::Json(json!({"members": members})))
 }
 
+#[utoipa::path(
+    put,
+    path = "/groups/{id}/members/{player_id}/role",
+    tag = "groups",
+    summary = "Give a member a role",
+    params(
+        ("id" = uuid::Uuid, Path, description = "The group"),
+        ("player_id" = uuid::Uuid, Path, description = "The member"),
+    ),
+    request_body = schemas::NewRole,
+    responses((status = 200, body = schemas::Member)),
+    extensions(("x-errors" = json!([
+        "invalid_payload", "missing_field", "forbidden", "social.invalid_role", "social.group_not_found",
+        "social.member_not_found",
+    ]))),
+)]
 async fn set_role(
     State(rest): State<Shared>,
     Caller(claims): Caller,
@@ -139,6 +213,20 @@ async fn set_role(
     Ok(axum::Json(member(row)))
 }
 
+#[utoipa::path(
+    delete,
+    path = "/groups/{id}/members/{player_id}",
+    tag = "groups",
+    summary = "Take a member out of a group",
+    params(
+        ("id" = uuid::Uuid, Path, description = "The group"),
+        ("player_id" = uuid::Uuid, Path, description = "The member"),
+    ),
+    responses((status = 200, body = schemas::Success)),
+    extensions(("x-errors" = json!([
+        "invalid_payload", "forbidden", "social.group_not_found", "social.member_not_found",
+    ]))),
+)]
 async fn remove(
     State(rest): State<Shared>,
     Caller(claims): Caller,

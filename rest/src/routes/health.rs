@@ -3,26 +3,40 @@
 use std::time::Duration;
 
 use axum::{
-    Router,
     extract::State,
     http::StatusCode,
     response::{IntoResponse, Response},
-    routing::get,
 };
 use serde_json::json;
+use utoipa_axum::{router::OpenApiRouter, routes};
 
 use super::{Json, Shared};
+use crate::docs::schemas;
 
 const PROBE: Duration = Duration::from_secs(2);
 
-pub(super) fn routes() -> Router<Shared> {
-    Router::new().route("/health", get(health)).route("/ready", get(ready)).route("/live", get(live))
+pub(super) fn routes() -> OpenApiRouter<Shared> {
+    OpenApiRouter::new().routes(routes!(health)).routes(routes!(ready)).routes(routes!(live))
 }
 
+#[utoipa::path(
+    get,
+    path = "/live",
+    tag = "probes",
+    summary = "Whether this process runs",
+    responses((status = 200, body = schemas::Alive)),
+)]
 async fn live() -> Json {
     axum::Json(json!({"status": "alive"}))
 }
 
+#[utoipa::path(
+    get,
+    path = "/ready",
+    tag = "probes",
+    summary = "Whether this node takes players",
+    responses((status = 200, body = schemas::Readiness), (status = 503, body = schemas::Readiness)),
+)]
 async fn ready(State(rest): State<Shared>) -> Response {
     if rest.readiness.ready() {
         return axum::Json(json!({"status": "ready"})).into_response();
@@ -32,6 +46,13 @@ async fn ready(State(rest): State<Shared>) -> Response {
 }
 
 /// What this node depends on, and how that is.
+#[utoipa::path(
+    get,
+    path = "/health",
+    tag = "probes",
+    summary = "What this node depends on, and how that is",
+    responses((status = 200, body = schemas::Health), (status = 503, body = schemas::Health)),
+)]
 async fn health(State(rest): State<Shared>) -> Response {
     let probe = asobi_store::within(PROBE, async {
         sqlx::query_scalar::<_, i32>("SELECT 1").fetch_one(&rest.pool).await?;

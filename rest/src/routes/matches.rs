@@ -4,20 +4,35 @@ use std::collections::HashMap;
 
 use asobi_proto::error::ErrorCode;
 use asobi_store::matches::{self, ListFilter, Listing, MatchRow};
-use axum::{Router, extract::State, routing::get};
+use axum::extract::State;
 use serde_json::{Value, json};
+use utoipa_axum::{router::OpenApiRouter, routes};
 
 use super::{Json, Shared, bounded, clean, id, switch};
 use crate::{
+    docs::schemas,
     error::{ApiError, Result},
     extract::{Path, Query},
     render::timestamp,
 };
 
-pub(super) fn routes() -> Router<Shared> {
-    Router::new().route("/matches", get(finished)).route("/matches/live", get(live)).route("/matches/{id}", get(show))
+pub(super) fn routes() -> OpenApiRouter<Shared> {
+    OpenApiRouter::new().routes(routes!(finished)).routes(routes!(live)).routes(routes!(show))
 }
 
+#[utoipa::path(
+    get,
+    path = "/matches",
+    tag = "matches",
+    summary = "Finished matches, newest first",
+    params(
+        ("mode" = Option<String>, Query, description = "Only of this mode"),
+        ("status" = Option<String>, Query, description = "Only of this status"),
+        ("limit" = Option<i64>, Query, minimum = 1, maximum = 100, description = "50 where it is not given"),
+    ),
+    responses((status = 200, body = schemas::Matches)),
+    extensions(("x-errors" = json!(["invalid_payload"]))),
+)]
 async fn finished(State(rest): State<Shared>, Query(query): Query<HashMap<String, String>>) -> Result<Json> {
     let mode = text(&query, "mode")?;
     let status = text(&query, "status")?;
@@ -27,6 +42,19 @@ async fn finished(State(rest): State<Shared>, Query(query): Query<HashMap<String
     Ok(axum::Json(json!({"matches": rows})))
 }
 
+#[utoipa::path(
+    get,
+    path = "/matches/live",
+    tag = "matches",
+    summary = "Listed matches that run, of the whole cluster",
+    params(
+        ("mode" = Option<String>, Query, description = "Only of this mode"),
+        ("has_capacity" = Option<bool>, Query, description = "Only those with a free seat, or without"),
+        ("joinable" = Option<bool>, Query, description = "Only those that can be joined, or cannot"),
+    ),
+    responses((status = 200, body = schemas::LiveMatches)),
+    extensions(("x-errors" = json!(["invalid_payload"]))),
+)]
 async fn live(State(rest): State<Shared>, Query(query): Query<HashMap<String, String>>) -> Result<Json> {
     let flag = |name| switch(name, query.get(name).map(String::as_str));
     let filter = ListFilter {
@@ -38,6 +66,15 @@ async fn live(State(rest): State<Shared>, Query(query): Query<HashMap<String, St
     Ok(axum::Json(json!({"matches": rows})))
 }
 
+#[utoipa::path(
+    get,
+    path = "/matches/{id}",
+    tag = "matches",
+    summary = "A match",
+    params(("id" = uuid::Uuid, Path, description = "The match")),
+    responses((status = 200, body = schemas::Match)),
+    extensions(("x-errors" = json!(["invalid_payload", "match.not_found"]))),
+)]
 async fn show(State(rest): State<Shared>, Path(path): Path<String>) -> Result<Json> {
     // Until it runs it is nobody's business, and may never be.
     let row = matches::by_id(&rest.pool, id(&path)?).await?.filter(|row| row.state != "allocating");

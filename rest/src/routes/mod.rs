@@ -14,7 +14,7 @@ mod queue;
 use std::{str::FromStr, sync::Arc};
 
 use asobi_proto::error::ErrorCode;
-use axum::Router;
+use utoipa_axum::router::OpenApiRouter;
 use uuid::Uuid;
 
 use crate::{
@@ -25,8 +25,9 @@ use crate::{
 pub(crate) type Shared = Arc<Rest>;
 pub(crate) type Json = axum::Json<serde_json::Value>;
 
-pub(crate) fn all() -> Router<Shared> {
-    let api = Router::new()
+/// Each is described where it is handled; there is no other way in.
+pub(crate) fn all() -> OpenApiRouter<Shared> {
+    let api = OpenApiRouter::new()
         .merge(accounts::routes())
         .merge(players::routes())
         .merge(friends::routes())
@@ -36,7 +37,7 @@ pub(crate) fn all() -> Router<Shared> {
         .merge(boards::routes())
         .merge(queue::routes())
         .merge(matches::routes());
-    Router::new().nest(crate::middleware::PREFIX, api).merge(health::routes())
+    OpenApiRouter::new().nest(crate::middleware::PREFIX, api).merge(health::routes())
 }
 
 /// An id in a path. One that is no UUID can name nothing, which is the caller's mistake, not the thing's absence.

@@ -5,15 +5,13 @@ use std::collections::HashMap;
 use asobi_proto::social_v1::{
     DeleteNotificationRequest, ListNotificationsRequest, Notification, ReadNotificationRequest,
 };
-use axum::{
-    Router,
-    extract::State,
-    routing::{delete, get, put},
-};
+use axum::extract::State;
 use serde_json::{Value, json};
+use utoipa_axum::{router::OpenApiRouter, routes};
 
 use super::{Json, Shared, bounded, id, switch};
 use crate::{
+    docs::schemas,
     error::{ApiError, Result},
     extract::{Path, Query},
     middleware::Caller,
@@ -21,13 +19,22 @@ use crate::{
     social::Repeat,
 };
 
-pub(super) fn routes() -> Router<Shared> {
-    Router::new()
-        .route("/notifications", get(list))
-        .route("/notifications/{id}", delete(remove))
-        .route("/notifications/{id}/read", put(read))
+pub(super) fn routes() -> OpenApiRouter<Shared> {
+    OpenApiRouter::new().routes(routes!(list)).routes(routes!(read)).routes(routes!(remove))
 }
 
+#[utoipa::path(
+    get,
+    path = "/notifications",
+    tag = "notifications",
+    summary = "One's notifications, newest first",
+    params(
+        ("read" = Option<bool>, Query, description = "Only those that were read, or were not"),
+        ("limit" = Option<i64>, Query, minimum = 1, maximum = 200, description = "50 where it is not given"),
+    ),
+    responses((status = 200, body = schemas::Notifications)),
+    extensions(("x-errors" = json!(["invalid_payload"]))),
+)]
 async fn list(
     State(rest): State<Shared>,
     Caller(claims): Caller,
@@ -48,6 +55,15 @@ async fn list(
     Ok(axum::Json(json!({"notifications": notifications})))
 }
 
+#[utoipa::path(
+    put,
+    path = "/notifications/{id}/read",
+    tag = "notifications",
+    summary = "Mark a notification as read",
+    params(("id" = uuid::Uuid, Path, description = "The notification")),
+    responses((status = 200, body = schemas::Notification)),
+    extensions(("x-errors" = json!(["forbidden", "notification.not_found"]))),
+)]
 async fn read(State(rest): State<Shared>, Caller(claims): Caller, Path(path): Path<String>) -> Result<Json> {
     let player_id = claims.player_id.to_string();
     let request = ReadNotificationRequest { player_id: player_id.clone(), notification_id: id(&path)?.to_string() };
@@ -59,6 +75,15 @@ async fn read(State(rest): State<Shared>, Caller(claims): Caller, Path(path): Pa
     Ok(axum::Json(answer(row)))
 }
 
+#[utoipa::path(
+    delete,
+    path = "/notifications/{id}",
+    tag = "notifications",
+    summary = "Delete a notification",
+    params(("id" = uuid::Uuid, Path, description = "The notification")),
+    responses((status = 200, body = schemas::Success)),
+    extensions(("x-errors" = json!(["forbidden", "notification.not_found"]))),
+)]
 async fn remove(State(rest): State<Shared>, Caller(claims): Caller, Path(path): Path<String>) -> Result<Json> {
     let player_id = claims.player_id.to_string();
     let request = DeleteNotificationRequest { player_id: player_id.clone(), notification_id: id(&path)?.to_string() };

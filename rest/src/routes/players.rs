@@ -3,16 +3,14 @@
 use asobi_proto::error::ErrorCode;
 use asobi_session::auth::FieldErrors;
 use asobi_store::players::{self, Changes, Player};
-use axum::{
-    Router,
-    extract::State,
-    routing::{get, post},
-};
+use axum::extract::State;
 use serde_json::{Value, json};
+use utoipa_axum::{router::OpenApiRouter, routes};
 
 use super::{Json, Shared, id};
 use crate::{
     body::Fields,
+    docs::schemas,
     error::{ApiError, Result},
     extract::Path,
     middleware::Caller,
@@ -24,10 +22,19 @@ const AVATAR_URL_CHARS: usize = 2_048;
 /// Of the metadata's JSON text.
 const METADATA_BYTES: usize = 16 * 1024;
 
-pub(super) fn routes() -> Router<Shared> {
-    Router::new().route("/players/{id}", get(show).put(update)).route("/players/me/erase", post(erase))
+pub(super) fn routes() -> OpenApiRouter<Shared> {
+    OpenApiRouter::new().routes(routes!(show, update)).routes(routes!(erase))
 }
 
+#[utoipa::path(
+    get,
+    path = "/players/{id}",
+    tag = "players",
+    summary = "A profile",
+    params(("id" = uuid::Uuid, Path, description = "The player")),
+    responses((status = 200, body = schemas::Player)),
+    extensions(("x-errors" = json!(["invalid_payload", "player.not_found"]))),
+)]
 async fn show(State(rest): State<Shared>, Path(path): Path<String>) -> Result<Json> {
     if path == "me" {
         return Err(not_found());
@@ -36,6 +43,16 @@ async fn show(State(rest): State<Shared>, Path(path): Path<String>) -> Result<Js
     Ok(axum::Json(answer(player)))
 }
 
+#[utoipa::path(
+    put,
+    path = "/players/{id}",
+    tag = "players",
+    summary = "Change one's own profile",
+    params(("id" = uuid::Uuid, Path, description = "Oneself")),
+    request_body = schemas::PlayerChanges,
+    responses((status = 200, body = schemas::Player)),
+    extensions(("x-errors" = json!(["invalid_payload", "player.not_found", "forbidden", "validation_failed"]))),
+)]
 async fn update(
     State(rest): State<Shared>,
     Path(path): Path<String>,
@@ -50,6 +67,15 @@ async fn update(
     Ok(axum::Json(answer(player)))
 }
 
+#[utoipa::path(
+    post,
+    path = "/players/me/erase",
+    tag = "players",
+    summary = "Erase oneself: everything of the player goes; three tries a minute",
+    request_body = schemas::Confirmation,
+    responses((status = 200, body = schemas::Deleted)),
+    extensions(("x-errors" = json!(["missing_field", "player.confirmation_failed", "player.not_found"]))),
+)]
 async fn erase(State(rest): State<Shared>, Caller(claims): Caller, fields: Fields) -> Result<Json> {
     rest.limits.check_erase(claims.player_id)?;
     rest.issuer.erase(&claims, fields.optional_string("password")).await?;

@@ -2,28 +2,41 @@
 
 use asobi_proto::error::ErrorCode;
 use asobi_session::queue::{Enqueue, EnqueueError};
-use asobi_store::tickets::{self, CancelError, TicketError, TicketState, WishError};
-use axum::{
-    Router,
-    extract::State,
-    routing::{get, post},
+use asobi_store::{
+    players,
+    tickets::{self, CancelError, TicketError, TicketState, WishError},
 };
+use axum::extract::State;
 use serde_json::json;
+use utoipa_axum::{router::OpenApiRouter, routes};
 use uuid::Uuid;
 
 use super::{Json, Shared, id};
 use crate::{
     body::Fields,
+    docs::schemas,
     error::{ApiError, Result},
     extract::Path,
     middleware::Caller,
     render::unix_ms,
 };
 
-pub(super) fn routes() -> Router<Shared> {
-    Router::new().route("/matchmaker", post(add)).route("/matchmaker/{ticket_id}", get(show).delete(remove))
+pub(super) fn routes() -> OpenApiRouter<Shared> {
+    OpenApiRouter::new().routes(routes!(add)).routes(routes!(show, remove))
 }
 
+#[utoipa::path(
+    post,
+    path = "/matchmaker",
+    tag = "matchmaking",
+    summary = "Queue for a match",
+    request_body = schemas::NewTicket,
+    responses((status = 200, body = schemas::Queued)),
+    extensions(("x-errors" = json!([
+        "matchmaker.queue_full", "matchmaker.unknown_mode", "missing_field", "validation_failed",
+        "ws.request_failed",
+    ]))),
+)]
 async fn add(State(rest): State<Shared>, Caller(claims): Caller, fields: Fields) -> Result<Json> {
     let mode = match fields.get("mode") {
         None => "default",
@@ -47,11 +60,14 @@ async fn add(State(rest): State<Shared>, Caller(claims): Caller, fields: Fields)
         query,
         party,
     };
+    // The token may outlive its player by moments; a ticket must not.
+    if players::get(&rest.pool, claims.player_id).await?.is_none() {
+        return Err(ApiError::unauthenticated());
+    }
     let (created, settings) = rest.hub.enqueue(&asked).await.map_err(|error| match error {
         EnqueueError::UnknownMode => {
             ApiError::new(ErrorCode::MATCHMAKER_UNKNOWN_MODE, "No game server plays that mode.")
         }
-        EnqueueError::NoPlayer => ApiError::unauthenticated(),
         EnqueueError::Wish(WishError::Properties(what)) => ApiError::field("properties", what),
         EnqueueError::Wish(WishError::Query { position, message }) => bad_query(position, &message),
         EnqueueError::Ticket(TicketError::Db(error)) => error.into(),
@@ -73,6 +89,15 @@ fn refused(error: &TicketError) -> ApiError {
     }
 }
 
+#[utoipa::path(
+    get,
+    path = "/matchmaker/{ticket_id}",
+    tag = "matchmaking",
+    summary = "A ticket that waits",
+    params(("ticket_id" = Uuid, Path, description = "The ticket")),
+    responses((status = 200, body = schemas::Ticket)),
+    extensions(("x-errors" = json!(["invalid_payload", "forbidden", "matchmaker.ticket_not_found"]))),
+)]
 async fn show(State(rest): State<Shared>, Caller(claims): Caller, Path(path): Path<String>) -> Result<Json> {
     let ticket = tickets::get(&rest.pool, id(&path)?).await?;
     let ticket = ticket.filter(|t| t.state == TicketState::Pending).ok_or_else(not_found)?;
@@ -94,6 +119,15 @@ async fn show(State(rest): State<Shared>, Caller(claims): Caller, Path(path): Pa
     })))
 }
 
+#[utoipa::path(
+    delete,
+    path = "/matchmaker/{ticket_id}",
+    tag = "matchmaking",
+    summary = "Withdraw a ticket",
+    params(("ticket_id" = Uuid, Path, description = "The ticket")),
+    responses((status = 200, body = schemas::Success)),
+    extensions(("x-errors" = json!(["invalid_payload", "forbidden", "matchmaker.ticket_not_found"]))),
+)]
 async fn remove(State(rest): State<Shared>, Caller(claims): Caller, Path(path): Path<String>) -> Result<Json> {
     rest.hub.withdraw(id(&path)?, claims.player_id).await.map_err(|error| match error {
         CancelError::NotFound => not_found(),

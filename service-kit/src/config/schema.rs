@@ -66,6 +66,7 @@ pub struct Http {
     pub allowed_origins: Vec<String>,
     pub cors_origins: Vec<String>,
     pub trusted_proxies: Vec<String>,
+    pub docs: bool,
 }
 
 #[derive(Debug, Clone, Deserialize)]

@@ -100,6 +100,17 @@ const TYPES: [Type; 23] = [
     of("session.heartbeat", Access::Anyone, Lane::Free, session::heartbeat),
 ];
 
+/// The names of all types, for their description.
+#[cfg(test)]
+pub(crate) fn types() -> impl Iterator<Item = &'static str> {
+    TYPES.iter().map(|known| known.name)
+}
+
+/// Whether a type is taken before `session.connect`.
+pub(crate) fn open_to_anyone(kind: &str) -> bool {
+    TYPES.iter().any(|known| known.name == kind && known.access == Access::Anyone)
+}
+
 /// One frame on its way to its handler. The parts borrow from its text.
 pub(crate) struct Call<'a> {
     pub hub: &'a Arc<Hub>,
