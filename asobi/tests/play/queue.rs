@@ -2,8 +2,8 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use asobi_proto::matchmaker_v1::{
-    CreateTicketRequest, GetQueueStatsRequest, PauseModeRequest, ResumeModeRequest, SetModeSettingsRequest,
-    TicketState, WatchTicketRequest, matchmaker_service_client::MatchmakerServiceClient,
+    CreateTicketRequest, GetQueueStatsRequest, PauseModeRequest, RequestBackfillRequest, ResumeModeRequest,
+    SetModeSettingsRequest, TicketState, WatchTicketRequest, matchmaker_service_client::MatchmakerServiceClient,
 };
 use asobi_service_kit::grpc::{Channels, ClusterChannel};
 use serde_json::{Value, json};
@@ -183,6 +183,23 @@ async fn a_running_match_is_filled_from_the_queue() -> anyhow::Result<()> {
     bo.call("match.leave", json!({})).await?;
     ada.send("match.input", json!({"ask": 1, "properties": {"skill": 3}})).await?;
     assert_eq!(di.push("match.matched").await?["match_id"], matched["match_id"]);
+
+    // Tools may ask for a match too, under the same conditions.
+    di.call("match.leave", json!({})).await?;
+    let mut tools = leader(&cluster).await?;
+    let ask = |match_id: &Value| RequestBackfillRequest {
+        match_id: match_id.as_str().unwrap_or_default().into(),
+        players: 1,
+        properties_json: String::new(),
+    };
+    tools.request_backfill(ask(&matched["match_id"])).await?;
+    add(&mut bo, "refill", json!({}), None).await?;
+    assert_eq!(bo.push("match.matched").await?["match_id"], matched["match_id"]);
+    let unknown = tools.request_backfill(ask(&json!("01900000-0000-7000-8000-000000000000"))).await;
+    assert_eq!(unknown.expect_err("no such match").code(), Code::NotFound);
+    let closed = di.call("match.find_or_create", json!({"mode": "crowd"})).await?;
+    let refused = tools.request_backfill(ask(&closed["match_id"])).await;
+    assert_eq!(refused.expect_err("the mode has none").code(), Code::FailedPrecondition);
     cluster.stop().await
 }
 

@@ -50,7 +50,6 @@ async fn queue(hub: &Hub, asker: &Asker, asked: &Enqueue) {
     match hub.enqueue(asked).await {
         Ok((created, settings)) => asker.reply("matchmaker.queued", created.payload(&settings)),
         Err(EnqueueError::UnknownMode) => asker.error("unknown_mode", "There is no such mode."),
-        Err(EnqueueError::NoPlayer) => asker.error("not_authenticated", "Your account is gone."),
         Err(EnqueueError::Wish(WishError::Properties(what))) => {
             asker.error("invalid_payload", &format!("The properties are not as they must be: {what}."));
         }

@@ -12,7 +12,7 @@ use asobi_proto::{
 };
 use asobi_store::{
     inbox::StoredEvent,
-    parties, players,
+    parties,
     tickets::{self, CancelError, Created, TicketError, Wish, WishError},
     within,
 };
@@ -70,9 +70,6 @@ pub struct Enqueue {
 pub enum EnqueueError {
     #[error("there is no such mode")]
     UnknownMode,
-    /// The token has outlived its player.
-    #[error("there is no such player")]
-    NoPlayer,
     #[error(transparent)]
     Wish(#[from] WishError),
     #[error(transparent)]
@@ -80,7 +77,7 @@ pub enum EnqueueError {
 }
 
 impl Hub {
-    /// Queues a player, or with a party all of it, and wakes the leader.
+    /// Queues a player, who is known to exist, or with a party all of it, and wakes the leader.
     ///
     /// # Errors
     /// See [`EnqueueError`].
@@ -90,20 +87,15 @@ impl Hub {
         tickets::check(wish, &settings)?;
         let most = i64::try_from(self.config.matchmaker.max_queue).unwrap_or(i64::MAX);
         let created = bounded(async {
-            // The token may outlive its player by moments; a ticket must not.
-            if players::get(&self.pool, asked.player).await.map_err(TicketError::Db)?.is_none() {
-                return Ok(None);
-            }
             let Some(party) = asked.party else {
-                return tickets::create(&self.pool, asked.player, &asked.mode, wish, &settings, most).await.map(Some);
+                return tickets::create(&self.pool, asked.player, &asked.mode, wish, &settings, most).await;
             };
             let created =
                 tickets::create_party(&self.pool, party, asked.player, &asked.mode, wish, &settings, most).await?;
             self.publish_told(&created.told);
-            Ok(Some(created.created))
+            Ok(created.created)
         })
-        .await?
-        .ok_or(EnqueueError::NoPlayer)?;
+        .await?;
         if !created.already_queued {
             self.wake_leader(created.ticket.id, false);
         }
