@@ -13,7 +13,9 @@ use crate::hub::Hub;
 const QUEUE: usize = 4_096;
 /// Channels and rows per channel of one read.
 const CHANNELS: usize = 256;
-const ROWS: i64 = 500;
+const ROWS: usize = 500;
+/// Between two reads of what was missed: its readers' sockets get it out of their queues meanwhile.
+const DRAIN: Duration = Duration::from_millis(5);
 const DEADLINE: Duration = Duration::from_secs(3);
 const RETRY: Duration = Duration::from_millis(250);
 const SWEEP: Duration = Duration::from_millis(2_500);
@@ -39,9 +41,8 @@ pub(super) async fn run(hub: Arc<Hub>, mut cells: mpsc::Receiver<Arc<Cell>>) {
         // What is merely late arrives meanwhile.
         tokio::time::sleep(hub.config.chat.gap()).await;
         while !waiting.is_empty() {
-            if !read(&hub, &mut waiting).await {
-                tokio::time::sleep(RETRY.mul_f64(rand::random_range(0.5..1.5))).await;
-            }
+            let answered = read(&hub, &mut waiting).await;
+            tokio::time::sleep(if answered { DRAIN } else { RETRY.mul_f64(rand::random_range(0.5..1.5)) }).await;
         }
     }
 }
@@ -67,8 +68,10 @@ async fn read(hub: &Hub, cells: &mut Vec<Arc<Cell>>) -> bool {
         return true;
     }
     metrics::counter!("asobi_chat_gap_reads_total").increment(gaps.len() as u64);
+    // Whoever reads at all must not be taken for slow because a node was cut off for a while: never a queue full at once.
+    let most = ROWS.min(hub.config.session.queue_frames / 4).max(1);
     let cursors: Vec<(String, i64)> = gaps.iter().map(|gap| gap.0.clone()).collect();
-    let messages = match within(DEADLINE, chat::after(&hub.pool, &cursors, ROWS)).await {
+    let messages = match within(DEADLINE, chat::after(&hub.pool, &cursors, i64::try_from(most).unwrap_or(1))).await {
         Ok(messages) => messages,
         Err(error) => {
             tracing::warn!(%error, channels = cells.len(), "Missed chat messages could not be read; it is tried again.");
@@ -81,7 +84,7 @@ async fn read(hub: &Hub, cells: &mut Vec<Arc<Cell>>) -> bool {
     }
     for (cell, (_, highest)) in cells.iter().zip(gaps) {
         let rows = by_channel.remove(&*cell.id).unwrap_or_default();
-        let complete = i64::try_from(rows.len()).unwrap_or(ROWS) < ROWS;
+        let complete = rows.len() < most;
         let through = if complete { highest } else { rows.last().map_or(0, |row| row.0) };
         cell.fill(rows, through);
     }
