@@ -35,11 +35,12 @@ pub struct Entry {
 impl Entry {
     /// From a `chat.message`, or a message of the history.
     pub fn read(message: &serde_json::Value) -> Self {
-        let text = |key: &str| message[key].as_str().unwrap_or_default().to_owned();
+        let text = |key: &str| message[key].as_str().map(str::to_owned);
         Self {
             seq: message["seq"].as_i64().unwrap_or_default(),
-            message_id: text("message_id"),
-            content: text("content"),
+            // The history calls it as it always did.
+            message_id: text("message_id").or_else(|| text("id")).unwrap_or_default(),
+            content: text("content").unwrap_or_default(),
         }
     }
 }

@@ -48,7 +48,8 @@ impl Talker {
     }
 
     fn say(&mut self, n: usize) -> Said {
-        let content = format!("{}-{n}", self.account.username);
+        // It is the key, too, and a key is remembered beyond the channel.
+        let content = format!("{} {} {n}", self.channel, self.account.username);
         Said {
             line: Line { content, outcome: Outcome::Unknown, attempts: 0 },
             keyed: self.random.random_bool(0.75),
