@@ -16,8 +16,8 @@ use std::path::Path;
 use stage::Stage;
 use support::Cluster;
 
-// Not here, because it does not exist yet: identity providers, groups and their channels, notifications, wallets, saves
-// and storage, shops, tournaments, votes, worlds, parties, and methods for rpc.call.
+// Not here, because it does not exist yet: identity providers, wallets, saves and storage, inventories, shops, tournaments,
+// votes, worlds, and methods for rpc.call. Parties, which the first release did not have, are played in `play/parties.rs`.
 
 #[tokio::test]
 async fn every_frame_and_every_request_gets_its_answer() -> anyhow::Result<()> {

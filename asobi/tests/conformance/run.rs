@@ -77,10 +77,21 @@ async fn rest(stage: &mut Stage, act: &Act) -> anyhow::Result<()> {
     if let Some(by) = &act.by {
         stage.player(by).await?;
     }
+    for name in act.pushes.keys() {
+        let mut client = stage.take(name).await?;
+        until_fence(&mut client).await?;
+        stage.put(name, client);
+    }
     let answer = stage.request(act).await?;
     let wrong = wrong_with(act, &answer);
     if !wrong.is_empty() {
         bail!("{}\n    got {} {}", wrong.join("\n    "), answer.status, clipped(&answer.text));
+    }
+    for (name, pushes) in &act.pushes {
+        let pushes = pushes.iter().flatten().map(|(kind, payload)| frame(kind, payload.clone(), None)).collect();
+        let mut client = stage.take(name).await?;
+        told(&mut client, pushes, None, &act.never).await.with_context(|| format!("on {name}"))?;
+        stage.put(name, client);
     }
     for (name, (code, reason)) in &act.closes {
         let mut client = stage.take(name).await?;
