@@ -126,7 +126,8 @@ async fn logging_out_everywhere_and_erasure_reach_every_gateway() -> anyhow::Res
 
 #[tokio::test]
 async fn an_erased_player_leaves_the_boards_and_the_match() -> anyhow::Result<()> {
-    let cluster = Cluster::new().matchmakers(1).set("leaderboards.client_submit", "weekly").start().await?;
+    let cluster =
+        Cluster::new().matchmakers(1).test_games().set("leaderboards.client_submit", "weekly").start().await?;
     let mut ada = cluster.player(0, "ada").await?;
     let mut bo = cluster.player(1, "bo").await?;
     for (player, score) in [(&ada, 20), (&bo, 10)] {
@@ -136,8 +137,8 @@ async fn an_erased_player_leaves_the_boards_and_the_match() -> anyhow::Result<()
     let board = bo.account.get_until("/leaderboards/weekly", |b| b["entries"].as_array().is_some_and(|e| e.len() == 2));
     assert_eq!(board.await?["entries"][0]["player_id"], ada.id());
 
-    let joined = ada.call("match.find_or_create", json!({"mode": "arena"})).await?;
-    let joined_too = bo.call("match.find_or_create", json!({"mode": "arena"})).await?;
+    let joined = ada.call("match.find_or_create", json!({"mode": "crowd"})).await?;
+    let joined_too = bo.call("match.find_or_create", json!({"mode": "crowd"})).await?;
     assert_eq!(joined["match_id"], joined_too["match_id"]);
     let (status, body) = ada.account.post("/players/me/erase", json!({"password": "correct horse"})).await?;
     assert_eq!(status, 200, "{body}");
@@ -146,8 +147,9 @@ async fn an_erased_player_leaves_the_boards_and_the_match() -> anyhow::Result<()
     let board = bo.account.get_until("/leaderboards/weekly", |b| b["entries"].as_array().is_some_and(|e| e.len() == 1));
     let board = board.await?;
     assert_eq!((&board["entries"][0]["player_id"], &board["entries"][0]["rank"]), (&json!(bo.id()), &json!(1)));
-    let alone = format!("/matches/live?mode=arena");
-    bo.account.get_until(&alone, |m| m["matches"][0]["player_count"] == 1).await?;
+    // Her seat waits for nobody.
+    bo.forget();
+    bo.push_where("match.state", |state| state["names"].as_object().is_some_and(|names| names.len() == 1)).await?;
     cluster.stop().await
 }
 

@@ -9,6 +9,7 @@ use asobi_bus::{Bus, BusEvent, Publisher, Subscription};
 use asobi_proto::bus::{RevokedItem, Topic};
 use asobi_service_kit::{config, shutdown::Shutdown};
 use asobi_store::{
+    bans,
     tokens::{self, Revocation},
     within,
 };
@@ -214,8 +215,9 @@ impl Verifier {
             self.used.forget_expired();
             if swept.elapsed() >= HOUSEKEEPING {
                 swept = Instant::now();
-                if let Err(error) = within(READ, tokens::sweep(&self.pool)).await {
-                    tracing::warn!(%error, "Expired tokens could not be deleted; it is tried again later.");
+                let sweeping = async { Ok((tokens::sweep(&self.pool).await?, bans::sweep(&self.pool).await?)) };
+                if let Err(error) = within(READ, sweeping).await {
+                    tracing::warn!(%error, "Expired tokens and bans could not be deleted; it is tried again later.");
                 }
             }
         }
