@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use asobi_proto::error::ErrorCode;
+use axum::http::StatusCode;
 use serde_json::{Map, Value, json};
 use utoipa::{PartialSchema as _, ToSchema as _, openapi::OpenApi};
 
@@ -116,7 +117,11 @@ fn failure(codes: &[&str]) -> Value {
 }
 
 fn add_headers(operation: &mut Value, names: &[&str]) {
-    for response in operation["responses"].as_object_mut().into_iter().flat_map(Map::values_mut) {
+    for (status, response) in operation["responses"].as_object_mut().into_iter().flatten() {
+        if response["description"].as_str().is_none_or(str::is_empty) {
+            let status = status.parse().ok().and_then(|status| StatusCode::from_u16(status).ok());
+            response["description"] = status.and_then(|status| status.canonical_reason()).unwrap_or_default().into();
+        }
         for name in names {
             response["headers"][name] = json!({"$ref": format!("#/components/headers/{name}")});
         }
