@@ -41,7 +41,7 @@ async fn refused(arguments: &[&str], environment: &[(&str, &str)], named: &[&str
 #[tokio::test]
 async fn help_names_every_command_and_flag() -> anyhow::Result<()> {
     let help = printed(&["--help"]).await?;
-    for command in SERVICES.into_iter().chain(["dev", "migrate", "bench", "config", "postgres"]) {
+    for command in SERVICES.into_iter().chain(["dev", "migrate", "ctl", "bench", "config", "postgres"]) {
         assert!(help.contains(&format!("  {command} ")), "{command} is not in:\n{help}");
     }
     for command in SERVICES.into_iter().chain(["migrate"]) {
@@ -54,6 +54,8 @@ async fn help_names_every_command_and_flag() -> anyhow::Result<()> {
         (&["dev"][..], &DEV_FLAGS[..]),
         (&["config"], &["--effective"]),
         (&["postgres"], &["--data-dir", "--fresh"]),
+        (&["ctl", "nodes"], &["--json", "--database-url"]),
+        (&["ctl", "queue"], &["--json", "--watch"]),
         (&["bench", "heartbeat"], &["--json"]),
         (&["bench", "chat"], &["--json"]),
     ] {

@@ -5,6 +5,7 @@
 mod support;
 
 mod child;
+mod ctl;
 mod dev;
 mod flags;
 mod services;
