@@ -23,15 +23,9 @@ async fn friends(cluster: &Cluster) -> anyhow::Result<(Client, Client)> {
     ensure!(status == 200, "{answer}");
     let (status, answer) = bo.account.put(&format!("/friends/{}", ada.id()), json!({"status": "accepted"})).await?;
     ensure!(status == 200, "{answer}");
-    for (player, friend) in [(&mut ada, bo.id().to_owned()), (&mut bo, ada_id(&answer)?)] {
-        let is_there = |p: &serde_json::Value| p["player_id"] == friend.as_str() && p["status"] == "online";
-        player.push_where("presence.changed", is_there).await?;
-    }
+    ada.push_where("presence.changed", |p| p["player_id"] == bo.id() && p["status"] == "online").await?;
+    bo.push_where("presence.changed", |p| p["player_id"] == ada.id() && p["status"] == "online").await?;
     Ok((ada, bo))
-}
-
-fn ada_id(row: &serde_json::Value) -> anyhow::Result<String> {
-    Ok(row["friend_id"].as_str().context("friend_id")?.to_owned())
 }
 
 /// Gives itself a status of its own, and lists what the friend hears of it until then.

@@ -224,7 +224,8 @@ impl Cluster {
 
 impl Drop for Cluster {
     fn drop(&mut self) {
-        if std::thread::panicking() {
+        // A play that ends well has stopped it.
+        if std::thread::panicking() || self.supervisor.id().is_some() {
             eprintln!("--- the cluster's log ends:\n{}", self.log_tail());
         }
         // The supervisor's children end with it: their standard input closes.
