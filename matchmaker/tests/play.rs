@@ -332,16 +332,18 @@ async fn a_long_queue_is_led_on_at_once() -> anyhow::Result<()> {
         let host = stage.host(Acts::Well, &[("duel", duel()), ("crowd", duel())]).await?;
         asobi_store::modes::set_paused(&stage.database.pool, "crowd", true).await?;
         let present = stage.player(&host).await?;
-        sqlx::query(
-            "WITH ids AS (SELECT gen_random_uuid() AS id FROM generate_series(1, 100000)),
-             there AS (INSERT INTO sessions (session_id, player_id, node_id, incarnation)
-               SELECT gen_random_uuid(), ids.id, s.node_id, s.incarnation FROM ids, sessions s WHERE s.player_id = $1)
-             INSERT INTO tickets (id, player_id, mode, properties, state, expires_at)
-             SELECT gen_random_uuid(), id, 'crowd', '{\"skill\": 1000, \"region\": \"eu\"}', 'pending', now() + interval '1 hour' FROM ids",
-        )
-        .bind(present)
-        .execute(&stage.database.pool)
-        .await?;
+        for _ in 0..20 {
+            sqlx::query(
+                "WITH ids AS MATERIALIZED (SELECT gen_random_uuid() AS id FROM generate_series(1, 5000)),
+                 there AS (INSERT INTO sessions (session_id, player_id, node_id, incarnation)
+                   SELECT gen_random_uuid(), ids.id, s.node_id, s.incarnation FROM ids, sessions s WHERE s.player_id = $1)
+                 INSERT INTO tickets (id, player_id, mode, properties, state, expires_at)
+                 SELECT gen_random_uuid(), id, 'crowd', '{\"skill\": 1000, \"region\": \"eu\"}', 'pending', now() + interval '1 hour' FROM ids",
+            )
+            .bind(present)
+            .execute(&stage.database.pool)
+            .await?;
+        }
         let mut doomed = process(&stage, "doomed")?;
         let leads = async |stage: &Stage, node: &str| Ok((stage.leader().await?.0.as_deref() == Some(node)).then_some(()));
         stage.until("the first one leads", async |s: &Stage| leads(s, "doomed").await).await?;

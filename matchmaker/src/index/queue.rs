@@ -96,20 +96,24 @@ impl Queue {
 
     /// Those who join a match that wants players.
     pub fn take_for(&mut self, match_id: Uuid, now_us: i64) -> Vec<Arc<Waiting>> {
-        let (Some((_, rules)), Some(wanted), false) = (&self.settings, self.wanted.get_mut(&match_id), self.paused)
+        let (Some((_, rules)), Some(mut wanted), false) =
+            (self.settings.clone(), self.wanted.get(&match_id).cloned(), self.paused)
         else {
             return Vec::new();
         };
         let here = rules.regions.iter().position(|name| *name == wanted.region);
         let mut taken = Vec::new();
-        for (n, pool) in self.pools.iter_mut().enumerate() {
-            if wanted.places > 0 && here.is_none_or(|here| here == n) {
-                let joining = pool.take_for(wanted, rules, now_us);
-                wanted.places = wanted.places.saturating_sub(joining.iter().map(|t| t.size()).sum());
-                taken.extend(joining);
+        for n in (0..self.pools.len()).filter(|n| here.is_none_or(|here| here == *n)) {
+            if wanted.places == 0 {
+                break;
             }
+            let joining = self.pools[n].take_for(&wanted, &rules, now_us);
+            wanted.places = wanted.places.saturating_sub(joining.iter().map(|t| t.size()).sum());
+            // Out of the other pools too, before these are asked.
+            joining.iter().for_each(|ticket| self.remove(ticket));
+            taken.extend(joining);
         }
-        taken.iter().for_each(|ticket| self.remove(ticket));
+        self.wanted.insert(match_id, wanted);
         taken
     }
 
