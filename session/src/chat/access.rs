@@ -74,27 +74,33 @@ impl Cache {
 }
 
 impl Hub {
-    /// Whether a player may use a channel, where that can be told without a read.
+    /// Whether a player may use a channel, where that can be told without a read. What was read a moment ago counts.
     pub(crate) fn known_access(&self, player: Uuid, channel: &ChannelId) -> Option<Result<(), Refusal>> {
-        let verdict = |allowed, refusal| if allowed { Ok(()) } else { Err(refusal) };
+        let refusal = match channel {
+            ChannelId::Dm(..) => Refusal::Blocked,
+            _ => Refusal::NotAuthorized,
+        };
+        self.access_by_id(player, channel)
+            .or_else(|| self.chat.cache.get(player, channel).map(|allowed| if allowed { Ok(()) } else { Err(refusal) }))
+    }
+
+    /// What the id alone decides.
+    fn access_by_id(&self, player: Uuid, channel: &ChannelId) -> Option<Result<(), Refusal>> {
         match channel {
-            ChannelId::Global(name) => Some(verdict(self.chat.globals.contains(name), Refusal::NotAuthorized)),
-            ChannelId::Closed => Some(Err(Refusal::NotAuthorized)),
+            ChannelId::Global(name) if self.chat.globals.contains(name) => Some(Ok(())),
+            ChannelId::Global(_) | ChannelId::Closed => Some(Err(Refusal::NotAuthorized)),
             ChannelId::Dm(a, b) if player != *a && player != *b => Some(Err(Refusal::NotAuthorized)),
-            ChannelId::Dm(..) => self.chat.cache.get(player, channel).map(|ok| verdict(ok, Refusal::Blocked)),
-            ChannelId::Match(_) | ChannelId::Room(_) => {
-                self.chat.cache.get(player, channel).map(|ok| verdict(ok, Refusal::NotAuthorized))
-            }
+            ChannelId::Dm(..) | ChannelId::Match(_) | ChannelId::Room(_) => None,
         }
     }
 
-    /// Whether a player may use a channel, to read as to write.
+    /// Whether a player may use a channel, to read as to write, as the rows say now: who was put out a moment ago does not join again.
     ///
     /// # Errors
     /// [`Refusal`]
     pub async fn may_use(&self, player: Uuid, channel: &ChannelId) -> Result<(), Refusal> {
-        if let Some(known) = self.known_access(player, channel) {
-            return known;
+        if let Some(decided) = self.access_by_id(player, channel) {
+            return decided;
         }
         let forgotten = self.chat.cache.forgotten();
         let (allowed, refusal) = self.read_access(player, channel).await;

@@ -51,7 +51,11 @@ impl Hub {
         }
         let channel_id = ChannelId::dm(sender, recipient);
         let channel = ChannelId::Dm(sender.min(recipient), sender.max(recipient));
-        self.may_use(sender, &channel).await.map_err(|refusal| match refusal {
+        let access = match self.known_access(sender, &channel) {
+            Some(known) => known,
+            None => self.may_use(sender, &channel).await,
+        };
+        access.map_err(|refusal| match refusal {
             Refusal::Blocked => DirectError::Blocked,
             Refusal::NotAuthorized | Refusal::Unavailable => DirectError::Unavailable,
         })?;
