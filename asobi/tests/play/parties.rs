@@ -82,7 +82,7 @@ async fn members_come_and_go_and_their_ticket_with_them() -> anyhow::Result<()> 
     let mut ada = cluster.player(0, "ada").await?;
     let mut bo = cluster.player(1, "bo").await?;
     let mut cy = cluster.player(1, "cy").await?;
-    let mut di = cluster.player(0, "di").await?;
+    let di = cluster.player(0, "di").await?;
     let party_id = party(&mut ada, &mut [&mut bo]).await?;
 
     // What is refused, and why.
