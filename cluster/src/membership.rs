@@ -63,6 +63,8 @@ pub struct Membership {
     load: AtomicU32,
     contact: Mutex<Contact>,
     database: watch::Sender<DatabaseIncarnation>,
+    /// How often the lease may have run out.
+    lapses: watch::Sender<u64>,
     beat_now: Notify,
     /// Held while a heartbeat is under way: one that is overtaken by the farewell would bring the node back to life.
     beating: tokio::sync::Mutex<()>,
@@ -122,6 +124,7 @@ impl Membership {
             load: AtomicU32::new(0),
             contact: Mutex::new(Contact { last: started, unbroken_since: started }),
             database: watch::Sender::new(database),
+            lapses: watch::Sender::new(0),
             beat_now: Notify::new(),
             beating: tokio::sync::Mutex::new(()),
             pool: pool.clone(),
@@ -156,6 +159,13 @@ impl Membership {
     #[must_use]
     pub fn database_incarnation(&self) -> watch::Receiver<DatabaseIncarnation> {
         self.database.subscribe()
+    }
+
+    /// Changes when this node is back after a silence in which its lease may have run out: others have taken it for dead
+    /// and may have removed what it held, and may still be about to. Re-assert it.
+    #[must_use]
+    pub fn lapses(&self) -> watch::Receiver<u64> {
+        self.lapses.subscribe()
     }
 
     /// How long ago the last heartbeat that succeeded was sent.
@@ -274,6 +284,10 @@ impl Membership {
         let changed = self.database.send_if_modified(|known| std::mem::replace(known, database) != database);
         {
             let mut contact = lock(&self.contact);
+            // Until now, not until it was sent: the longest time that can lie between the two renewals at the server.
+            if contact.last.elapsed() > self.lease {
+                self.lapses.send_modify(|lapses| *lapses += 1);
+            }
             if changed || sent.duration_since(contact.last) > self.lease {
                 contact.unbroken_since = sent;
             }

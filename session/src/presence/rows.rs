@@ -43,6 +43,9 @@ struct Rows {
 pub(super) async fn run(hub: Arc<Hub>, mut writes: mpsc::Receiver<Write>) {
     let (mut rows, mut batch) = (Rows::default(), Vec::new());
     let mut database = hub.membership.database_incarnation();
+    let mut lapses = hub.membership.lapses();
+    // A sweep that began while the lease was out may take rows away for so long.
+    let mut once_more: Option<Instant> = None;
     loop {
         let due = rows.departures.front().map(|d| d.2);
         tokio::select! {
@@ -53,6 +56,17 @@ pub(super) async fn run(hub: Arc<Hub>, mut writes: mpsc::Receiver<Write>) {
                     return;
                 }
                 hub.presence.compare.store(true, Ordering::Release);
+            }
+            changed = lapses.changed() => {
+                if changed.is_err() {
+                    return;
+                }
+                hub.presence.compare.store(true, Ordering::Release);
+                once_more = Some(Instant::now() + DEADLINE);
+            }
+            () = tokio::time::sleep_until(once_more.unwrap_or_else(Instant::now)), if once_more.is_some() => {
+                hub.presence.compare.store(true, Ordering::Release);
+                once_more = None;
             }
         }
         for write in batch.drain(..) {
