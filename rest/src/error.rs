@@ -145,8 +145,10 @@ fn is_away(error: &asobi_store::Error) -> bool {
     use sqlx::Error as Sql;
     match error {
         asobi_store::Error::Deadline(_) => true,
+        // A connection that ends before the server's first word, as behind a pooler without its server, is called a matter
+        // of the protocol.
         asobi_store::Error::Sql(
-            Sql::Io(_) | Sql::PoolTimedOut | Sql::PoolClosed | Sql::Tls(_) | Sql::WorkerCrashed,
+            Sql::Io(_) | Sql::Protocol(_) | Sql::PoolTimedOut | Sql::PoolClosed | Sql::Tls(_) | Sql::WorkerCrashed,
         ) => true,
         // Cancelled by a time-out; admin shutdown and its kin; too many connections; read-only after a failover.
         asobi_store::Error::Sql(Sql::Database(error)) => error
