@@ -29,6 +29,7 @@ pub const ANY_REASON: [&str; 9] = [
 ];
 
 const PARTY: &[&str] = &[
+    "missing_field",
     "party_not_found",
     "party_full",
     "not_party_leader",
