@@ -212,4 +212,16 @@ mod tests {
         let (_, payloads) = pack(&"n".repeat(63), &mut number, &[item(Topic::Chat(0), ITEM_BYTES)]);
         assert!(payloads.len() == 1 && payloads[0].len() < 8_000);
     }
+
+    #[tokio::test]
+    async fn a_full_queue_refuses_and_does_not_grow() {
+        let pool = PgPool::connect_lazy("postgres://nobody@127.0.0.1:1/none").expect("a URL");
+        // The task does not run: nothing leaves the queue.
+        let (publisher, _task) = start(pool, "a#1".into(), CancellationToken::new());
+        for n in 0..QUEUE {
+            assert_eq!(publisher.publish(Topic::Presence, &n), Ok(()));
+        }
+        assert_eq!(publisher.publish(Topic::Presence, &0), Err(PublishError::Full));
+        assert_eq!(publisher.queue.capacity(), 0);
+    }
 }

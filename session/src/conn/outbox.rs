@@ -244,6 +244,11 @@ impl Outbox {
         self.waker.wake();
     }
 
+    /// The socket's own task is awake and looks again before it waits: what it pushes itself need not wake it.
+    pub(crate) fn awake(&self) {
+        drop(self.waker.take());
+    }
+
     /// Only the socket's own task may call this.
     pub(crate) fn register(&self, waker: &Waker) {
         self.waker.register(waker);

@@ -112,7 +112,9 @@ impl Socket {
         let sleep = tokio::time::sleep_until(self.deadline());
         tokio::pin!(sleep);
         loop {
-            match std::future::poll_fn(|cx| self.poll(cx, sleep.as_mut())).await {
+            let event = std::future::poll_fn(|cx| self.poll(cx, sleep.as_mut())).await;
+            self.conn.outbox.awake();
+            match event {
                 Event::Text(text) => {
                     self.hear();
                     self.take(text);

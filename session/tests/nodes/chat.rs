@@ -322,3 +322,34 @@ async fn a_day_without_a_partition_is_made_by_whoever_writes() -> anyhow::Result
     assert_eq!(ada.expect("chat.message").await?["payload"]["content"], "two");
     cluster.end().await
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn hints_of_two_nodes_that_cross_are_put_in_order_without_reading_rows() -> anyhow::Result<()> {
+    // Nothing is read back within the test's patience: order comes from what is held.
+    let cluster = Cluster::start(1, &[("chat.gap_ms", "10000")]).await?;
+    let (_, mut ada) = cluster.connected("ada", 0, &[]).await?;
+    ada.ask("chat.join", json!({"channel_id": LOBBY})).await?;
+    let topic = asobi_proto::bus::Topic::chat(LOBBY).channel();
+    let hint = |origin: &str, seqs: &[i64]| {
+        let items: Vec<Value> = seqs
+            .iter()
+            .map(|seq| {
+                let payload = json!({"channel_id": LOBBY, "seq": seq, "content": format!("m{seq}")});
+                json!({"c": LOBBY, "s": seq, "f": {"type": "chat.message", "payload": payload}})
+            })
+            .collect();
+        json!({"o": origin, "n": 1, "i": items}).to_string()
+    };
+    sqlx::query("INSERT INTO chat_channels (channel_id, seq) VALUES ($1, 6)")
+        .bind(LOBBY)
+        .execute(&cluster.db.pool)
+        .await?;
+    for payload in [hint("b#1", &[2, 4]), hint("c#1", &[5, 6]), hint("a#1", &[1, 3, 4])] {
+        sqlx::query("SELECT pg_notify($1, $2)").bind(&topic).bind(payload).execute(&cluster.db.pool).await?;
+    }
+    for seq in 1..=6 {
+        assert_eq!(ada.expect("chat.message").await?["payload"]["seq"], seq);
+    }
+    assert!(ada.so_far().await?.is_empty());
+    cluster.end().await
+}
