@@ -156,6 +156,13 @@ pub(crate) async fn whereabouts(hub: &Hub, match_id: Uuid, host_node: &str, host
     }
 }
 
+/// `match.finished` of a match that has ended by its own rules. What became of one that was lost with its host, its players' inboxes say.
+pub(crate) async fn finished(hub: &Hub, match_id: Uuid) -> Option<Frame> {
+    let row = within(DEADLINE, matches::by_id(&hub.pool, match_id)).await.ok()??;
+    let payload = json!({"match_id": match_id, "result": row.result});
+    (row.state == "finished").then(|| Frame::from(frame::push("match.finished", payload)))
+}
+
 /// Brings a session to where its match runs now, unless it has left it meanwhile.
 pub(crate) async fn follow(hub: Arc<Hub>, conn: Arc<Conn>, live: LiveSeat) {
     let still = conn.local().seat.as_ref().is_some_and(|seat| seat.match_id == live.match_id);

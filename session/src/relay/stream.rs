@@ -253,8 +253,14 @@ async fn follow(hub: &Arc<Hub>, relay: &Relay, given_up: bool) {
         match seat::whereabouts(hub, match_id, &relay.node_id, relay.incarnation).await {
             Whereabouts::Unknown => {}
             Whereabouts::Same if !given_up => {}
-            Whereabouts::Same | Whereabouts::Gone => {
+            whereabouts @ (Whereabouts::Same | Whereabouts::Gone) => {
                 forget(relay, &sessions, match_id);
+                // A host that dies between the end's commit and its telling leaves that to us.
+                if matches!(whereabouts, Whereabouts::Gone)
+                    && let Some(finished) = seat::finished(hub, match_id).await
+                {
+                    hub.deliver(&sessions, FrameKind::Event, &finished);
+                }
                 hub.dropped(&sessions, match_id);
             }
             Whereabouts::Moved(live) => {
