@@ -94,7 +94,8 @@ fn matches() -> Vec<Outbound> {
                          "expires_at": "ms", "reason": "matched|joined|drained|failed_over",
                          "affinity": {"cookie": "string", "query": "string"}});
     let told = || json!({"module": "string", "message": "any"});
-    let failed = || json!({"module": "string", "callback": "string", "script": "string", "message": "string"});
+    let failed =
+        || json!({"module": "string", "callback": "string", "script": "string", "message": "string", "line+": "int?"});
     vec![
         reply("match.list", json!({"matches": [listed]}), "The listed matches that run."),
         reply("match.joined", joined, "The player has a seat; match.state follows."),
