@@ -30,7 +30,7 @@ impl Fill {
     fn candidates(&self, seed: &Waiting, rules: &Rules) -> Vec<Arc<Waiting>> {
         let shape = rules.shape;
         let of_size = |(size, own): (usize, &BTreeMap<Age, Arc<Waiting>>)| {
-            let most = if size == 0 { 0 } else { shape.full() / size };
+            let most = shape.full().checked_div(size).unwrap_or(0);
             own.values().filter(|t| t.ticket_id != seed.ticket_id).take(most).cloned().collect::<Vec<_>>()
         };
         let mut all: Vec<_> = self.by_size.iter().enumerate().take(shape.size + 1).flat_map(of_size).collect();

@@ -234,6 +234,10 @@ impl Index {
         self.tickets.len()
     }
 
+    pub fn is_empty(&self) -> bool {
+        self.tickets.is_empty()
+    }
+
     /// When time alone may make the next group of any mode.
     pub fn due_us(&self) -> Option<i64> {
         self.queues.values().filter_map(Queue::due_us).min()

@@ -140,7 +140,7 @@ fn best_exchange(parts: &[(usize, f64, usize)], sums: &[f64]) -> Option<(usize, 
 
 /// Only where everybody is alone.
 fn deal(parts: &mut [(usize, f64, usize)], teams: usize) {
-    if parts.iter().any(|(size, ..)| *size != 1) || parts.len() % teams != 0 {
+    if parts.iter().any(|(size, ..)| *size != 1) || !parts.len().is_multiple_of(teams) {
         return;
     }
     let mut order: Vec<usize> = (0..parts.len()).collect();

@@ -147,7 +147,7 @@ impl Queue {
     /// Bits of the mode's regions that are among these; a host without a region is in each.
     pub fn open(&self, regions: &[String]) -> u64 {
         match self.rules() {
-            Some(rules) if !rules.regions.is_empty() && !regions.iter().any(|region| region.is_empty()) => {
+            Some(rules) if !rules.regions.is_empty() && !regions.iter().any(String::is_empty) => {
                 let there = rules.regions.iter().enumerate().filter(|(_, name)| regions.contains(name));
                 there.fold(0, |bits, (n, _)| bits | 1 << n)
             }

@@ -13,6 +13,9 @@ use uuid::Uuid;
 /// Age within a mode: when it was submitted (microseconds of the Unix epoch, by the database's clock), then the id. The smaller, the older.
 pub type Age = (i64, Uuid);
 
+/// Round trips by region, ms.
+pub type Latencies = Box<[(Box<str>, f64)]>;
+
 /// Regions of one mode that count; of more, the first.
 pub const MAX_REGIONS: usize = 64;
 /// Any region.
@@ -31,7 +34,7 @@ pub struct Waiting {
     /// The head's properties.
     pub facts: Facts,
     /// Round trips by region, ms; none where the ticket says nothing of them.
-    pub latencies: Option<Box<[(Box<str>, f64)]>>,
+    pub latencies: Option<Latencies>,
     /// None: accepts everybody. One that cannot be read counts as none.
     pub query: Option<Query>,
 }
@@ -90,7 +93,7 @@ impl Waiting {
     }
 }
 
-fn latencies(properties: &Value) -> Option<Box<[(Box<str>, f64)]>> {
+fn latencies(properties: &Value) -> Option<Latencies> {
     let stated = properties.get("latencies")?.as_object()?;
     let known = stated.iter().take(MAX_REGIONS).filter_map(|(name, ms)| Some((name.as_str().into(), ms.as_f64()?)));
     Some(known.collect())
