@@ -136,9 +136,9 @@ async fn a_try_waits_for_one_that_is_still_under_way() -> anyhow::Result<()> {
         let second = tokio::spawn(async move { append(&pool, &w2, number, &[&new2]).await });
         waits_for_a_lock(&db.pool).await?;
         if commits {
-            tx.commit().await?
+            tx.commit().await?;
         } else {
-            tx.rollback().await?
+            tx.rollback().await?;
         }
         assert_eq!(second.await??.is_some(), !commits);
     }
@@ -253,7 +253,9 @@ async fn days_are_made_ahead_and_dropped_when_they_are_kept_no_longer() -> anyho
     let last = days(&db.pool).await?.pop().unwrap_or_default();
     sqlx::query(AssertSqlSafe(format!("DROP TABLE {last}"))).execute(&db.pool).await?;
     let made = tokio::join!(history::make_days(&db.pool), history::make_days(&db.pool), history::make_days(&db.pool));
-    (made.0?, made.1?, made.2?);
+    for made in [made.0, made.1, made.2] {
+        made?;
+    }
     assert_eq!(days(&db.pool).await?.pop(), Some(last));
     db.drop_now().await
 }
