@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use asobi_proto::error::ErrorCode;
 use axum::http::StatusCode;
-use serde_json::{Map, Value, json};
+use serde_json::{Value, json};
 use utoipa::{PartialSchema as _, ToSchema as _, openapi::OpenApi};
 
 use super::schemas::{ErrorBody, Failure};
@@ -130,6 +130,8 @@ fn add_headers(operation: &mut Value, names: &[&str]) {
 
 #[cfg(test)]
 mod tests {
+    use serde_json::Map;
+
     use super::*;
 
     #[test]

@@ -49,7 +49,7 @@ impl Inbound {
         self
     }
 
-    fn new(mut self) -> Self {
+    fn added(mut self) -> Self {
         self.new = true;
         self
     }
@@ -180,7 +180,7 @@ fn queue() -> Vec<Inbound> {
 }
 
 fn parties() -> Vec<Inbound> {
-    let party = |kind, about, payload| of(kind, payload, &["party.state"], about).refused(PARTY).new();
+    let party = |kind, about, payload| of(kind, payload, &["party.state"], about).refused(PARTY).added();
     let player = || json!({"player_id": "uuid"});
     let id = || json!({"party_id": "uuid"});
     vec![

@@ -24,7 +24,7 @@ fn push(kind: &'static str, payload: Value, about: &'static str) -> Outbound {
 }
 
 impl Outbound {
-    fn new(self) -> Self {
+    fn added(self) -> Self {
         Self { new: true, ..self }
     }
 
@@ -62,7 +62,7 @@ fn session() -> Vec<Outbound> {
         ),
         reply("session.heartbeat", json!({"ts": "ms"}), "The server's clock."),
         push("session.revoked", json!({"reason": "string"}), "The log-in was ended; the socket closes with 1008.")
-            .new(),
+            .added(),
         reply("presence.updated", json!({"status": "any"}), "The status, as it was given."),
         push(
             "presence.changed",
@@ -160,13 +160,13 @@ fn queue() -> Vec<Outbound> {
             "The party as it is now, to all its members after each change. Whoever is in none any more \
                 sees it without members.",
         )
-        .new(),
+        .added(),
         push(
             "party.invited",
             json!({"party_id": "uuid", "from": "uuid", "expires_at": "ms"}),
             "An invitation to a party.",
         )
-        .new(),
+        .added(),
     ]
 }
 
@@ -182,7 +182,7 @@ fn talk() -> Vec<Outbound> {
             "The connection is in the channel. After a since_seq, truncated says whether more was missed than follows.",
         ),
         reply("chat.left", json!({"channel_id": "string"}), "The connection is not in the channel."),
-        reply("chat.sent", sent, "The message is stored.").new(),
+        reply("chat.sent", sent, "The message is stored.").added(),
         push(
             "chat.message",
             message,
