@@ -74,7 +74,9 @@ impl Node {
             BusOptions {
                 pool: pool.clone(),
                 direct: direct.clone(),
-                origin: format!("{node_id}/{}", std::process::id()),
+                // Of this start alone: in containers two processes of one node id are both number 1, and a process takes
+                // what bears its own name for delivered.
+                origin: format!("{node_id}/{:016x}", rand::random::<u64>()),
                 topics,
             },
             &stop,
