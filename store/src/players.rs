@@ -219,7 +219,6 @@ pub async fn erase(conn: &mut PgConnection, id: Uuid) -> Result<Erased> {
     sqlx::query!("DELETE FROM match_players WHERE player_id = $1", id).execute(&mut *conn).await?;
     sqlx::query!("DELETE FROM backfill_claims WHERE player_id = $1", id).execute(&mut *conn).await?;
     let tickets = erase_tickets(conn, id).await?;
-    crate::groups::leave_all(conn, id).await?;
     sqlx::query!("DELETE FROM inbox_events WHERE player_id = $1", id).execute(&mut *conn).await?;
     sqlx::query!("DELETE FROM inboxes WHERE player_id = $1", id).execute(&mut *conn).await?;
     sqlx::query!("DELETE FROM leaderboard_entries WHERE player_id = $1 AND leaderboard_id = ANY(ARRAY(SELECT id FROM leaderboards))", id).execute(&mut *conn).await?;
