@@ -108,6 +108,10 @@ pub async fn newest_between(
     limit: i64,
 ) -> Result<Vec<Message>> {
     let mut rows = Vec::new();
+    // Whoever comes back having missed nothing, as most do after a node's end, costs no look at all days.
+    if after >= through {
+        return Ok(rows);
+    }
     for since in [OffsetDateTime::now_utc() - RECENT, OffsetDateTime::UNIX_EPOCH] {
         rows = sqlx::query_as!(
             Message,
