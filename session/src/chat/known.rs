@@ -1,6 +1,6 @@
 //! Who has stored something where, as far as this process has seen it: a pair that is known here needs no row any more.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use foldhash::fast::RandomState;
 use uuid::Uuid;
@@ -10,13 +10,13 @@ const REMEMBERED: usize = 50_000;
 
 #[derive(Default)]
 pub(super) struct Known {
-    channels: HashMap<Uuid, Vec<Box<str>>, RandomState>,
+    channels: HashMap<Uuid, HashSet<Box<str>, RandomState>, RandomState>,
     pairs: usize,
 }
 
 impl Known {
     pub(super) fn has(&self, sender: Uuid, channel: &str) -> bool {
-        self.channels.get(&sender).is_some_and(|channels| channels.iter().any(|c| **c == *channel))
+        self.channels.get(&sender).is_some_and(|channels| channels.contains(channel))
     }
 
     pub(super) fn add(&mut self, sender: Uuid, channel: &str) {
@@ -27,7 +27,7 @@ impl Known {
             *self = Self::default();
         }
         self.pairs += 1;
-        self.channels.entry(sender).or_default().push(channel.into());
+        self.channels.entry(sender).or_default().insert(channel.into());
     }
 }
 
