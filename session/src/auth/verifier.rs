@@ -15,7 +15,7 @@ use asobi_store::{
 };
 use serde::{Deserialize, Serialize};
 use sqlx::PgPool;
-use tokio::sync::broadcast;
+use tokio::sync::{Notify, broadcast};
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
@@ -56,6 +56,8 @@ pub struct Verifier {
     pub(super) keys: Keyring,
     revocations: Revocations,
     revoked: broadcast::Sender<RevokedItem>,
+    /// Something that was told may not have been heard: the rows are to be read.
+    missed: Notify,
     pub(super) used: migration::Used,
     access_ttl: Duration,
 }
@@ -81,11 +83,13 @@ impl Verifier {
             keys,
             revocations: Revocations::default(),
             revoked: broadcast::Sender::new(REVOKED_QUEUE),
+            missed: Notify::new(),
             used: migration::Used::default(),
             access_ttl: auth.access_ttl(),
         });
         verifier.read_revocations().await?;
         shutdown.spawn("token revocations", Arc::clone(&verifier).follow(subscription, shutdown.draining()));
+        shutdown.spawn("revocation rows", Arc::clone(&verifier).read_rows(shutdown.draining()));
         shutdown.spawn("signing keys", Arc::clone(&verifier).keep_house(shutdown.draining()));
         Ok(verifier)
     }
@@ -164,25 +168,14 @@ impl Verifier {
     }
 
     async fn follow(self: Arc<Self>, mut events: Subscription, stop: CancellationToken) {
-        let mut reread = tokio::time::interval_at(tokio::time::Instant::now() + REREAD, REREAD);
-        reread.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-        let mut doubting = tokio::time::interval(DOUBTING);
-        doubting.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
             let event = tokio::select! {
                 () = stop.cancelled() => return,
-                // Sockets hear of what was revoked although nobody told it here.
-                _ = doubting.tick() => {
-                    if let Err(error) = self.trust.or_read(|| self.read_revocations(), READ).await {
-                        tracing::debug!(%error, "Revocations can neither be heard nor read; no token is accepted.");
-                    }
-                    continue;
-                }
-                _ = reread.tick() => Some(BusEvent::Resync),
                 event = events.next() => event,
             };
             match event {
                 None => return,
+                Some(BusEvent::Resync) => self.missed.notify_one(),
                 Some(BusEvent::Batch(batch)) => {
                     for raw in batch.items() {
                         match serde_json::from_str::<RevokedItem>(raw.get()) {
@@ -191,11 +184,31 @@ impl Verifier {
                         }
                     }
                 }
-                Some(BusEvent::Resync) => {
-                    if let Err(error) = self.read_revocations().await {
-                        tracing::warn!(%error, "Revocations could not be read; tokens are refused until they can be.");
+            }
+        }
+    }
+
+    /// Not [`Self::follow`]'s business: what is told meanwhile must not wait for a database that is slow to answer.
+    async fn read_rows(self: Arc<Self>, stop: CancellationToken) {
+        let mut reread = tokio::time::interval_at(tokio::time::Instant::now() + REREAD, REREAD);
+        reread.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        let mut doubting = tokio::time::interval(DOUBTING);
+        doubting.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        loop {
+            tokio::select! {
+                () = stop.cancelled() => return,
+                // Sockets hear of what was revoked although nobody told it here.
+                _ = doubting.tick() => {
+                    if let Err(error) = self.trust.or_read(|| self.read_revocations(), READ).await {
+                        tracing::debug!(%error, "Revocations can neither be heard nor read; no token is accepted.");
                     }
+                    continue;
                 }
+                _ = reread.tick() => {}
+                () = self.missed.notified() => {}
+            }
+            if let Err(error) = self.read_revocations().await {
+                tracing::warn!(%error, "Revocations could not be read; tokens are refused until they can be.");
             }
         }
     }
