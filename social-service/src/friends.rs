@@ -160,6 +160,7 @@ impl Friends {
         let changed = |friend_id| InboxEvent { frame: None, action: Some(InboxAction::Friends { friend_id }) };
         self.deeds
             .run(async |conn| {
+                friends::hold_players(conn, player, friend).await?;
                 let (row, has_changed) = match deed(conn).await? {
                     Ok(done) => done,
                     Err(refusal) => return Ok(Err(refusal)),

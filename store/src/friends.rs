@@ -130,6 +130,18 @@ pub async fn player_exists(conn: &mut PgConnection, player: Uuid) -> Result<bool
         .await?)
 }
 
+/// Has the erasure of either wait for the caller's transaction, or waits for one under way. Taken before the pair's row, which
+/// an erasure takes last.
+///
+/// # Errors
+/// When the database fails.
+pub async fn hold_players(conn: &mut PgConnection, a: Uuid, b: Uuid) -> Result<()> {
+    sqlx::query!(r#"SELECT 1 AS "one!" FROM players WHERE id IN ($1, $2) ORDER BY id FOR KEY SHARE"#, a, b)
+        .fetch_all(conn)
+        .await?;
+    Ok(())
+}
+
 /// The pair's one row, whoever asked, locked for the caller's transaction.
 ///
 /// # Errors

@@ -3,7 +3,7 @@ use asobi_store::testing::TestDatabase;
 use sqlx::Row as _;
 use uuid::Uuid;
 
-use crate::stage::{Service, code, player};
+use crate::stage::{Service, code, player, until};
 
 /// How often a player's nodes were told to read this friendship again.
 async fn events(database: &TestDatabase, player: Uuid, friend: Uuid) -> anyhow::Result<i64> {
@@ -103,6 +103,33 @@ async fn a_block_needs_no_request_and_is_no_way_to_accept_for_the_other() -> any
         Some(ErrorCode::SOCIAL_FRIENDSHIP_NOT_FOUND)
     );
     assert!(asobi_store::friends::accepted_ids(&database.pool, ada).await?.is_empty());
+
+    service.drain().await?;
+    database.drop_now().await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_answers_a_player_who_is_being_erased_does_not_stand_in_the_way() -> anyhow::Result<()> {
+    let database = TestDatabase::create().await?;
+    let service = Service::start(&database, "social").await?;
+    let (ada, bo) = (player(&database).await?, player(&database).await?);
+    service.add(ada, bo).await?;
+
+    // As an erasure begins; the answer comes while it is under way.
+    let mut erasure = database.pool.begin().await?;
+    sqlx::query("SELECT 1 FROM players WHERE id = $1 FOR UPDATE").bind(ada).execute(&mut *erasure).await?;
+    let erased = async {
+        until("the answer waits", async || {
+            let waiting = sqlx::query_scalar::<_, i32>("SELECT 1 FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock' LIMIT 1");
+            Ok(waiting.fetch_optional(&database.pool).await?)
+        })
+        .await?;
+        asobi_store::players::erase(&mut erasure, ada).await?;
+        anyhow::Ok(erasure.commit().await?)
+    };
+    let (answered, erased) = tokio::join!(service.answer(bo, ada, FriendStatus::Accepted), erased);
+    erased?;
+    assert_eq!(code(answered), Some(ErrorCode::SOCIAL_FRIENDSHIP_NOT_FOUND));
 
     service.drain().await?;
     database.drop_now().await
