@@ -32,6 +32,10 @@ pub struct NewMessage {
     pub sender_known: bool,
 }
 
+/// How far back in its channel a message is looked for whose answer was lost: far more than a channel takes while that is
+/// being learnt, and far less than a busy one's day, all of which the index would be read for.
+const LOOKED_THROUGH: i64 = 200_000;
+
 /// What a message was given by its commit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Placed {
@@ -207,12 +211,14 @@ pub async fn committed(pool: &PgPool, batch: &Batch<'_>) -> Result<Option<Vec<St
     let ids: Vec<Uuid> = batch.messages.iter().map(|m| m.message_id).collect();
     // The messages' own time is a little later, by as much as the statement waited for counters.
     let rows = sqlx::query!(
-        "SELECT message_id, seq, sent_at FROM chat_messages
-         WHERE sent_at >= date_trunc('milliseconds', $1::timestamptz) AND sent_at < $1 + interval '10 minutes'
-           AND channel_id = ANY($2) AND message_id = ANY($3)",
+        "SELECT m.message_id, m.seq, m.sent_at FROM chat_channels c
+         JOIN chat_messages m ON m.channel_id = c.channel_id AND m.seq > c.seq - $4
+         WHERE m.sent_at >= date_trunc('milliseconds', $1::timestamptz) AND m.sent_at < $1 + interval '10 minutes'
+           AND c.channel_id = ANY($2) AND m.message_id = ANY($3)",
         row.written_at,
         &channels,
-        &ids
+        &ids,
+        LOOKED_THROUGH
     )
     .fetch_all(pool)
     .await?;
