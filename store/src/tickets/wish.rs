@@ -52,6 +52,10 @@ pub fn check(wish: Wish<'_>, settings: &ModeSettings) -> Result<(), WishError> {
         let message = "only modes of the strategy `query` take one".to_owned();
         return Err(WishError::Query { position: 0, message });
     }
+    // PostgreSQL's texts hold no NUL; the language allows it between quotes.
+    if let Some(position) = query.find('\0') {
+        return Err(WishError::Query { position, message: "a filter holds no NUL character".to_owned() });
+    }
     match Query::parse(query) {
         Ok(_) => Ok(()),
         Err(error) => Err(WishError::Query { position: error.position, message: error.message }),
@@ -89,4 +93,21 @@ fn properties(value: &Value) -> Result<(), WishError> {
 #[must_use]
 pub fn largest_party(settings: &ModeSettings) -> u32 {
     settings.teams.map_or(settings.match_size, |teams| teams.size)
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn a_filter_that_postgresql_could_not_store_is_refused_with_its_place() {
+        let settings = ModeSettings { strategy: Strategy::Query, ..ModeSettings::default() };
+        let properties = json!({});
+        let with = |query| check(Wish { properties: &properties, query: Some(query) }, &settings);
+        assert_eq!(with("name = \"ab\""), Ok(()));
+        let refused = with("name = \"a\0b\"").expect_err("refused");
+        assert!(matches!(refused, WishError::Query { position: 9, .. }), "{refused:?}");
+    }
 }
