@@ -192,7 +192,10 @@ async fn take(conn: &mut PgConnection, match_id: Uuid, joining: &[&Joining]) -> 
     let whole = joining.iter().filter(|t| t.rows.iter().all(|(_, player)| seated.contains(player)));
     let rows: Vec<Uuid> = whole.flat_map(|t| t.rows.iter().map(|(row, _)| *row)).collect();
     let taken = sqlx::query_scalar!(
-        "UPDATE tickets SET state = 'matched', match_id = $2, ended_at = now() WHERE id = ANY($1) AND state = 'pending' RETURNING id",
+        // Locked in the order of ids, as whoever cancels a party's ticket does.
+        "WITH mine AS (SELECT id FROM tickets WHERE id = ANY($1) AND state = 'pending' ORDER BY id FOR UPDATE)
+         UPDATE tickets t SET state = 'matched', match_id = $2, ended_at = now() FROM mine
+         WHERE t.id = mine.id AND t.state = 'pending' RETURNING t.id",
         &rows,
         match_id,
     )

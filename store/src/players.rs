@@ -236,8 +236,9 @@ async fn erase_tickets(conn: &mut PgConnection, id: Uuid) -> Result<Vec<Uuid>> {
     .fetch_all(&mut *conn)
     .await?;
     sqlx::query!(
-        "UPDATE tickets SET state = 'cancelled', ended_at = now()
-         WHERE state = 'pending' AND (id = ANY($1) OR head = ANY($1))",
+        // Locked in the order of ids, as whoever cancels or claims a party's ticket does.
+        "WITH mine AS (SELECT id FROM tickets WHERE state = 'pending' AND (id = ANY($1) OR head = ANY($1)) ORDER BY id FOR UPDATE)
+         UPDATE tickets t SET state = 'cancelled', ended_at = now() FROM mine WHERE t.id = mine.id AND t.state = 'pending'",
         &heads
     )
     .execute(&mut *conn)

@@ -75,7 +75,8 @@ pub(crate) async fn withdraw(conn: &mut PgConnection, players: &[Uuid]) -> Resul
         r#"WITH heads AS (
              SELECT DISTINCT COALESCE(t.head, t.id) AS head FROM tickets t JOIN match_players s ON s.player_id = t.player_id
              WHERE t.player_id = ANY($1) AND t.state = 'pending'),
-           mine AS (SELECT head AS id FROM heads UNION ALL SELECT r.id FROM heads h JOIN tickets r ON r.head = h.head)
+           whole AS (SELECT head AS id FROM heads UNION ALL SELECT r.id FROM heads h JOIN tickets r ON r.head = h.head),
+           mine AS (SELECT t.id FROM tickets t JOIN whole ON whole.id = t.id WHERE t.state = 'pending' ORDER BY t.id FOR UPDATE OF t)
            UPDATE tickets t SET state = 'cancelled', ended_at = now() FROM mine WHERE t.id = mine.id AND t.state = 'pending'
            RETURNING COALESCE(t.head, t.id) AS "head!", t.player_id,
              EXISTS (SELECT 1 FROM match_players s WHERE s.player_id = t.player_id) AS "seated!""#,
