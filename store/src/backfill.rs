@@ -349,6 +349,7 @@ pub async fn put_back(conn: &mut PgConnection, match_id: Uuid, players: Option<&
     let requeued = sqlx::query_scalar!(
         r#"UPDATE tickets t SET state = 'pending', match_id = NULL, ended_at = NULL
            WHERE t.match_id = $1 AND t.player_id = ANY($2) AND t.state = 'matched' AND t.expires_at > now()
+             AND (t.head IS NULL OR EXISTS (SELECT 1 FROM tickets h WHERE h.id = t.head))
              AND NOT EXISTS (
                SELECT 1 FROM tickets r
                WHERE (r.id = COALESCE(t.head, t.id) OR r.head = COALESCE(t.head, t.id)) AND (NOT (r.player_id = ANY($2))

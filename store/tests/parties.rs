@@ -4,8 +4,10 @@ use std::collections::BTreeSet;
 
 use asobi_proto::mode::{ModeSettings, Strategy, Teams};
 use asobi_store::{
+    allocation,
     matches::{self, Fence, SeatTaken},
     parties::{self, Party, PartyError},
+    players,
     testing::TestDatabase,
     tickets::{self, CancelError, TicketError, TicketState, Wish, WishError},
 };
@@ -213,6 +215,34 @@ async fn a_full_queue_takes_no_part_of_a_party() -> anyhow::Result<()> {
     let full = tickets::create_party(pool, party, ada, "teams", Wish::from(&properties), &pairs(), 1).await;
     assert!(matches!(full, Err(TicketError::QueueFull)), "{full:?}");
     assert!(tickets::waiting_of(pool, &[ada, bo]).await?.is_empty());
+    db.drop_now().await
+}
+
+#[tokio::test]
+async fn a_partys_ticket_whose_head_was_erased_does_not_wait_again() -> anyhow::Result<()> {
+    let db = TestDatabase::create().await?;
+    let pool = &db.pool;
+    let (ada, bo) = (player(pool).await, player(pool).await);
+    let party = party_of(pool, &[ada, bo]).await;
+    queue(pool, party, ada, "teams").await?;
+    let rows: Vec<(Uuid, Uuid)> =
+        sqlx::query_as("SELECT id, player_id FROM tickets ORDER BY id").fetch_all(pool).await?;
+    let group = allocation::Forming {
+        match_id: Uuid::now_v7(),
+        mode: "teams".into(),
+        host_node: "h".into(),
+        host_incarnation: 1,
+        tickets: rows,
+        teams: None,
+        regions: Vec::new(),
+    };
+    let mut tx = pool.begin().await?;
+    assert!(allocation::claim(&mut tx, std::slice::from_ref(&group), 1).await?.formed.contains(&group.match_id));
+    players::erase(&mut tx, ada).await?;
+    let given_up = allocation::give_up(&mut tx, &[(group.match_id, 1)], true, false).await?;
+    tx.commit().await?;
+    assert_eq!((given_up.requeued, given_up.failed), (vec![], vec![bo]), "a row without its head is found by nobody");
+    assert!(!tickets::create(pool, bo, "teams", &json!({}), &pairs(), 100).await?.already_queued);
     db.drop_now().await
 }
 

@@ -208,9 +208,11 @@ pub async fn give_up(
     clear(conn, &ended).await?;
     let requeued = if requeue {
         sqlx::query_scalar!(
-            // A party waits again whole or not at all: not when one of its players has a newer ticket.
+            // A party waits again whole or not at all: not when one of its players has a newer ticket, and not without its head, whose
+            // account may have been erased: nobody would find such rows any more.
             r#"UPDATE tickets t SET state = 'pending', match_id = NULL, ended_at = NULL
              WHERE match_id = ANY($1) AND state = 'matched' AND expires_at > now()
+               AND (t.head IS NULL OR EXISTS (SELECT 1 FROM tickets h WHERE h.id = t.head))
                AND NOT EXISTS (
                  SELECT 1 FROM tickets r JOIN tickets o ON o.player_id = r.player_id AND o.mode = r.mode AND o.state = 'pending'
                  WHERE r.id = COALESCE(t.head, t.id) OR r.head = COALESCE(t.head, t.id))
