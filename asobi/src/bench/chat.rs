@@ -68,6 +68,8 @@ struct ChannelLog {
     /// When each message was due, by its content, so that whoever receives it can tell its age.
     due: HashMap<String, Instant>,
     refused: usize,
+    /// The sender, who may be late, has sent the last one.
+    complete: bool,
 }
 
 struct Tally {
@@ -252,6 +254,7 @@ impl Script {
                     let frame = json!({"type": "chat.send", "cid": content, "payload": {"channel_id": channel_id, "content": content}});
                     sink.send(Message::text(frame.to_string())).await?;
                     next = Some(at + self.gap);
+                    self.lock().complete = at + self.gap >= self.end;
                 }
                 frame = frames.next() => {
                     let Message::Text(text) = frame.context("the gateway closed a socket")?? else { continue };
@@ -271,7 +274,7 @@ impl Script {
     /// Whether everything that was stored in this channel has come.
     fn all_heard(&self, tally: &Tally) -> bool {
         let log = self.lock();
-        tally.delivered >= u64::try_from(log.due.len().saturating_sub(log.refused)).unwrap_or(u64::MAX)
+        log.complete && tally.delivered >= u64::try_from(log.due.len().saturating_sub(log.refused)).unwrap_or(u64::MAX)
     }
 
     fn count(&self, frame: &Value, tally: &mut Tally, last_seq: &mut i64) {
