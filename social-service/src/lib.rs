@@ -44,7 +44,8 @@ pub async fn run(config: Arc<Config>, shutdown: Shutdown) -> anyhow::Result<()> 
     let (grpc, grpc_addr) = server::bind("grpc.listen", &config.grpc.listen).await?;
     let (metrics, metrics_addr) = server::bind("metrics.listen", &config.metrics.listen).await?;
     let addresses = NodeAddresses { http: None, grpc: grpc_addr, metrics: metrics_addr };
-    let node = Node::join(&config, Role::Social, addresses, [Topic::Boards, Topic::Effects, Topic::Revoked], &shutdown).await?;
+    let node = Node::join(&config, Role::Social, addresses, [Topic::Boards, Topic::Effects, Topic::Revoked], &shutdown)
+        .await?;
     tracing::info!(grpc.addr = %grpc_addr, metrics.addr = %metrics_addr, "The social service listens.");
 
     let (draining, bound) = (shutdown.draining(), config.database.timeout());

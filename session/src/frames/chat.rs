@@ -110,8 +110,7 @@ async fn catch_up(
     // What is not kept any more was missed, too.
     let (since, first) = (since.max(0), missed.first().map_or(i64::MAX, |m| m.seq));
     let gone = !too_many && from > since && first > since + 1;
-    let truncated =
-        too_many || (gone && !within(DEADLINE, rows::reaches_back_to(&hub.pool, id, since)).await?);
+    let truncated = too_many || (gone && !within(DEADLINE, rows::reaches_back_to(&hub.pool, id, since)).await?);
     let reply = asker.written("chat.joined", json!({"channel_id": id, "last_seq": from, "truncated": truncated}));
     Ok((Frame::from(reply), missed.iter().map(shared_frame).collect()))
 }
