@@ -1,6 +1,6 @@
 //! The command line: what it says, what it starts, and that everything it has started ends.
 
-#[expect(dead_code, unused_imports, reason = "other plays use other parts of it")]
+#[expect(dead_code, reason = "other plays use other parts of it")]
 #[path = "../support/mod.rs"]
 mod support;
 

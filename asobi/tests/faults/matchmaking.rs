@@ -193,9 +193,9 @@ async fn no_ticket_is_lost_when_the_leader_is_cut_off_from_the_database() -> any
         // What the old leader had sent arrives now, or never.
         let proxy = play.cluster.proxy(&leader.node_id);
         if heals_by_reset {
-            proxy.heal_by_reset()
+            proxy.heal_by_reset();
         } else {
-            proxy.heal()
+            proxy.heal();
         }
         play.goes_on().await.context("after the old leader was back")?;
     }

@@ -9,7 +9,7 @@ use tokio::{
     time::timeout,
 };
 
-use crate::support::{Cluster, PATIENCE, Proxy, Side, until};
+use crate::support::{Cluster, PATIENCE, Proxy, proxy::Side, until};
 
 /// How long nothing must come. Whatever does come through a healthy proxy is there after microseconds.
 const NOTHING: Duration = Duration::from_millis(300);

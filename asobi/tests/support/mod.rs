@@ -16,7 +16,7 @@ use std::time::Duration;
 
 pub use client::Client;
 pub use cluster::Cluster;
-pub use proxy::{Proxy, Side};
+pub use proxy::Proxy;
 
 /// How long a play waits for anything. Time bounds are the benches' business; this only ends a play that hangs.
 pub const PATIENCE: Duration = Duration::from_secs(45);

@@ -20,7 +20,7 @@ use self::{
 };
 use crate::{
     ALONE,
-    support::{Cluster, Side, rest::Account},
+    support::{Cluster, proxy::Side, rest::Account},
 };
 
 const TALKERS: usize = 4;
@@ -200,9 +200,9 @@ async fn what_a_black_hole_gives_back_late_is_stored_once() -> anyhow::Result<()
         .await?;
     stage
         .talk("both gateways in a black hole that resets", None, async |cluster, _| {
-            cluster.proxies().for_each(|proxy| proxy.black_hole());
+            cluster.proxies().for_each(super::support::proxy::Proxy::black_hole);
             sleep(BLACK).await;
-            cluster.proxies().for_each(|proxy| proxy.heal_by_reset());
+            cluster.proxies().for_each(super::support::proxy::Proxy::heal_by_reset);
             Ok(())
         })
         .await?;
@@ -210,7 +210,7 @@ async fn what_a_black_hole_gives_back_late_is_stored_once() -> anyhow::Result<()
         .talk("statements arrive and no answer comes", None, async |cluster, random| {
             cluster.proxies().for_each(|proxy| proxy.black_hole_towards(Side::Node));
             sleep(Duration::from_millis(random.random_range(1_000..6_000))).await;
-            cluster.proxies().for_each(|proxy| proxy.heal());
+            cluster.proxies().for_each(super::support::proxy::Proxy::heal);
             Ok(())
         })
         .await?;
