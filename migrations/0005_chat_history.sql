@@ -20,7 +20,9 @@ DECLARE
     first timestamptz := day::timestamp AT TIME ZONE 'UTC';
     next timestamptz := (day + 1)::timestamp AT TIME ZONE 'UTC';
 BEGIN
-    IF to_regclass(name) IS NOT NULL THEN
+    -- Not by to_regclass, which may remember from before the wait for a lock that there was none.
+    IF EXISTS (SELECT FROM pg_class c WHERE c.relname = name
+               AND c.relnamespace = (SELECT m.relnamespace FROM pg_class m WHERE m.oid = 'chat_messages'::regclass)) THEN
         RETURN;
     END IF;
     EXECUTE format('CREATE TABLE %I (LIKE chat_messages INCLUDING ALL, CHECK (sent_at >= %L AND sent_at < %L))', name, first, next);

@@ -148,7 +148,7 @@ impl Reign {
             return Err(Error::Over);
         }
         // Boxed: acquiring a connection is a future of many kilobytes.
-        let mut tx = Box::pin(self.deps.pool.begin()).await?;
+        let mut tx = asobi_store::begin(&self.deps.pool).await?;
         match self.leadership.fence(&mut tx).await {
             Ok(()) => Ok(tx),
             Err(asobi_cluster::Error::Store(error)) => Err(error.into()),

@@ -48,7 +48,7 @@ impl Deeds {
         deed: impl AsyncFnOnce(&mut PgConnection) -> Result<Result<Done<T>, R>>,
     ) -> Result<T, Status> {
         let done = within(self.bound, async {
-            let mut tx = self.pool.begin().await?;
+            let mut tx = asobi_store::begin(&self.pool).await?;
             let Done { value, mut events, told } = match deed(&mut tx).await? {
                 Ok(done) => done,
                 Err(refusal) => return Ok(Err(refusal)),

@@ -27,7 +27,7 @@ pub struct Ban {
 /// # Errors
 /// When the database does not answer.
 pub async fn ban(pool: &PgPool, player: Uuid, ban: &Ban, access_ttl_s: f64) -> Result<Option<Revocation>> {
-    let mut tx = pool.begin().await?;
+    let mut tx = crate::begin(pool).await?;
     let Some(revocation) = end_logins(&mut tx, player, "banned", access_ttl_s).await? else { return Ok(None) };
     sqlx::query!(
         "INSERT INTO bans (player_id, reason, until) VALUES ($1, $2, $3)
@@ -62,7 +62,7 @@ pub async fn unban(pool: &PgPool, player: Uuid) -> Result<bool> {
 /// # Errors
 /// When the database does not answer.
 pub async fn log_out(pool: &PgPool, player: Uuid, access_ttl_s: f64) -> Result<Option<Revocation>> {
-    let mut tx = pool.begin().await?;
+    let mut tx = crate::begin(pool).await?;
     let revocation = end_logins(&mut tx, player, "logged_out", access_ttl_s).await?;
     tx.commit().await?;
     Ok(revocation)

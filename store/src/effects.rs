@@ -26,7 +26,7 @@ pub enum EffectBody {
 /// # Errors
 /// The database did not answer; the effects may be written again.
 pub async fn append(pool: &PgPool, fence: &Fence, effects: &[Effect]) -> Result<bool, Error> {
-    let mut tx = pool.begin().await?;
+    let mut tx = crate::begin(pool).await?;
     if !lock_fenced(&mut tx, fence).await? {
         return Ok(false);
     }

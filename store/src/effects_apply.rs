@@ -27,7 +27,7 @@ pub struct Applied {
 /// # Errors
 /// When the database fails; nothing was applied then, or the outcome of the commit is unknown and the rows tell.
 pub async fn batch(pool: &PgPool, limit: i64) -> Result<Applied> {
-    let mut tx = pool.begin().await?;
+    let mut tx = crate::begin(pool).await?;
     let rows = sqlx::query!(
         "SELECT match_id, ordinal, kind, body FROM match_effects WHERE applied_at IS NULL
          ORDER BY inserted_at, match_id, ordinal LIMIT $1 FOR UPDATE SKIP LOCKED",

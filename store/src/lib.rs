@@ -4,9 +4,11 @@
 use std::{future::Future, str::FromStr, time::Duration};
 
 use sqlx::{
-    PgPool,
+    PgPool, Postgres, Transaction,
     postgres::{PgConnectOptions, PgPoolOptions},
 };
+
+use tracing::Instrument as _;
 
 pub mod allocation;
 pub mod backfill;
@@ -107,6 +109,18 @@ pub async fn connect(options: &DatabaseOptions) -> Result<PgPool> {
         .connect_with(connect);
     // Opening a connection is a large future; nobody else should carry its size.
     within(options.timeout, Box::pin(async { Ok(pool.await?) })).await
+}
+
+/// Begins a transaction, and may be given up while it waits: a `BEGIN` whose future is dropped before the answer came would leave
+/// its connection in a transaction that nobody knows of, and whoever is given it next would write into that. Here it is
+/// awaited to its end in any case, by a task that the pool's own bounds limit in number and time.
+///
+/// # Errors
+/// When the database does not answer.
+pub async fn begin(pool: &PgPool) -> std::result::Result<Transaction<'static, Postgres>, sqlx::Error> {
+    let pool = pool.clone();
+    let begun = tokio::spawn(async move { Box::pin(pool.begin()).await }.in_current_span());
+    begun.await.map_err(|_| sqlx::Error::WorkerCrashed)?
 }
 
 /// Bounds a piece of work against the database from our side: a statement time-out does not help when the network is

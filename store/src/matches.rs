@@ -205,7 +205,7 @@ pub enum QuickPlay {
 /// # Errors
 /// The database did not answer.
 pub async fn quick_play(pool: &PgPool, mode: &str, host: (&str, i64)) -> Result<QuickPlay, Error> {
-    let mut tx = pool.begin().await?;
+    let mut tx = crate::begin(pool).await?;
     sqlx::query!("SELECT pg_advisory_xact_lock($1, hashtext($2))", QUICK_PLAY, mode).execute(&mut *tx).await?;
     // Looked for first: one that is listed between the two looks is found by the second.
     let forming = sqlx::query_scalar!(
@@ -313,7 +313,7 @@ pub struct Ending<'a> {
 /// # Errors
 /// The database did not answer; whether the match ended is unknown and it may be repeated: see [`ended_by`].
 pub async fn finish(pool: &PgPool, fence: &Fence, ending: &Ending<'_>) -> Result<bool, Error> {
-    let mut tx = pool.begin().await?;
+    let mut tx = crate::begin(pool).await?;
     if !lock_fenced(&mut tx, fence).await? {
         return Ok(false);
     }
@@ -367,7 +367,7 @@ pub enum SeatTaken {
 /// # Errors
 /// The database did not answer.
 pub async fn take_seat(pool: &PgPool, fence: &Fence, player: Uuid) -> Result<SeatTaken, Error> {
-    let mut tx = pool.begin().await?;
+    let mut tx = crate::begin(pool).await?;
     if !lock_fenced(&mut tx, fence).await? {
         return Ok(SeatTaken::NotOurs);
     }

@@ -143,7 +143,7 @@ pub async fn publish(
     let mut sorted: Vec<&(String, ModeSettings)> = modes.iter().collect();
     // Hosts start together: one order of row locks.
     sorted.sort_by(|a, b| a.0.cmp(&b.0));
-    let mut tx = pool.begin().await?;
+    let mut tx = crate::begin(pool).await?;
     for (mode, settings) in &sorted {
         put_mode(&mut tx, mode, settings).await?;
     }

@@ -231,7 +231,7 @@ pub async fn of_player(pool: &PgPool, player: Uuid) -> Result<Option<Party>> {
 /// # Errors
 /// [`PartyError::AlreadyInParty`], or the database failed.
 pub async fn create(pool: &PgPool, player: Uuid) -> Result<Changed, PartyError> {
-    let mut tx = pool.begin().await?;
+    let mut tx = crate::begin(pool).await?;
     let party = Uuid::now_v7();
     sqlx::query!("INSERT INTO parties (id, leader_id) VALUES ($1, $2)", party, player).execute(&mut *tx).await?;
     enter(&mut tx, party, player).await?;
@@ -257,7 +257,7 @@ async fn enter(conn: &mut PgConnection, party: Uuid, player: Uuid) -> Result<(),
 /// # Errors
 /// See [`PartyError`]; the bound of members counts already here.
 pub async fn invite(pool: &PgPool, leader: Uuid, guest: Uuid, most: usize) -> Result<Changed, PartyError> {
-    let mut tx = pool.begin().await?;
+    let mut tx = crate::begin(pool).await?;
     let (party, roster) = lock_as_leader(&mut tx, leader).await?;
     if roster.members.contains(&guest) {
         return Err(PartyError::AlreadyInParty);
@@ -309,7 +309,7 @@ pub async fn invite(pool: &PgPool, leader: Uuid, guest: Uuid, most: usize) -> Re
 /// # Errors
 /// See [`PartyError`].
 pub async fn accept(pool: &PgPool, player: Uuid, party: Uuid, most: usize) -> Result<Changed, PartyError> {
-    let mut tx = pool.begin().await?;
+    let mut tx = crate::begin(pool).await?;
     let roster = lock(&mut tx, party).await?.filter(|roster| !roster.members.is_empty()).ok_or(PartyError::NotFound)?;
     if roster.members.contains(&player) {
         return Err(PartyError::AlreadyInParty);
@@ -368,7 +368,7 @@ pub async fn decline(pool: &PgPool, player: Uuid, party: Uuid) -> Result<(), Par
 /// # Errors
 /// [`PartyError::NotFound`], or the database failed.
 pub async fn leave(pool: &PgPool, player: Uuid) -> Result<Changed, PartyError> {
-    let mut tx = pool.begin().await?;
+    let mut tx = crate::begin(pool).await?;
     let (party, roster) = lock_of(&mut tx, player).await?;
     let mut changed = take_out(tx, party, &roster, player).await?;
     changed.party = Party::left(party);
@@ -403,7 +403,7 @@ async fn end(conn: &mut PgConnection, party: Uuid) -> Result<()> {
 /// # Errors
 /// See [`PartyError`]; [`PartyError::PlayerNotFound`] for who is no other member.
 pub async fn kick(pool: &PgPool, leader: Uuid, member: Uuid) -> Result<Changed, PartyError> {
-    let mut tx = pool.begin().await?;
+    let mut tx = crate::begin(pool).await?;
     let (party, roster) = lock_as_leader(&mut tx, leader).await?;
     if member == leader || !roster.members.contains(&member) {
         return Err(PartyError::PlayerNotFound);
@@ -416,7 +416,7 @@ pub async fn kick(pool: &PgPool, leader: Uuid, member: Uuid) -> Result<Changed, 
 /// # Errors
 /// See [`PartyError`]; [`PartyError::PlayerNotFound`] for who is no member.
 pub async fn promote(pool: &PgPool, leader: Uuid, member: Uuid) -> Result<Changed, PartyError> {
-    let mut tx = pool.begin().await?;
+    let mut tx = crate::begin(pool).await?;
     let (party, roster) = lock_as_leader(&mut tx, leader).await?;
     if !roster.members.contains(&member) {
         return Err(PartyError::PlayerNotFound);
@@ -433,7 +433,7 @@ pub async fn promote(pool: &PgPool, leader: Uuid, member: Uuid) -> Result<Change
 /// # Errors
 /// See [`PartyError`].
 pub async fn disband(pool: &PgPool, leader: Uuid) -> Result<Changed, PartyError> {
-    let mut tx = pool.begin().await?;
+    let mut tx = crate::begin(pool).await?;
     let (party, roster) = lock_as_leader(&mut tx, leader).await?;
     end(&mut tx, party).await?;
     finish(tx, party, &roster.members, &roster.members).await
@@ -457,7 +457,7 @@ pub struct Seen {
 /// # Errors
 /// When the database fails.
 pub async fn look(pool: &PgPool) -> Result<Seen> {
-    let mut tx = pool.begin().await?;
+    let mut tx = crate::begin(pool).await?;
     let mine = sqlx::query_scalar!(r#"SELECT pg_try_advisory_xact_lock($1) AS "mine!""#, PARTY_LOOK)
         .fetch_one(&mut *tx)
         .await?;
@@ -495,7 +495,7 @@ pub async fn look(pool: &PgPool) -> Result<Seen> {
 /// # Errors
 /// When the database fails.
 pub async fn sweep(pool: &PgPool, limit: i64) -> Result<u64> {
-    let mut tx = pool.begin().await?;
+    let mut tx = crate::begin(pool).await?;
     let mine = sqlx::query_scalar!(r#"SELECT pg_try_advisory_xact_lock($1) AS "mine!""#, PARTY_SWEEP)
         .fetch_one(&mut *tx)
         .await?;

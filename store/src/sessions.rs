@@ -122,7 +122,7 @@ pub async fn surplus(pool: &PgPool, owner: Owner<'_>, players: &[Uuid], most: i6
 pub async fn remove(pool: &PgPool, lock: i32, sessions: &[(Uuid, Uuid)]) -> Result<Vec<Uuid>> {
     let ids: Vec<Uuid> = sessions.iter().map(|s| s.0).collect();
     let players: Vec<Uuid> = sessions.iter().map(|s| s.1).collect::<BTreeSet<_>>().into_iter().collect();
-    let mut tx = pool.begin().await?;
+    let mut tx = crate::begin(pool).await?;
     lock_players(&mut tx, lock, &players).await?;
     sqlx::query!("DELETE FROM sessions WHERE session_id = ANY($1)", &ids).execute(&mut *tx).await?;
     let gone = without_sessions(&mut tx, &players).await?;
@@ -141,7 +141,7 @@ pub async fn sweep_dead(pool: &PgPool, sweep_lock: i64, player_lock: i32) -> Res
     if nodes.is_empty() {
         return Ok(Vec::new());
     }
-    let mut tx = pool.begin().await?;
+    let mut tx = crate::begin(pool).await?;
     let mine = sqlx::query_scalar!(r#"SELECT pg_try_advisory_xact_lock($1) AS "mine!""#, sweep_lock)
         .fetch_one(&mut *tx)
         .await?;
@@ -162,7 +162,7 @@ pub async fn sweep_dead(pool: &PgPool, sweep_lock: i64, player_lock: i32) -> Res
     let players: Vec<Uuid> = players.into_iter().collect::<BTreeSet<_>>().into_iter().collect();
     tx.commit().await?;
     // A node that removes such a player's last live session meanwhile may still have seen the dead one: wait for it.
-    let mut tx = pool.begin().await?;
+    let mut tx = crate::begin(pool).await?;
     lock_players(&mut tx, player_lock, &players).await?;
     let gone = without_sessions(&mut tx, &players).await?;
     tx.commit().await?;

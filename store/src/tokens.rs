@@ -92,7 +92,7 @@ pub struct Rotation {
 /// # Errors
 /// When the database does not answer.
 pub async fn rotate_signing_keys(pool: &PgPool, lock_key: i64, new_secret: &[u8], rotation: Rotation) -> Result<bool> {
-    let mut tx = pool.begin().await?;
+    let mut tx = crate::begin(pool).await?;
     sqlx::query!("SELECT pg_advisory_xact_lock($1)", lock_key).execute(&mut *tx).await?;
     let newest = sqlx::query!(
         r#"SELECT count(*) AS "count!", max(active_from) < now() - make_interval(secs => $1) AS due FROM signing_keys
@@ -212,7 +212,7 @@ pub async fn refresh(
     refresh_ttl_s: f64,
     access_ttl_s: f64,
 ) -> Result<Refresh> {
-    let mut tx = pool.begin().await?;
+    let mut tx = crate::begin(pool).await?;
     // Two that present one token take turns here; the second finds it used.
     let row = sqlx::query!(
         r#"SELECT f.id AS family, f.player_id, t.used_at IS NOT NULL AS "used!", t.expires_at > now() AS "fresh!",

@@ -96,6 +96,6 @@ async fn an_operator_sees_who_is_there_and_pauses_a_queue() -> anyhow::Result<()
     let set = answer(&cluster, &["queue", "set", "duel", "max_wait_seconds=30"]).await?;
     assert_eq!(set["settings"]["max_wait_seconds"], 30, "{set}");
     refused(&cluster.database.url, &["queue", "set", "duel", "match_size=many"], &["u32"]).await?;
-    refused(&cluster.database.url, &["queue", "pause", "nowhere"], &["unknown_mode"]).await?;
+    refused(&cluster.database.url, &["queue", "pause", "nowhere"], &["no host has announced the mode"]).await?;
     cluster.stop().await
 }

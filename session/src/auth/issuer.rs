@@ -188,7 +188,7 @@ impl Issuer {
         rules::check_account(username, password, display_name).map_err(IssueError::Fields)?;
         let hash = self.hasher.hash(password).await?;
         let player_id = Uuid::now_v7();
-        let mut tx = self.pool.begin().await?;
+        let mut tx = asobi_store::begin(&self.pool).await?;
         players::insert(&mut tx, player_id, username, display_name, Some(&hash)).await?;
         let login = self.begin(&mut tx, player_id).await?;
         tx.commit().await?;
@@ -242,7 +242,7 @@ impl Issuer {
         refresh_token: Option<&str>,
         everywhere: bool,
     ) -> Result<(), IssueError> {
-        let mut tx = self.pool.begin().await?;
+        let mut tx = asobi_store::begin(&self.pool).await?;
         let of_refresh = match refresh_token {
             Some(token) => tokens::family_of_refresh(&mut tx, &hashed(token)).await?,
             None => None,
@@ -310,7 +310,7 @@ impl Issuer {
     async fn new_guest(&self, device_id: &str, mac: Hmac<Sha256>) -> Result<Account, IssueError> {
         let player_id = Uuid::now_v7();
         let username = format!("guest_{:016x}", rand::rng().next_u64());
-        let mut tx = self.pool.begin().await?;
+        let mut tx = asobi_store::begin(&self.pool).await?;
         players::insert(&mut tx, player_id, &username, None, None).await?;
         players::insert_device(&mut tx, device_id, player_id, &mac.finalize().into_bytes()).await?;
         let login = self.begin(&mut tx, player_id).await?;
@@ -326,7 +326,7 @@ impl Issuer {
         let player_id = claims.player_id;
         rules::check_account(username, password, None).map_err(IssueError::Fields)?;
         let hash = self.hasher.hash(password).await?;
-        let mut tx = self.pool.begin().await?;
+        let mut tx = asobi_store::begin(&self.pool).await?;
         let player = players::credentials(&mut tx, player_id).await?.ok_or(IssueError::PlayerGone)?;
         if !player.guest {
             return Err(IssueError::NotGuest);
@@ -345,7 +345,7 @@ impl Issuer {
     /// [`IssueError`]
     pub async fn erase(&self, claims: &Claims, password: Option<&str>) -> Result<(), IssueError> {
         let player_id = claims.player_id;
-        let mut tx = self.pool.begin().await?;
+        let mut tx = asobi_store::begin(&self.pool).await?;
         let player = players::credentials(&mut tx, player_id).await?.ok_or(IssueError::PlayerGone)?;
         // Hashing is slow: no transaction waits for it.
         tx.rollback().await?;
@@ -356,7 +356,7 @@ impl Issuer {
             }
         }
         self.leave_party(player_id).await?;
-        let mut tx = self.pool.begin().await?;
+        let mut tx = asobi_store::begin(&self.pool).await?;
         let revocation = tokens::revoke_player(&mut tx, player_id, "erased", self.access_ttl_s).await?;
         let erased = players::erase(&mut tx, player_id).await?;
         tx.commit().await?;
@@ -391,7 +391,7 @@ impl Issuer {
     }
 
     async fn log_in(&self, player_id: Uuid, username: String) -> Result<Account, IssueError> {
-        let mut tx = self.pool.begin().await?;
+        let mut tx = asobi_store::begin(&self.pool).await?;
         let login = self.begin_again(&mut tx, player_id).await?;
         tx.commit().await?;
         self.account(player_id, username, login)

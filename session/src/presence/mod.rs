@@ -132,6 +132,7 @@ async fn listen(hub: Arc<Hub>, mut events: Subscription) {
         match event {
             BusEvent::Resync => {
                 metrics::counter!("asobi_session_resyncs_total", "what" => "presence").increment(1);
+                hub.presence.watchers.doubt(std::time::Instant::now() + hub.membership.lease());
                 hub.presence.watchers.suspect_all();
                 hub.presence.crowds.suspect_all(&hub);
             }

@@ -62,6 +62,8 @@ struct State {
     dirty: HashSet<Uuid, RandomState>,
     /// Players to be looked at again when the pause of one of their watchers is over.
     later: BTreeSet<(Instant, Uuid)>,
+    /// Until when a missing row proves nothing.
+    doubt: Option<Instant>,
 }
 
 impl Watchers {
@@ -103,6 +105,16 @@ impl Watchers {
         let State { watchers, dirty, .. } = &mut *state;
         dirty.extend(watchers.keys().copied());
         self.wake.notify_one();
+    }
+
+    /// The database may have forgotten its unlogged rows, and the nodes that hold the sessions are about to write them again:
+    /// nobody is told to be gone before a lease is over.
+    pub(super) fn doubt(&self, until: Instant) {
+        self.state.lock().doubt = Some(until);
+    }
+
+    fn in_doubt(&self, now: Instant) -> Option<Instant> {
+        self.state.lock().doubt.filter(|until| *until > now)
     }
 
     fn suspect_later(&self, player: Uuid, due: Instant) {
@@ -167,8 +179,11 @@ pub(super) async fn run(hub: Arc<Hub>) {
             Ok(statuses) => {
                 let by_player: HashMap<Uuid, PlayerStatus> = statuses.into_iter().map(|s| (s.player_id, s)).collect();
                 let now = Instant::now();
+                let doubt = watchers.in_doubt(now);
                 for player in players {
-                    if let Some(due) = tell(&watchers.of(player), player, by_player.get(&player), now) {
+                    if let (Some(until), false) = (doubt, by_player.contains_key(&player)) {
+                        watchers.suspect_later(player, until);
+                    } else if let Some(due) = tell(&watchers.of(player), player, by_player.get(&player), now) {
                         watchers.suspect_later(player, due);
                     }
                 }

@@ -70,7 +70,7 @@ async fn run(boards: Arc<Boards>, mut queue: mpsc::Receiver<(Submission, Answer)
 }
 
 async fn commit(boards: &Boards, submissions: &[Submission]) -> asobi_store::Result<Vec<Written>> {
-    let mut tx = boards.pool.begin().await?;
+    let mut tx = asobi_store::begin(&boards.pool).await?;
     let outcomes = boards::write(&mut tx, submissions).await?;
     tx.commit().await?;
     Ok(outcomes)

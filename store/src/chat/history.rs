@@ -40,7 +40,7 @@ pub async fn make_days(pool: &PgPool) -> Result<()> {
     if !missing {
         return Ok(());
     }
-    let mut tx = pool.begin().await?;
+    let mut tx = crate::begin(pool).await?;
     sqlx::query!("SELECT pg_advisory_xact_lock($1)", lock_keys::CHAT_DAYS).execute(&mut *tx).await?;
     sqlx::query!(
         "SELECT chat_partition((now() AT TIME ZONE 'UTC')::date + ahead) FROM generate_series(0, $1::int) AS ahead",
@@ -58,7 +58,7 @@ pub async fn make_days(pool: &PgPool) -> Result<()> {
 /// When the database does not answer. What was begun is finished by the next round.
 pub async fn upkeep(pool: &PgPool, retention_days: u32) -> Result<Option<Upkeep>> {
     // The lock's transaction holds nothing else: detaching waits for whoever uses the table, and must not wait for us.
-    let mut lock = pool.begin().await?;
+    let mut lock = crate::begin(pool).await?;
     sqlx::query!("SET LOCAL idle_in_transaction_session_timeout = '10min'").execute(&mut *lock).await?;
     let mine = sqlx::query_scalar!(r#"SELECT pg_try_advisory_xact_lock($1) AS "mine!""#, lock_keys::MAINTENANCE)
         .fetch_one(&mut *lock)

@@ -305,7 +305,7 @@ pub async fn cancel(pool: &PgPool, ticket_id: Uuid, player: Uuid) -> Result<Canc
 /// # Errors
 /// When the database fails.
 pub async fn cancel_any(pool: &PgPool, ticket_id: Uuid) -> crate::Result<Option<Cancelled>> {
-    let mut tx = pool.begin().await?;
+    let mut tx = crate::begin(pool).await?;
     let ended = party::end(&mut tx, &[ticket_id]).await?;
     if ended.is_empty() {
         return Ok(None);

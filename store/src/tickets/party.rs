@@ -36,7 +36,7 @@ pub async fn create_party(
 ) -> Result<CreatedForParty, TicketError> {
     // A ticket that a member writes at the same moment is seen by the next look.
     for _ in 0..3 {
-        let mut tx = pool.begin().await?;
+        let mut tx = crate::begin(pool).await?;
         // Locked: who comes or goes meanwhile finds the ticket.
         let roster = parties::lock(&mut tx, party).await?.ok_or(TicketError::PartyNotFound)?;
         if !roster.members.contains(&leader) {
