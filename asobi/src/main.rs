@@ -35,7 +35,7 @@ enum Command {
     MatchService(ServiceArgs),
     /// Run a matchmaker; of several, one leads
     Matchmaker(ServiceArgs),
-    /// Run a social service: friends and leaderboards
+    /// Run a social service: friends, groups, notifications and leaderboards
     SocialService(ServiceArgs),
     /// Bring the database's schema up to date
     Migrate(ServiceArgs),
