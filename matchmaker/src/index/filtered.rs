@@ -21,7 +21,7 @@ use asobi_proto::query::{Demand, Fact, Query};
 use super::{
     gather::{AT_ONCE, Looks, gather},
     strategy::Strategy,
-    ticket::{Age, Group, Rules, Waiting, Wanted},
+    ticket::{Age, Group, Rules, Waiting, Wanted, ordered},
 };
 
 /// Candidates of one look.
@@ -53,13 +53,6 @@ pub struct Filtered {
 struct Candidates {
     tickets: Vec<Arc<Waiting>>,
     goes_on: Option<Age>,
-}
-
-/// Orders as the numbers do.
-fn ordered(number: f64) -> i64 {
-    // Both zeros are one number.
-    let bits = (number + 0.0).to_bits().cast_signed();
-    bits ^ ((bits >> 63).cast_unsigned() >> 1).cast_signed()
 }
 
 impl Filtered {

@@ -17,7 +17,7 @@ use std::{
 use super::{
     gather::{AT_ONCE, Looks, gather},
     strategy::Strategy,
-    ticket::{Age, Group, Rules, Waiting, Wanted},
+    ticket::{Age, Group, Rules, Waiting, Wanted, ordered},
 };
 
 /// Neighbours that one look considers beyond a match's own number.
@@ -34,12 +34,6 @@ pub struct SkillBased {
     by_skill: BTreeMap<Key, Arc<Waiting>>,
     by_age: BTreeMap<Age, Arc<Waiting>>,
     looks: Looks,
-}
-
-/// Orders as the numbers do.
-fn ordered(skill: f64) -> i64 {
-    let bits = skill.to_bits().cast_signed();
-    bits ^ ((bits >> 63).cast_unsigned() >> 1).cast_signed()
 }
 
 fn key(ticket: &Waiting) -> Key {

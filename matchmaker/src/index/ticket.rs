@@ -199,6 +199,13 @@ impl Rules {
     }
 }
 
+/// Orders as the numbers do.
+pub(super) fn ordered(number: f64) -> i64 {
+    // Both zeros are one number.
+    let bits = (number + 0.0).to_bits().cast_signed();
+    bits ^ ((bits >> 63).cast_unsigned() >> 1).cast_signed()
+}
+
 /// Tickets that make a match together.
 #[derive(Clone, PartialEq, Default)]
 pub struct Group {
