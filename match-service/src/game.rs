@@ -3,7 +3,8 @@
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
-use asobi_proto::mode::ModeSettings;
+use asobi_proto::{effect::EffectBody, mode::ModeSettings};
+use async_trait::async_trait;
 use uuid::Uuid;
 
 /// What a new match knows about itself.
@@ -35,61 +36,129 @@ impl Setup {
 
 /// The rules of one running match.
 ///
-/// A callback that fails leaves the game as it was before the call, and nothing it asked for in that call happens.
+/// A callback that fails leaves the game as it was before the call, and nothing it asked for in that call happens. A callback may wait for what it
+/// asks of [`Outside`]; nothing else happens in the match meanwhile.
+#[async_trait(?Send)]
 pub trait Game {
-    /// Called once, before anything else.
+    /// Called once, before anything else, unless the match is [restored](Self::restore).
     ///
     /// # Errors
     /// The match cannot start.
-    fn init(&mut self, outcome: &mut Outcome) -> Result<(), GameError>;
+    async fn init(&mut self, outcome: &mut Outcome) -> Result<(), GameError>;
 
     /// A player takes a seat. `ctx` is the JSON object the client sent along.
     ///
     /// # Errors
     /// The callback failed; the player is refused.
-    fn join(&mut self, player: Uuid, ctx: Option<&str>, outcome: &mut Outcome) -> Result<Joined, GameError>;
+    async fn join(&mut self, player: Uuid, ctx: Option<&str>, outcome: &mut Outcome) -> Result<Joined, GameError>;
 
     /// A seat was given up.
     ///
     /// # Errors
     /// The callback failed; the seat is gone nevertheless.
-    fn leave(&mut self, player: Uuid, outcome: &mut Outcome) -> Result<(), GameError>;
+    async fn leave(&mut self, player: Uuid, outcome: &mut Outcome) -> Result<(), GameError>;
 
     /// One input, the text of a JSON object.
     ///
     /// # Errors
     /// The callback failed; the input counts as consumed.
-    fn input(&mut self, player: Uuid, input: &str, outcome: &mut Outcome) -> Result<(), GameError>;
+    async fn input(&mut self, player: Uuid, input: &str, outcome: &mut Outcome) -> Result<(), GameError>;
 
     /// Time passes: called at the mode's tick rate.
     ///
     /// # Errors
     /// The callback failed; the next tick comes all the same.
-    fn tick(&mut self, outcome: &mut Outcome) -> Result<(), GameError>;
+    async fn tick(&mut self, outcome: &mut Outcome) -> Result<(), GameError>;
 
     /// Appends the state as JSON text: that of one player, or where the mode shares one state, everybody's (none).
     ///
     /// # Errors
     /// The callback failed or returned what JSON cannot say; what was appended is to be thrown away.
-    fn state(&mut self, player: Option<Uuid>, json: &mut String, outcome: &mut Outcome) -> Result<(), GameError>;
+    async fn state(&mut self, player: Option<Uuid>, json: &mut String, outcome: &mut Outcome) -> Result<(), GameError>;
 
     /// The player's last connection is gone; the seat waits.
     ///
     /// # Errors
     /// The callback failed.
-    fn on_disconnect(&mut self, player: Uuid, outcome: &mut Outcome) -> Result<(), GameError>;
+    async fn on_disconnect(&mut self, _player: Uuid, _outcome: &mut Outcome) -> Result<(), GameError> {
+        Ok(())
+    }
 
     /// The player is back within time.
     ///
     /// # Errors
     /// The callback failed.
-    fn on_reconnect(&mut self, player: Uuid, outcome: &mut Outcome) -> Result<(), GameError>;
+    async fn on_reconnect(&mut self, _player: Uuid, _outcome: &mut Outcome) -> Result<(), GameError> {
+        Ok(())
+    }
 
     /// A timer that an earlier callback asked for is due.
     ///
     /// # Errors
     /// The callback failed; the timer counts as spent.
-    fn timer(&mut self, timer: &Timer, outcome: &mut Outcome) -> Result<(), GameError>;
+    async fn timer(&mut self, _timer: &Timer, _outcome: &mut Outcome) -> Result<(), GameError> {
+        Ok(())
+    }
+
+    /// A bot is about to take a seat, or has one in a match that is restored: `player` stands for it in all calls, `id` is what the game's own
+    /// data and players call it.
+    fn know_bot(&mut self, _player: Uuid, _id: &str) {}
+
+    /// What a bot does in this tick: an input, the text of a JSON object.
+    ///
+    /// # Errors
+    /// The callback failed; the bot does nothing in this tick.
+    async fn think(&mut self, _bot: Uuid, _outcome: &mut Outcome) -> Result<Option<String>, GameError> {
+        Ok(None)
+    }
+
+    /// Appends everything that [`restore`](Self::restore) needs to go on, on another host too; never called while a callback waits. The format is
+    /// the game's own and should say its version.
+    ///
+    /// # Errors
+    /// The game cannot be saved as it is: no checkpoint is written, and the match cannot move, until it can.
+    fn save(&mut self, out: &mut Vec<u8>) -> Result<(), GameError>;
+
+    /// Takes up what an earlier game of the same mode saved, instead of [`init`](Self::init). `players` have seats.
+    ///
+    /// # Errors
+    /// What was saved cannot be read.
+    fn restore(&mut self, saved: &[u8], players: &[Uuid]) -> Result<(), GameError>;
+}
+
+/// A question that only other services can answer.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Ask {
+    /// A value of the game's own storage, or of a player's. Answer: any JSON, `null` when there is none.
+    Stored { collection: String, key: String, player: Option<Uuid> },
+    /// The first entries of a board. Answer: a list of entries as REST has them.
+    Top { board: String, n: u32 },
+    /// A player's entry. Answer: the entry, `null` when there is none.
+    Rank { board: String, player: Uuid },
+    /// The entries around a player's. Answer: a list.
+    Around { board: String, player: Uuid, n: u32 },
+}
+
+/// Why a question was not answered.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum AskError {
+    #[error("timeout")]
+    Timeout,
+    #[error("unavailable")]
+    Unavailable,
+}
+
+/// How long an answer may take. The match waits for it, others do not.
+pub const ANSWER_WITHIN: Duration = Duration::from_millis(250);
+
+/// What a game can ask the other services. A match sees what it stored itself at once, also before it is written.
+#[async_trait]
+pub trait Outside: Send + Sync {
+    /// JSON text, within [`ANSWER_WITHIN`].
+    ///
+    /// # Errors
+    /// See [`AskError`].
+    async fn ask(&self, ask: Ask) -> Result<String, AskError>;
 }
 
 /// What became of a wish to join.
@@ -107,15 +176,6 @@ pub enum Push {
     Broadcast { event: String, payload: String },
     /// `module.message` to one player; JSON text.
     Message { player: Uuid, message: String },
-}
-
-/// A score for a board.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Score {
-    pub board: String,
-    pub player: Uuid,
-    pub score: f64,
-    pub sub_score: f64,
 }
 
 /// A wish to be called later.
@@ -136,20 +196,31 @@ pub struct Backfill {
     pub properties: String,
 }
 
+/// A wish about bots.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum BotWish {
+    /// By its name; the id is made of it.
+    Add(String),
+    /// By its name or its id.
+    Remove(String),
+}
+
 /// What a callback asked for.
 #[derive(Debug, Default, Clone, PartialEq)]
 pub struct Outcome {
     pub pushes: Vec<Push>,
     pub joinable: Option<bool>,
-    pub scores: Vec<Score>,
+    /// What happens outside of the match: once, and together with the state it belongs to.
+    pub effects: Vec<EffectBody>,
     pub timers: Vec<Timer>,
+    pub bots: Vec<BotWish>,
     /// The last wish counts.
     pub backfill: Option<Backfill>,
     /// The match is over; its result as JSON text.
     pub finished: Option<String>,
 }
 
-/// Pushes, scores and timers one callback may ask for, each.
+/// Pushes, effects, timers and bots one callback may ask for, each.
 pub const MAX_PER_CALLBACK: usize = 256;
 
 /// A callback that failed.
@@ -168,11 +239,16 @@ pub struct GameError {
 pub trait GameFactory: Send + Sync {
     fn settings(&self) -> &ModeSettings;
 
+    /// Of the code: a match moves only to a host that has the same. Empty: it moves to any.
+    fn version(&self) -> &str {
+        ""
+    }
+
     /// A game that was not started yet.
     ///
     /// # Errors
     /// The game's code does not load.
-    fn create(&self, setup: &Setup) -> Result<Box<dyn Game>, GameError>;
+    fn create(&self, setup: &Setup, outside: Arc<dyn Outside>) -> Result<Box<dyn Game>, GameError>;
 }
 
 /// The modes a host serves.

@@ -5,12 +5,13 @@ mod outgoing;
 use std::{sync::Arc, time::Duration};
 
 use asobi_proto::match_v1::{
-    AddPlayersRequest, AddPlayersResponse, CreateMatchRequest, CreateMatchResponse, ProbeRequest, ProbeResponse,
+    AddPlayersRequest, AddPlayersResponse, AdoptMatchRequest, AdoptMatchResponse, CreateMatchRequest,
+    CreateMatchResponse, DrainRequest, DrainResponse, MoveMatchRequest, MoveMatchResponse, ProbeRequest, ProbeResponse,
     RelayEnter, RelayEntered, RelayHello, RelayLeft, RelayRequest, match_host_service_server::MatchHostService,
     relay_request, relay_response::Kind,
 };
 use asobi_service_kit::telemetry;
-use asobi_session::link::{Edge, Entry, LinkError, MatchLink, SessionNo};
+use asobi_session::link::{Edge, Entered, Entry, LinkError, MatchLink, SessionNo};
 use bytes::Bytes;
 use tokio_stream::StreamExt as _;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
@@ -80,6 +81,18 @@ impl MatchHostService for HostService {
         let meant = request.host_incarnation == self.host.incarnation();
         let epoch = self.host.running(match_id).filter(|_| meant);
         Ok(Response::new(ProbeResponse { running: epoch.is_some(), epoch: epoch.unwrap_or(0) }))
+    }
+
+    async fn adopt_match(&self, _: Request<AdoptMatchRequest>) -> Result<Response<AdoptMatchResponse>, Status> {
+        Err(Status::unimplemented("not played here"))
+    }
+
+    async fn move_match(&self, _: Request<MoveMatchRequest>) -> Result<Response<MoveMatchResponse>, Status> {
+        Err(Status::unimplemented("not played here"))
+    }
+
+    async fn drain(&self, _: Request<DrainRequest>) -> Result<Response<DrainResponse>, Status> {
+        Err(Status::unimplemented("not played here"))
     }
 
     type RelayStream = Outgoing;
@@ -235,10 +248,13 @@ fn entry(enter: RelayEnter) -> Option<Entry> {
     })
 }
 
-fn answer(request: u64, entered: Result<String, LinkError>) -> RelayEntered {
+fn answer(request: u64, entered: Result<Entered, LinkError>) -> RelayEntered {
     let mut answer = RelayEntered { request, ..RelayEntered::default() };
     match entered {
-        Ok(view) => answer.view = Bytes::from(view),
+        Ok(entered) => {
+            answer.view = Bytes::from(entered.view);
+            answer.applied = entered.applied;
+        }
         Err(LinkError::Refused { reason, refused_reason }) => {
             answer.refusal = reason;
             answer.refused_reason = refused_reason.unwrap_or_default();

@@ -17,7 +17,7 @@ use asobi_service_kit::{Config, Shutdown, health::Readiness, server, service::Mi
 use asobi_session::{
     auth::{Issuer, Verifier},
     hub::{self, Hub, HubDeps},
-    link::{Edge, FrameKind, NearHost, SessionNo},
+    link::{Edge, FrameKind, MovedTo, NearHost, SessionNo},
 };
 use asobi_store::{matches, within};
 use bytes::Bytes;
@@ -29,6 +29,7 @@ use crate::{
     host::{Host, HostDeps, HostLink, Manners, PgRows, Port, Stop},
     lease::{self, LeaseGuard},
     lua::{self, Limits},
+    outside::Nowhere,
     relay::HostService,
 };
 
@@ -96,6 +97,18 @@ impl Edge for NearEdge {
     fn dropped(&self, sessions: &[SessionNo], match_id: Uuid) {
         if let Some(hub) = self.0.get() {
             Edge::dropped(&**hub, sessions, match_id);
+        }
+    }
+
+    fn applied(&self, inputs: &[(SessionNo, u64)]) {
+        if let Some(hub) = self.0.get() {
+            Edge::applied(&**hub, inputs);
+        }
+    }
+
+    fn moved(&self, sessions: &[SessionNo], to: &MovedTo) {
+        if let Some(hub) = self.0.get() {
+            Edge::moved(&**hub, sessions, to);
         }
     }
 }
@@ -185,6 +198,7 @@ fn start_host(config: &Config, node: &Node, registry: Registry) -> std::io::Resu
         incarnation: identity.incarnation,
         registry,
         rows: Arc::new(PgRows::new(node.pool.clone(), node.bus.publisher().clone(), config.database.timeout())),
+        outside: Arc::new(Nowhere),
         manners: Manners { dev_errors: config.matches.dev_errors },
         capacity: match config.matches.capacity {
             0 => usize::MAX,

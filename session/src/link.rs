@@ -41,12 +41,30 @@ pub enum LinkError {
     Full,
 }
 
+/// A session is attached.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Entered {
+    /// The payload of `match.joined`, JSON text.
+    pub view: String,
+    /// The session's last input that the match took; those after it are to be sent again. 0: none was.
+    pub applied: u64,
+}
+
+/// Where a match runs from now on.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct MovedTo {
+    pub match_id: Uuid,
+    pub node_id: String,
+    pub incarnation: i64,
+    pub epoch: i64,
+}
+
 /// How sessions reach the matches of one host incarnation.
 #[async_trait]
 pub trait MatchLink: Send + Sync {
-    /// Attaches a session (and takes a seat first where [`Entry::join`] says so). Answers the payload of `match.joined`, JSON
-    /// text. Attaching twice is the same as once. Frames may be delivered before this returns.
-    async fn enter(&self, entry: Entry) -> Result<String, LinkError>;
+    /// Attaches a session (and takes a seat first where [`Entry::join`] says so). Attaching twice is the same as once. Frames may be
+    /// delivered before this returns.
+    async fn enter(&self, entry: Entry) -> Result<Entered, LinkError>;
 
     /// Gives up the seat of this session's player.
     async fn leave(&self, session: SessionNo) -> Result<(), LinkError>;
@@ -59,13 +77,19 @@ pub trait MatchLink: Send + Sync {
     fn detach(&self, session: SessionNo);
 }
 
-/// What a host's matches deliver to: the near node's hub, or one relay stream. Both calls return at once.
+/// What a host's matches deliver to: the near node's hub, or one relay stream. All calls return at once.
 pub trait Edge: Send + Sync {
     /// One whole client frame (UTF-8 JSON) for many sessions. Unknown sessions are skipped.
     fn deliver(&self, sessions: &[SessionNo], kind: FrameKind, frame: Bytes);
 
     /// These sessions are no longer attached to this match: it ended, or their player gave up the seat.
     fn dropped(&self, sessions: &[SessionNo], match_id: Uuid);
+
+    /// Inputs up to these numbers are safe: they need not be kept to be sent again to another host.
+    fn applied(&self, inputs: &[(SessionNo, u64)]);
+
+    /// The match of these sessions runs elsewhere now: they are to be attached there, and what was not applied is sent again.
+    fn moved(&self, sessions: &[SessionNo], to: &MovedTo);
 }
 
 /// How a hub reaches the matches of its own process.

@@ -108,6 +108,7 @@ async fn create(hub: &Hub, live: &LiveSeat) -> bool {
         term: 0,
         host_incarnation: live.host_incarnation,
         players: Vec::new(),
+        restore: false,
         traceparent: telemetry::traceparent().unwrap_or_default(),
     };
     let mut client = MatchHostServiceClient::new(hub.channels.get(&addr));

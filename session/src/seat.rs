@@ -19,7 +19,7 @@ use crate::{
     conn::{Conn, Seat},
     frame::{Frame, FrameKind},
     hub::{Hub, Player},
-    link::{Entry, LinkError, MatchLink},
+    link::{Entered, Entry, LinkError, MatchLink},
     relay::Relays,
 };
 
@@ -36,16 +36,16 @@ fn way(hub: &Arc<Hub>, live: &LiveSeat) -> Arc<dyn MatchLink> {
 }
 
 /// Attaches a session to its player's seat. Frames of the match are to be held back by the caller.
-pub(crate) async fn attach(hub: &Arc<Hub>, conn: &Arc<Conn>, live: &LiveSeat) -> Result<String, LinkError> {
+pub(crate) async fn attach(hub: &Arc<Hub>, conn: &Arc<Conn>, live: &LiveSeat) -> Result<Entered, LinkError> {
     enter(hub, conn, live, None).await
 }
 
 /// As [`attach`], taking a seat first.
-pub(crate) async fn join(hub: &Arc<Hub>, conn: &Arc<Conn>, live: &LiveSeat, ctx: String) -> Result<String, LinkError> {
+pub(crate) async fn join(hub: &Arc<Hub>, conn: &Arc<Conn>, live: &LiveSeat, ctx: String) -> Result<Entered, LinkError> {
     enter(hub, conn, live, Some(ctx)).await
 }
 
-async fn enter(hub: &Arc<Hub>, conn: &Arc<Conn>, live: &LiveSeat, join: Option<String>) -> Result<String, LinkError> {
+async fn enter(hub: &Arc<Hub>, conn: &Arc<Conn>, live: &LiveSeat, join: Option<String>) -> Result<Entered, LinkError> {
     let Some(player_id) = conn.player() else { return Err(LinkError::Unavailable) };
     let (link, joining) = (way(hub, live), join.is_some());
     let seat = Seat { match_id: live.match_id, link: Arc::clone(&link) };

@@ -1,6 +1,6 @@
 //! What matches do to the world outside, on its way out: the rows a host writes. They are applied elsewhere, each once.
 
-use asobi_proto::effect::ScoreEffect;
+use asobi_proto::effect::EffectBody;
 use sqlx::{PgConnection, PgPool};
 
 use crate::{
@@ -13,11 +13,6 @@ use crate::{
 pub struct Effect {
     pub ordinal: i64,
     pub body: EffectBody,
-}
-
-#[derive(Debug, Clone, PartialEq)]
-pub enum EffectBody {
-    Score(ScoreEffect),
 }
 
 /// Writes effects of a running match if it is still the host's. False: it is not, and nothing was written.
@@ -41,19 +36,19 @@ pub(crate) async fn insert(conn: &mut PgConnection, fence: &Fence, effects: &[Ef
         return Ok(());
     }
     let ordinals: Vec<i64> = effects.iter().map(|effect| effect.ordinal).collect();
+    let kinds: Vec<String> = effects.iter().map(|effect| effect.body.kind().to_owned()).collect();
     let bodies: Vec<serde_json::Value> = effects
         .iter()
-        .map(|effect| match &effect.body {
-            EffectBody::Score(score) => serde_json::to_value(score),
-        })
+        .map(|effect| effect.body.to_json())
         .collect::<Result<_, _>>()
         .map_err(|source| Error::Corrupt { what: "effect", source })?;
     sqlx::query!(
         "INSERT INTO match_effects (match_id, ordinal, kind, body)
-         SELECT $1, ordinal, 'score', body FROM UNNEST($2::bigint[], $3::jsonb[]) AS e (ordinal, body)
+         SELECT $1, ordinal, kind, body FROM UNNEST($2::bigint[], $3::text[], $4::jsonb[]) AS e (ordinal, kind, body)
          ON CONFLICT DO NOTHING",
         fence.match_id,
         &ordinals,
+        &kinds,
         &bodies,
     )
     .execute(conn)

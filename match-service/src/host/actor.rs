@@ -74,37 +74,37 @@ impl Actor {
                 biased;
                 written = next(&mut self.writing) => {
                     self.writing = None;
-                    self.written(written);
+                    self.written(written).await;
                 }
                 () = until(due) => {
                     // What has arrived before the tick belongs to it.
-                    self.take_waiting_messages();
-                    self.room.on_time(&self.mailbox);
+                    self.take_waiting_messages().await;
+                    self.room.on_time(&self.mailbox).await;
                     // A game that is always late must not keep its neighbours waiting.
                     yield_now().await;
                 }
                 message = self.mailbox.receiver.recv() => match message {
-                    Some(message) => self.message(message),
+                    Some(message) => self.message(message).await,
                     None => return,
                 },
             }
         }
     }
 
-    fn take_waiting_messages(&mut self) {
+    async fn take_waiting_messages(&mut self) {
         for _ in 0..BATCH {
             match self.mailbox.receiver.try_recv() {
-                Ok(message) => self.message(message),
+                Ok(message) => self.message(message).await,
                 Err(_) => break,
             }
         }
     }
 
-    fn message(&mut self, message: Message) {
+    async fn message(&mut self, message: Message) {
         match message {
             Message::Enter { port, session, player, join, reply } => {
                 let joining = self.room.joining;
-                self.room.enter(&port, session, player, join, reply);
+                self.room.enter(&port, session, player, join, reply).await;
                 if self.room.joining > joining {
                     self.waiting.push((port.number, session));
                 }
@@ -112,21 +112,23 @@ impl Actor {
             Message::Add { players, reply } => {
                 // Who asked and does not wait any more may have given the players away.
                 if !reply.is_closed() {
-                    let _ = reply.send(self.room.add(&players));
+                    let _ = reply.send(self.room.add(&players).await);
                 }
             }
             Message::Leave { session, reply } => {
                 self.gone(session);
-                self.room.leave(session, reply);
+                self.room.leave(session, reply).await;
             }
-            Message::Input { session, number, payload } => self.room.input(session, number, payload, &self.mailbox),
+            Message::Input { session, number, payload } => {
+                self.room.input(session, number, payload, &self.mailbox).await
+            }
             Message::Detach { session } => {
                 self.gone(session);
-                self.room.detach(session);
+                self.room.detach(session).await;
             }
             Message::Stop(Stop::HostStopped) => {
                 self.room.finish(false, r#"{"error":"host_stopped"}"#.to_owned());
-                self.room.settle();
+                self.room.settle().await;
             }
             // Whether an end is still ours to write, its transaction will say.
             Message::Stop(Stop::Lost) if self.room.ending() => {}
@@ -215,9 +217,9 @@ impl Actor {
         });
     }
 
-    fn written(&mut self, written: Written) {
+    async fn written(&mut self, written: Written) {
         match written {
-            Written::Seat(joining, taken) => self.seat_written(joining, taken),
+            Written::Seat(joining, taken) => self.seat_written(joining, taken).await,
             Written::Effects(upto, true) => {
                 self.room.effects.retain(|effect| effect.ordinal > upto);
             }
@@ -231,13 +233,13 @@ impl Actor {
         }
     }
 
-    fn seat_written(&mut self, joining: Joining, taken: Result<SeatTaken, asobi_store::Error>) {
+    async fn seat_written(&mut self, joining: Joining, taken: Result<SeatTaken, asobi_store::Error>) {
         self.room.joining = self.room.joining.saturating_sub(1);
         let key = (joining.port.number, joining.session);
         let still_there = self.waiting.contains(&key);
         self.gone(key);
         match taken {
-            Ok(SeatTaken::Taken | SeatTaken::Held) => self.room.joined(joining, still_there),
+            Ok(SeatTaken::Taken | SeatTaken::Held) => self.room.joined(joining, still_there).await,
             Ok(SeatTaken::Elsewhere) => {
                 let _ = joining.reply.send(Err(refused("already_in_match")));
             }
@@ -251,7 +253,7 @@ impl Actor {
         }
         // Somebody who did not come after all may have been the last one it waited for.
         if !self.over {
-            self.room.settle();
+            self.room.settle().await;
         }
     }
 }

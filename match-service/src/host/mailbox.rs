@@ -5,7 +5,7 @@ use std::sync::{
     atomic::{AtomicUsize, Ordering},
 };
 
-use asobi_session::link::{LinkError, SessionNo};
+use asobi_session::link::{Entered, LinkError, SessionNo};
 use bytes::Bytes;
 use tokio::{
     runtime::Handle,
@@ -26,7 +26,7 @@ pub enum Message {
         player: Uuid,
         /// As [`asobi_session::link::Entry::join`].
         join: Option<String>,
-        reply: oneshot::Sender<Result<String, LinkError>>,
+        reply: oneshot::Sender<Result<Entered, LinkError>>,
     },
     /// Answered when the seat's row is gone.
     Leave {

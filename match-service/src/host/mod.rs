@@ -36,6 +36,7 @@ use tokio::{
     runtime::Handle,
     sync::{Notify, oneshot, watch},
 };
+use tracing::Instrument as _;
 use uuid::Uuid;
 
 use self::{
@@ -50,7 +51,7 @@ pub use self::{
     room::Manners,
     rows::{PgRows, Rows},
 };
-use crate::game::{GameFactory, Registry, Setup};
+use crate::game::{GameFactory, Outside, Registry, Setup};
 
 /// What a host is made of.
 pub struct HostDeps {
@@ -58,6 +59,7 @@ pub struct HostDeps {
     pub incarnation: i64,
     pub registry: Registry,
     pub rows: Arc<dyn Rows>,
+    pub outside: Arc<dyn Outside>,
     pub manners: Manners,
     /// Matches it takes.
     pub capacity: usize,
@@ -137,6 +139,7 @@ pub struct Host {
     incarnation: i64,
     registry: Registry,
     rows: Arc<dyn Rows>,
+    outside: Arc<dyn Outside>,
     manners: Manners,
     capacity: usize,
     input_limit: usize,
@@ -169,6 +172,7 @@ impl Host {
             incarnation: deps.incarnation,
             registry: deps.registry,
             rows: deps.rows,
+            outside: deps.outside,
             manners: deps.manners,
             capacity: deps.capacity,
             input_limit: deps.input_limit,
@@ -415,8 +419,10 @@ async fn live(
 ) {
     let host = &presence.host;
     let fence = host.fence(new.match_id, new.epoch);
-    let room =
-        span.in_scope(|| prepare(host, factory.as_ref(), &new)).map_err(|error| CreateError::Game(error.to_string()));
+    let room = prepare(host, factory.as_ref(), &new)
+        .instrument(span)
+        .await
+        .map_err(|error| CreateError::Game(error.to_string()));
     let claimed = match room {
         Ok(room) => claim(host.rows.as_ref(), &fence).await.map(|()| room),
         Err(error) => Err(error),
@@ -440,10 +446,10 @@ async fn live(
     drop(presence);
 }
 
-fn prepare(host: &Host, factory: &dyn GameFactory, new: &NewMatch) -> Result<Room, crate::game::GameError> {
+async fn prepare(host: &Host, factory: &dyn GameFactory, new: &NewMatch) -> Result<Room, crate::game::GameError> {
     let setup = Setup::new(new.match_id, new.mode.clone()).with_teams(new.teams.clone());
-    let game = factory.create(&setup)?;
-    Room::start(game, setup, factory.settings().clone(), host.manners, &new.players)
+    let game = factory.create(&setup, Arc::clone(&host.outside))?;
+    Room::start(game, setup, factory.settings().clone(), host.manners, &new.players).await
 }
 
 async fn claim(rows: &dyn Rows, fence: &Fence) -> Result<(), CreateError> {

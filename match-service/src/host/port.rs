@@ -9,7 +9,7 @@ use std::{
     time::Duration,
 };
 
-use asobi_session::link::{Edge, Entry, FrameKind, LinkError, MatchLink, SessionNo};
+use asobi_session::link::{Edge, Entered, Entry, FrameKind, LinkError, MatchLink, SessionNo};
 use async_trait::async_trait;
 use bytes::Bytes;
 use parking_lot::Mutex;
@@ -91,7 +91,7 @@ pub struct HostLink {
 pub struct Entering {
     session: SessionNo,
     handle: MatchHandle,
-    answer: oneshot::Receiver<Result<String, LinkError>>,
+    answer: oneshot::Receiver<Result<Entered, LinkError>>,
 }
 
 impl HostLink {
@@ -123,7 +123,7 @@ impl HostLink {
     ///
     /// # Errors
     /// As [`MatchLink::enter`].
-    pub async fn finish_enter(&self, entering: Entering) -> Result<String, LinkError> {
+    pub async fn finish_enter(&self, entering: Entering) -> Result<Entered, LinkError> {
         let Entering { session, handle, answer } = entering;
         let result = match tokio::time::timeout(ANSWER, answer).await {
             Ok(Ok(result)) => result,
@@ -162,7 +162,7 @@ impl HostLink {
 
 #[async_trait]
 impl MatchLink for HostLink {
-    async fn enter(&self, entry: Entry) -> Result<String, LinkError> {
+    async fn enter(&self, entry: Entry) -> Result<Entered, LinkError> {
         let entering = self.start_enter(entry)?;
         self.finish_enter(entering).await
     }

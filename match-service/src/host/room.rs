@@ -17,7 +17,7 @@ use std::{
 };
 
 use asobi_proto::{frame, mode::ModeSettings};
-use asobi_session::link::{FrameKind, LinkError, SessionNo};
+use asobi_session::link::{Entered, FrameKind, LinkError, SessionNo};
 use asobi_store::{effects::Effect, matches::ListingState};
 use bytes::Bytes;
 use serde_json::json;
@@ -56,7 +56,7 @@ pub struct Joining {
     pub port: Arc<Port>,
     pub session: SessionNo,
     pub ctx: Option<String>,
-    pub reply: oneshot::Sender<Result<String, LinkError>>,
+    pub reply: oneshot::Sender<Result<Entered, LinkError>>,
 }
 
 /// Something to be written, in order.
@@ -83,7 +83,7 @@ pub enum GivenUp {
 /// A refusal that is told when it is dropped: not before the row of the seat is gone, or who asks for another match in
 /// the next moment would be taken for a player of this one.
 pub struct RefusedByGame {
-    reply: Option<oneshot::Sender<Result<String, LinkError>>>,
+    reply: Option<oneshot::Sender<Result<Entered, LinkError>>>,
     reason: Option<String>,
 }
 
@@ -176,7 +176,7 @@ impl Room {
     ///
     /// # Errors
     /// The game does not start.
-    pub fn start(
+    pub async fn start(
         game: Box<dyn Game>,
         setup: Setup,
         settings: ModeSettings,
@@ -212,11 +212,11 @@ impl Room {
             end: None,
         };
         let mut outcome = Outcome::default();
-        room.game.init(&mut outcome)?;
+        room.game.init(&mut outcome).await?;
         room.apply(outcome);
         let mut without: Vec<Uuid> = Vec::new();
         for player in players {
-            match room.seat(*player, None) {
+            match room.seat(*player, None).await {
                 Ok(()) => {}
                 Err(_) => without.push(*player),
             }
@@ -227,7 +227,7 @@ impl Room {
         if !players.is_empty() && room.seats.is_empty() {
             room.finish(true, json!({"reason": "nobody_came"}).to_string());
         }
-        room.settle();
+        room.settle().await;
         Ok(room)
     }
 
@@ -262,18 +262,18 @@ impl Room {
     }
 
     /// A session attaches to its player's seat, or asks for one.
-    pub fn enter(
+    pub async fn enter(
         &mut self,
         port: &Arc<Port>,
         session: SessionNo,
         player: Uuid,
         join: Option<String>,
-        reply: oneshot::Sender<Result<String, LinkError>>,
+        reply: oneshot::Sender<Result<Entered, LinkError>>,
     ) {
         let refusal = if self.ending() {
             "match_not_found"
         } else if self.seats.has(player) {
-            self.attach(port, session, player, reply);
+            self.attach(port, session, player, reply).await;
             return;
         } else if join.is_none() {
             "not_in_match"
@@ -299,30 +299,34 @@ impl Room {
     }
 
     /// The row of a seat is written: the game decides whether the player gets it.
-    pub fn joined(&mut self, joining: Joining, still_there: bool) {
+    pub async fn joined(&mut self, joining: Joining, still_there: bool) {
         if self.ending() {
             return;
         }
         if !self.seats.has(joining.player)
-            && let Err(reason) = self.seat(joining.player, joining.ctx.as_deref())
+            && let Err(reason) = self.seat(joining.player, joining.ctx.as_deref()).await
         {
             let refused = RefusedByGame { reply: Some(joining.reply), reason };
             let reply = Some(GivenUp::Refused(refused));
             self.ops.push_back(Op::GiveUp { players: vec![joining.player], reply });
-            self.settle();
+            self.settle().await;
             return;
         }
         // Who completes the match is told that it runs.
         self.begin();
         if still_there {
-            self.attach(&joining.port, joining.session, joining.player, joining.reply);
+            self.attach(&joining.port, joining.session, joining.player, joining.reply).await;
         }
-        self.settle();
+        self.settle().await;
     }
 
     /// Asks the game to seat a player; the error is its reason.
-    fn seat(&mut self, player: Uuid, ctx: Option<&str>) -> Result<(), Option<String>> {
-        let joined = self.callback(Some(player), |game, outcome| game.join(player, ctx, outcome));
+    async fn seat(&mut self, player: Uuid, ctx: Option<&str>) -> Result<(), Option<String>> {
+        let joined = self
+            .callback(Some(player), async |game: &mut dyn Game, outcome: &mut Outcome| {
+                game.join(player, ctx, outcome).await
+            })
+            .await;
         match joined {
             Some((Joined::Seated, outcome)) => {
                 self.deserted_at = None;
@@ -340,53 +344,60 @@ impl Room {
         }
     }
 
-    fn attach(
+    async fn attach(
         &mut self,
         port: &Arc<Port>,
         session: SessionNo,
         player: Uuid,
-        reply: oneshot::Sender<Result<String, LinkError>>,
+        reply: oneshot::Sender<Result<Entered, LinkError>>,
     ) {
         let Some(attached) = self.seats.attach(player, port, session) else {
             let _ = reply.send(Err(refused("not_in_match")));
             return;
         };
-        let _ = reply.send(Ok(self.view()));
+        let applied = self.seats.applied((port.number, session));
+        let _ = reply.send(Ok(Entered { view: self.view(), applied }));
         if attached == Attached::Back {
-            self.run(Some(player), |game, outcome| game.on_reconnect(player, outcome));
+            self.run(Some(player), async |game: &mut dyn Game, outcome: &mut Outcome| {
+                game.on_reconnect(player, outcome).await
+            })
+            .await;
         }
         for frame in self.seats.take_early(player) {
             port.deliver(&[session], FrameKind::Event, frame);
         }
         if self.turn_based() || !self.settings.send_unchanged || self.phase == Phase::Waiting {
-            self.show(player, port, session);
+            self.show(player, port, session).await;
         }
-        self.settle();
+        self.settle().await;
     }
 
     /// Sends one session the state as it is: the next regular one may be long in coming.
-    fn show(&mut self, player: Uuid, port: &Arc<Port>, session: SessionNo) {
+    async fn show(&mut self, player: Uuid, port: &Arc<Port>, session: SessionNo) {
         let whose = (!self.settings.shared_state).then_some(player);
-        if let Some(frame) = self.state_frame(whose) {
+        if let Some(frame) = self.state_frame(whose).await {
             port.deliver(&[session], FrameKind::State, frame);
         }
     }
 
     /// A session is gone.
-    pub fn detach(&mut self, session: SessionKey) {
+    pub async fn detach(&mut self, session: SessionKey) {
         let Some(player) = self.seats.detach(session, Instant::now() + self.ttl()) else {
             return;
         };
         if !self.ending() {
-            self.run(Some(player), |game, outcome| game.on_disconnect(player, outcome));
-            self.settle();
+            self.run(Some(player), async |game: &mut dyn Game, outcome: &mut Outcome| {
+                game.on_disconnect(player, outcome).await
+            })
+            .await;
+            self.settle().await;
         }
     }
 
     /// The session's player gives up the seat.
-    pub fn leave(&mut self, session: SessionKey, reply: oneshot::Sender<()>) {
+    pub async fn leave(&mut self, session: SessionKey, reply: oneshot::Sender<()>) {
         match self.seats.player_of(session) {
-            Some(player) if !self.ending() => self.vacate(vec![player], Some(GivenUp::Left(reply))),
+            Some(player) if !self.ending() => self.vacate(vec![player], Some(GivenUp::Left(reply))).await,
             // Nothing to give up: that is an answer too.
             _ => {
                 let _ = reply.send(());
@@ -394,7 +405,7 @@ impl Room {
         }
     }
 
-    fn vacate(&mut self, players: Vec<Uuid>, reply: Option<GivenUp>) {
+    async fn vacate(&mut self, players: Vec<Uuid>, reply: Option<GivenUp>) {
         for player in &players {
             if let Some(sessions) = self.seats.remove(*player) {
                 self.inputs.retain(|(from, _)| from != player);
@@ -402,16 +413,17 @@ impl Room {
                     port.dropped(&sessions, self.setup.match_id);
                 }
                 let player = *player;
-                self.run(None, |game, outcome| game.leave(player, outcome));
+                self.run(None, async |game: &mut dyn Game, outcome: &mut Outcome| game.leave(player, outcome).await)
+                    .await;
                 self.state_due = true;
             }
         }
         self.ops.push_back(Op::GiveUp { players, reply });
-        self.settle();
+        self.settle().await;
     }
 
     /// An input arrived.
-    pub fn input(&mut self, session: SessionKey, number: u64, payload: Bytes, mailbox: &Mailbox) {
+    pub async fn input(&mut self, session: SessionKey, number: u64, payload: Bytes, mailbox: &Mailbox) {
         // Without ticks there is nothing to wait for: the game itself says that somebody is missing.
         let taken = self.phase == Phase::Running || (self.phase == Phase::Waiting && self.turn_based());
         let player = if taken { self.seats.is_new_input(session, number) } else { None };
@@ -421,36 +433,42 @@ impl Room {
         };
         self.inputs.push_back((player, payload));
         if self.turn_based() {
-            self.apply_inputs(mailbox);
-            self.settle();
+            self.apply_inputs(mailbox).await;
+            self.settle().await;
         }
     }
 
-    fn apply_inputs(&mut self, mailbox: &Mailbox) {
+    async fn apply_inputs(&mut self, mailbox: &Mailbox) {
         while let Some((player, payload)) = self.inputs.pop_front() {
             mailbox.input_done();
             if self.end.is_some() {
                 continue;
             }
             if let Ok(input) = std::str::from_utf8(&payload) {
-                self.run(Some(player), |game, outcome| game.input(player, input, outcome));
+                self.run(Some(player), async |game: &mut dyn Game, outcome: &mut Outcome| {
+                    game.input(player, input, outcome).await
+                })
+                .await;
                 self.state_due = true;
             }
         }
     }
 
     /// Does whatever is due.
-    pub fn on_time(&mut self, mailbox: &Mailbox) {
+    pub async fn on_time(&mut self, mailbox: &Mailbox) {
         let now = Instant::now();
         while self.timers.peek().is_some_and(|due| due.at <= now) && self.end.is_none() {
             if let Some(due) = self.timers.pop() {
-                self.run(None, |game, outcome| game.timer(&due.timer, outcome));
+                self.run(None, async |game: &mut dyn Game, outcome: &mut Outcome| {
+                    game.timer(&due.timer, outcome).await
+                })
+                .await;
                 self.state_due = true;
             }
         }
         let expired = self.seats.expired(now);
         if !expired.is_empty() {
-            self.vacate(expired, None);
+            self.vacate(expired, None).await;
         }
         if self.deserted_at.is_some_and(|at| at <= now) && self.seats.is_empty() {
             self.deserted_at = None;
@@ -462,21 +480,21 @@ impl Room {
             if missed > 0 {
                 metrics::counter!("asobi_match_ticks_missed_total").increment(u64::from(missed));
             }
-            self.tick(mailbox);
+            self.tick(mailbox).await;
         }
-        self.settle();
+        self.settle().await;
     }
 
-    fn tick(&mut self, mailbox: &Mailbox) {
+    async fn tick(&mut self, mailbox: &Mailbox) {
         if self.phase != Phase::Running {
             return;
         }
         let started = std::time::Instant::now();
-        self.apply_inputs(mailbox);
+        self.apply_inputs(mailbox).await;
         if self.end.is_none() {
-            self.run(None, |game, outcome| game.tick(outcome));
+            self.run(None, async |game: &mut dyn Game, outcome: &mut Outcome| game.tick(outcome).await).await;
         }
-        self.send_states();
+        self.send_states().await;
         self.state_due = false;
         metrics::histogram!("asobi_match_tick_seconds").record(started.elapsed().as_secs_f64());
     }
@@ -499,7 +517,7 @@ impl Room {
     }
 
     /// Draws the conclusions: start, states of turn-based games, listing, effects, end.
-    pub fn settle(&mut self) {
+    pub async fn settle(&mut self) {
         if self.ending() {
             return;
         }
@@ -508,7 +526,7 @@ impl Room {
         }
         self.begin();
         if self.turn_based() && std::mem::take(&mut self.state_due) {
-            self.send_states();
+            self.send_states().await;
         }
         if self.end.is_some() {
             self.phase = Phase::Ending;

@@ -168,6 +168,15 @@ impl Seats {
         Some(player)
     }
 
+    /// The last input of a session that was taken, 0: none was.
+    #[must_use]
+    pub fn applied(&self, session: SessionKey) -> u64 {
+        let seat = self.player_of(session).and_then(|player| self.seats.iter().find(|seat| seat.player == player));
+        let Some(seat) = seat else { return 0 };
+        let Some((port, no)) = seat.sessions.iter().find(|(port, at)| (port.number, *at) == session) else { return 0 };
+        seat.numbers.iter().find(|(origin, at, _)| *origin == port.origin && at == no).map_or(0, |known| known.2)
+    }
+
     /// Players whose seats have waited long enough.
     #[must_use]
     pub fn expired(&self, now: Instant) -> Vec<Uuid> {

@@ -15,8 +15,11 @@ use std::{
     time::Duration,
 };
 
-use asobi_proto::mode::ModeSettings;
-use asobi_session::link::{Edge, FrameKind, SessionNo};
+use asobi_proto::{
+    effect::{EffectBody, ScoreEffect},
+    mode::ModeSettings,
+};
+use asobi_session::link::{Edge, FrameKind, MovedTo, SessionNo};
 use asobi_store::{
     Error,
     effects::Effect,
@@ -29,7 +32,7 @@ use serde_json::Value as Json;
 use uuid::Uuid;
 
 use super::Rows;
-use crate::game::{Backfill, Game, GameError, GameFactory, Joined, Outcome, Push, Score, Setup, Timer};
+use crate::game::{Backfill, Game, GameError, GameFactory, Joined, Outcome, Outside, Push, Setup, Timer};
 
 /// What was written, and what shall be answered.
 #[derive(Default)]
@@ -112,6 +115,8 @@ impl Rows for FakeRows {
 pub struct FakeEdge {
     pub frames: Mutex<Vec<(Vec<u64>, FrameKind, String)>>,
     pub dropped: Mutex<Vec<u64>>,
+    pub applied: Mutex<Vec<(u64, u64)>>,
+    pub moved: Mutex<Vec<(u64, MovedTo)>>,
 }
 
 impl FakeEdge {
@@ -142,6 +147,14 @@ impl Edge for FakeEdge {
     fn dropped(&self, sessions: &[SessionNo], _: Uuid) {
         self.dropped.lock().extend(sessions.iter().map(|s| s.0));
     }
+
+    fn applied(&self, inputs: &[(SessionNo, u64)]) {
+        self.applied.lock().extend(inputs.iter().map(|(session, number)| (session.0, *number)));
+    }
+
+    fn moved(&self, sessions: &[SessionNo], to: &MovedTo) {
+        self.moved.lock().extend(sessions.iter().map(|session| (session.0, to.clone())));
+    }
 }
 
 /// A game in Rust that says what happens to it, in its state.
@@ -150,12 +163,13 @@ pub struct Diary {
     ticks: u32,
 }
 
+#[async_trait(?Send)]
 impl Game for Diary {
-    fn init(&mut self, _: &mut Outcome) -> Result<(), GameError> {
+    async fn init(&mut self, _: &mut Outcome) -> Result<(), GameError> {
         Ok(())
     }
 
-    fn join(&mut self, player: Uuid, ctx: Option<&str>, outcome: &mut Outcome) -> Result<Joined, GameError> {
+    async fn join(&mut self, player: Uuid, ctx: Option<&str>, outcome: &mut Outcome) -> Result<Joined, GameError> {
         if ctx.is_some_and(|ctx| ctx.contains("odd")) || player.as_u128() == 66 {
             return Ok(Joined::Refused(Some("too_odd".into())));
         }
@@ -164,15 +178,16 @@ impl Game for Diary {
         Ok(Joined::Seated)
     }
 
-    fn leave(&mut self, player: Uuid, _: &mut Outcome) -> Result<(), GameError> {
+    async fn leave(&mut self, player: Uuid, _: &mut Outcome) -> Result<(), GameError> {
         self.pages.push(format!("leave {}", player.as_u128()));
         Ok(())
     }
 
-    fn input(&mut self, player: Uuid, input: &str, outcome: &mut Outcome) -> Result<(), GameError> {
+    async fn input(&mut self, player: Uuid, input: &str, outcome: &mut Outcome) -> Result<(), GameError> {
         self.pages.push(format!("{} {input}", player.as_u128()));
         if input.contains("score") {
-            outcome.scores.push(Score { board: "b".into(), player, score: 1.0, sub_score: 0.0 });
+            let score = ScoreEffect { board: "b".into(), player_id: player, score: 1.0, sub_score: 0.0 };
+            outcome.effects.push(EffectBody::Score(score));
         }
         if input.contains("close") {
             outcome.joinable = Some(false);
@@ -199,29 +214,39 @@ impl Game for Diary {
         Ok(())
     }
 
-    fn tick(&mut self, _: &mut Outcome) -> Result<(), GameError> {
+    async fn tick(&mut self, _: &mut Outcome) -> Result<(), GameError> {
         self.ticks += 1;
         Ok(())
     }
 
-    fn state(&mut self, player: Option<Uuid>, json: &mut String, _: &mut Outcome) -> Result<(), GameError> {
+    async fn state(&mut self, player: Option<Uuid>, json: &mut String, _: &mut Outcome) -> Result<(), GameError> {
         let state = serde_json::json!({"pages": self.pages, "you": player.map(|p| p.as_u128().to_string())});
         json.push_str(&state.to_string());
         Ok(())
     }
 
-    fn on_disconnect(&mut self, player: Uuid, _: &mut Outcome) -> Result<(), GameError> {
+    async fn on_disconnect(&mut self, player: Uuid, _: &mut Outcome) -> Result<(), GameError> {
         self.pages.push(format!("lost {}", player.as_u128()));
         Ok(())
     }
 
-    fn on_reconnect(&mut self, player: Uuid, _: &mut Outcome) -> Result<(), GameError> {
+    async fn on_reconnect(&mut self, player: Uuid, _: &mut Outcome) -> Result<(), GameError> {
         self.pages.push(format!("back {}", player.as_u128()));
         Ok(())
     }
 
-    fn timer(&mut self, timer: &Timer, _: &mut Outcome) -> Result<(), GameError> {
+    async fn timer(&mut self, timer: &Timer, _: &mut Outcome) -> Result<(), GameError> {
         self.pages.push(timer.name.clone());
+        Ok(())
+    }
+
+    fn save(&mut self, out: &mut Vec<u8>) -> Result<(), GameError> {
+        out.extend(serde_json::to_vec(&(self.ticks, &self.pages)).expect("JSON"));
+        Ok(())
+    }
+
+    fn restore(&mut self, saved: &[u8], _: &[Uuid]) -> Result<(), GameError> {
+        (self.ticks, self.pages) = serde_json::from_slice(saved).expect("JSON");
         Ok(())
     }
 }
@@ -234,7 +259,7 @@ impl GameFactory for Diaries {
         &self.0
     }
 
-    fn create(&self, _: &Setup) -> Result<Box<dyn Game>, GameError> {
+    fn create(&self, _: &Setup, _: Arc<dyn Outside>) -> Result<Box<dyn Game>, GameError> {
         Ok(Box::new(Diary { pages: Vec::new(), ticks: 0 }))
     }
 }

@@ -7,6 +7,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use asobi_proto::effect::{EffectBody, ScoreEffect};
 use mlua::{Function, Lua, MultiValue, Table, Value};
 use uuid::Uuid;
 
@@ -14,7 +15,7 @@ use super::{
     encode::{EncodeError, Encoder},
     random::Random,
 };
-use crate::game::{Backfill, MAX_PER_CALLBACK, Outcome, Push, Score, Setup, Timer};
+use crate::game::{Backfill, MAX_PER_CALLBACK, Outcome, Push, Setup, Timer};
 
 /// Largest payload of one broadcast, message or timer, bytes of JSON.
 pub const MAX_PAYLOAD: usize = 64 * 1024;
@@ -312,10 +313,10 @@ impl World {
             },
         };
         let mut outcome = self.outcome.borrow_mut();
-        if outcome.scores.len() >= MAX_PER_CALLBACK {
+        if outcome.effects.len() >= MAX_PER_CALLBACK {
             return Ok(Value::Boolean(false));
         }
-        outcome.scores.push(Score { board, player, score, sub_score });
+        outcome.effects.push(EffectBody::Score(ScoreEffect { board, player_id: player, score, sub_score }));
         Ok(Value::Boolean(true))
     }
 

@@ -12,7 +12,7 @@ use super::{
     source::{Folder, Source},
     vm::{Limits, Vm},
 };
-use crate::game::{Game, GameError, GameFactory, Registry, Setup};
+use crate::game::{Game, GameError, GameFactory, Outside, Registry, Setup};
 
 const MANIFEST: &str = "config.lua";
 const SINGLE: &str = "match.lua";
@@ -249,7 +249,7 @@ impl GameFactory for LuaFactory {
         &self.settings
     }
 
-    fn create(&self, setup: &Setup) -> Result<Box<dyn Game>, GameError> {
+    fn create(&self, setup: &Setup, _outside: Arc<dyn Outside>) -> Result<Box<dyn Game>, GameError> {
         Ok(Box::new(LuaGame::load(&self.folder, &self.script, setup, &self.settings, self.limits)?))
     }
 }

@@ -3,6 +3,7 @@
 use std::{collections::HashMap, sync::Arc};
 
 use asobi_proto::mode::ModeSettings;
+use async_trait::async_trait;
 use mlua::{Function, IntoLuaMulti, LuaString, MultiValue, Table, Value};
 use uuid::Uuid;
 
@@ -219,8 +220,9 @@ impl LuaGame {
     }
 }
 
+#[async_trait(?Send)]
 impl Game for LuaGame {
-    fn init(&mut self, outcome: &mut Outcome) -> Result<(), GameError> {
+    async fn init(&mut self, outcome: &mut Outcome) -> Result<(), GameError> {
         let config = self
             .vm
             .lua
@@ -241,7 +243,7 @@ impl Game for LuaGame {
         self.change("init", args, outcome, |game, returned| game.must_be_state("init", returned)).map(drop)
     }
 
-    fn join(&mut self, player: Uuid, ctx: Option<&str>, outcome: &mut Outcome) -> Result<Joined, GameError> {
+    async fn join(&mut self, player: Uuid, ctx: Option<&str>, outcome: &mut Outcome) -> Result<Joined, GameError> {
         self.vm.world.players.borrow_mut().insert(player);
         let joined = self.try_join(player, ctx, outcome);
         if !matches!(joined, Ok(Joined::Seated)) {
@@ -251,14 +253,14 @@ impl Game for LuaGame {
         joined
     }
 
-    fn leave(&mut self, player: Uuid, outcome: &mut Outcome) -> Result<(), GameError> {
+    async fn leave(&mut self, player: Uuid, outcome: &mut Outcome) -> Result<(), GameError> {
         self.vm.world.players.borrow_mut().remove(&player);
         let left = self.about("leave", player, outcome);
         self.ids.remove(&player);
         left
     }
 
-    fn input(&mut self, player: Uuid, input: &str, outcome: &mut Outcome) -> Result<(), GameError> {
+    async fn input(&mut self, player: Uuid, input: &str, outcome: &mut Outcome) -> Result<(), GameError> {
         if !self.callbacks.contains_key(INPUT) {
             return Ok(());
         }
@@ -271,12 +273,12 @@ impl Game for LuaGame {
         Ok(())
     }
 
-    fn tick(&mut self, outcome: &mut Outcome) -> Result<(), GameError> {
+    async fn tick(&mut self, outcome: &mut Outcome) -> Result<(), GameError> {
         let args = self.args("tick", &self.state)?;
         self.change("tick", args, outcome, |game, returned| game.must_be_state("tick", returned)).map(drop)
     }
 
-    fn state(&mut self, player: Option<Uuid>, json: &mut String, outcome: &mut Outcome) -> Result<(), GameError> {
+    async fn state(&mut self, player: Option<Uuid>, json: &mut String, outcome: &mut Outcome) -> Result<(), GameError> {
         let Some(function) = self.callbacks.get("get_state").cloned() else {
             json.push_str("{}");
             return Ok(());
@@ -302,15 +304,23 @@ impl Game for LuaGame {
         }
     }
 
-    fn on_disconnect(&mut self, player: Uuid, outcome: &mut Outcome) -> Result<(), GameError> {
+    async fn on_disconnect(&mut self, player: Uuid, outcome: &mut Outcome) -> Result<(), GameError> {
         self.about("on_disconnect", player, outcome)
     }
 
-    fn on_reconnect(&mut self, player: Uuid, outcome: &mut Outcome) -> Result<(), GameError> {
+    async fn on_reconnect(&mut self, player: Uuid, outcome: &mut Outcome) -> Result<(), GameError> {
         self.about("on_reconnect", player, outcome)
     }
 
-    fn timer(&mut self, timer: &Timer, outcome: &mut Outcome) -> Result<(), GameError> {
+    fn save(&mut self, _out: &mut Vec<u8>) -> Result<(), GameError> {
+        Err(self.vm.complaint("save", "not there yet"))
+    }
+
+    fn restore(&mut self, _saved: &[u8], _players: &[Uuid]) -> Result<(), GameError> {
+        Err(self.vm.complaint("restore", "not there yet"))
+    }
+
+    async fn timer(&mut self, timer: &Timer, outcome: &mut Outcome) -> Result<(), GameError> {
         if !self.callbacks.contains_key("on_timer") {
             return Ok(());
         }
@@ -368,7 +378,8 @@ fn presentable(reason: &str) -> bool {
 
 fn merge(into: &mut Outcome, from: Outcome) {
     into.pushes.extend(from.pushes);
-    into.scores.extend(from.scores);
+    into.effects.extend(from.effects);
+    into.bots.extend(from.bots);
     into.timers.extend(from.timers);
     if from.backfill.is_some() {
         into.backfill = from.backfill;

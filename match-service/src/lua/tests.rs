@@ -141,7 +141,7 @@ end"#,
     assert_eq!(error.message, "must return the state, but returned nothing");
     assert_eq!(play.state()["n"], 1);
     assert_eq!(play.outcome.pushes.len(), 1);
-    assert_eq!(play.outcome.scores.len(), 1);
+    assert_eq!(play.outcome.effects.len(), 1);
     play.input(1, &json!({})).expect("goes on");
     assert_eq!(play.state()["n"], 2);
 }
@@ -610,7 +610,7 @@ fn the_arena_ends_after_a_minute_even_if_nobody_plays() {
     play.tick().expect("ticks");
     let result: Json = serde_json::from_str(play.outcome.finished.as_deref().expect("over")).expect("JSON");
     assert_eq!((&result["winner"], &result["reason"]), (&json!(id(1)), &json!("time")));
-    assert_eq!(play.outcome.scores.len(), 1);
+    assert_eq!(play.outcome.effects.len(), 1);
 }
 
 #[test]

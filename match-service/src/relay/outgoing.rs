@@ -15,8 +15,10 @@ use std::{
     task::{Context, Poll},
 };
 
-use asobi_proto::match_v1::{RelayDeliver, RelayDropped, RelayResponse, relay_response::Kind};
-use asobi_session::link::{Edge, FrameKind, SessionNo};
+use asobi_proto::match_v1::{
+    RelayApplied, RelayDeliver, RelayDropped, RelayMoved, RelayResponse, relay_response::Kind,
+};
+use asobi_session::link::{Edge, FrameKind, MovedTo, SessionNo};
 use bytes::Bytes;
 use parking_lot::Mutex;
 use tokio::sync::mpsc;
@@ -150,6 +152,21 @@ impl Edge for RelayEdge {
             }));
         drop(waiting);
         self.end_if_full(queued);
+    }
+
+    fn applied(&self, inputs: &[(SessionNo, u64)]) {
+        let (sessions, numbers) = inputs.iter().map(|(session, number)| (session.0, *number)).unzip();
+        self.send(Kind::Applied(RelayApplied { sessions, numbers }));
+    }
+
+    fn moved(&self, sessions: &[SessionNo], to: &MovedTo) {
+        self.send(Kind::Moved(RelayMoved {
+            sessions: numbers(sessions),
+            match_id: to.match_id.hyphenated().to_string(),
+            to_node: to.node_id.clone(),
+            to_incarnation: to.incarnation,
+            epoch: to.epoch,
+        }));
     }
 }
 

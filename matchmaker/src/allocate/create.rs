@@ -111,6 +111,7 @@ async fn ask(reign: &Reign, job: &Open, host: &HostId) -> Result<(), &'static st
         term: reign.leadership.term,
         host_incarnation: job.host_incarnation,
         players: job.players.iter().map(Uuid::to_string).collect(),
+        restore: false,
         traceparent: telemetry::traceparent().unwrap_or_default(),
     };
     let deadline = reign.deps.limits.create;

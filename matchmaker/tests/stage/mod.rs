@@ -11,8 +11,9 @@ use asobi_cluster::{Node, NodeAddresses, NodeState, Role};
 use asobi_proto::{
     bus::{TicketItem, Topic},
     match_v1::{
-        AddPlayersRequest, AddPlayersResponse, CreateMatchRequest, CreateMatchResponse, ProbeRequest, ProbeResponse,
-        RelayRequest, RelayResponse,
+        AddPlayersRequest, AddPlayersResponse, AdoptMatchRequest, AdoptMatchResponse, CreateMatchRequest,
+        CreateMatchResponse, DrainRequest, DrainResponse, MoveMatchRequest, MoveMatchResponse, ProbeRequest,
+        ProbeResponse, RelayRequest, RelayResponse,
         match_host_service_server::{MatchHostService, MatchHostServiceServer},
     },
     mode::ModeSettings,
@@ -320,6 +321,18 @@ impl MatchHostService for Service {
 
     async fn probe(&self, _: Request<ProbeRequest>) -> Result<Response<ProbeResponse>, Status> {
         Ok(Response::new(ProbeResponse { running: true, epoch: 1 }))
+    }
+
+    async fn adopt_match(&self, _: Request<AdoptMatchRequest>) -> Result<Response<AdoptMatchResponse>, Status> {
+        Err(Status::unimplemented("not played here"))
+    }
+
+    async fn move_match(&self, _: Request<MoveMatchRequest>) -> Result<Response<MoveMatchResponse>, Status> {
+        Err(Status::unimplemented("not played here"))
+    }
+
+    async fn drain(&self, _: Request<DrainRequest>) -> Result<Response<DrainResponse>, Status> {
+        Err(Status::unimplemented("not played here"))
     }
 
     type RelayStream = futures_util::stream::Empty<Result<RelayResponse, Status>>;

@@ -10,7 +10,12 @@ use serde_json::{Value, json, value::RawValue};
 use uuid::Uuid;
 
 use super::{Asker, Call, Work, ctx, fields, input as inputs};
-use crate::{conn::limits::joins_share, hub::Hub, link::LinkError, quick_play, seat};
+use crate::{
+    conn::limits::joins_share,
+    hub::Hub,
+    link::{Entered, LinkError},
+    quick_play, seat,
+};
 
 const DEADLINE: Duration = Duration::from_secs(3);
 /// How often a client is told that its inputs go nowhere.
@@ -122,10 +127,10 @@ async fn answer(hub: &Arc<Hub>, asker: &Asker, live: &LiveSeat, ctx: Option<Stri
 }
 
 /// Answers a join that went through or did not.
-pub(crate) fn report(hub: &Hub, asker: &Asker, live: &LiveSeat, entered: Result<String, LinkError>) {
+pub(crate) fn report(hub: &Hub, asker: &Asker, live: &LiveSeat, entered: Result<Entered, LinkError>) {
     match entered {
-        Ok(view) => {
-            match RawValue::from_string(view) {
+        Ok(entered) => {
+            match RawValue::from_string(entered.view) {
                 Ok(view) => asker.reply("match.joined", view),
                 Err(error) => {
                     tracing::error!(%error, match.id = %live.match_id, "A host's view of a match is no JSON.");

@@ -6,7 +6,7 @@ use uuid::Uuid;
 use super::Hub;
 use crate::{
     frame::{Frame, FrameKind},
-    link::{Edge, SessionNo},
+    link::{Edge, MovedTo, SessionNo},
 };
 
 /// Frames of this type are sent a second time under the old name, where the operator wants it.
@@ -48,6 +48,10 @@ impl Edge for Hub {
     fn dropped(&self, sessions: &[SessionNo], match_id: Uuid) {
         self.dropped(sessions, match_id);
     }
+
+    fn applied(&self, _inputs: &[(SessionNo, u64)]) {}
+
+    fn moved(&self, _sessions: &[SessionNo], _to: &MovedTo) {}
 }
 
 fn renamed(frame: &str) -> Option<Frame> {

@@ -32,7 +32,7 @@ use uuid::Uuid;
 
 use crate::{
     hub::Hub,
-    link::{Entry, LinkError, MatchLink, SessionNo},
+    link::{Entered, Entry, LinkError, MatchLink, SessionNo},
 };
 
 /// Messages on their way to one host. Full: the sender is told so, and a host that does not keep up hears no more.
@@ -99,7 +99,7 @@ struct Attached {
 }
 
 enum Waiting {
-    Enter(oneshot::Sender<Result<String, LinkError>>, SessionNo, Attached),
+    Enter(oneshot::Sender<Result<Entered, LinkError>>, SessionNo, Attached),
     Leave(oneshot::Sender<Result<(), LinkError>>),
     /// An attach after a reconnect, which nobody waits for.
     Again(SessionNo, Uuid),
@@ -212,7 +212,7 @@ fn enter_request(session: SessionNo, request: u64, attached: Attached, join: Opt
 
 #[async_trait]
 impl MatchLink for Relay {
-    async fn enter(&self, entry: Entry) -> Result<String, LinkError> {
+    async fn enter(&self, entry: Entry) -> Result<Entered, LinkError> {
         let Entry { session, player_id, match_id, join } = entry;
         let attached = Attached { match_id, player_id };
         if join.is_none() {

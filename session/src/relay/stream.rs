@@ -18,7 +18,7 @@ use super::{QUEUE, Relay, Waiting, enter_request, offer};
 use crate::{
     frame::FrameKind,
     hub::Hub,
-    link::{Edge, LinkError, SessionNo},
+    link::{Edge, Entered, LinkError, SessionNo},
     seat::{self, Whereabouts},
 };
 
@@ -201,12 +201,14 @@ fn handle(hub: &Arc<Hub>, relay: &Relay, kind: Kind) {
             forget(relay, &sessions, match_id);
             hub.dropped(&sessions, match_id);
         }
+        Kind::Applied(_) | Kind::Moved(_) => {}
     }
 }
 
 fn answered(hub: &Arc<Hub>, relay: &Relay, entered: RelayEntered) {
     let result = if entered.refusal.is_empty() {
-        String::from_utf8(entered.view.to_vec()).map_err(|_| LinkError::Unavailable)
+        let view = String::from_utf8(entered.view.to_vec()).map_err(|_| LinkError::Unavailable);
+        view.map(|view| Entered { view, applied: entered.applied })
     } else {
         let refused_reason = (!entered.refused_reason.is_empty()).then_some(entered.refused_reason);
         Err(LinkError::Refused { reason: entered.refusal, refused_reason })

@@ -10,7 +10,7 @@ use asobi_service_kit::{Config, Shutdown, server};
 use asobi_session::{
     auth::{Account, Issuer, Verifier},
     hub::{self, Hub, HubDeps},
-    link::{Edge, Entry, FrameKind, LinkError, MatchLink, NearHost, SessionNo},
+    link::{Edge, Entered, Entry, FrameKind, LinkError, MatchLink, NearHost, SessionNo},
 };
 use asobi_store::testing::TestDatabase;
 use uuid::Uuid;
@@ -141,8 +141,8 @@ struct Mirror {
 
 #[async_trait::async_trait]
 impl MatchLink for Mirror {
-    async fn enter(&self, entry: Entry) -> Result<String, LinkError> {
-        Ok(format!(r#"{{"match_id":"{}"}}"#, entry.match_id))
+    async fn enter(&self, entry: Entry) -> Result<Entered, LinkError> {
+        Ok(Entered { view: format!(r#"{{"match_id":"{}"}}"#, entry.match_id), applied: 0 })
     }
 
     async fn leave(&self, _: SessionNo) -> Result<(), LinkError> {

@@ -5,7 +5,8 @@ use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use asobi_cluster::{Node, NodeAddresses, NodeState, Role};
 use asobi_proto::match_v1::{
-    CreateMatchRequest, CreateMatchResponse, FrameKind, ProbeRequest, ProbeResponse, RelayDeliver, RelayDropped,
+    AdoptMatchRequest, AdoptMatchResponse, CreateMatchRequest, CreateMatchResponse, DrainRequest, DrainResponse,
+    FrameKind, MoveMatchRequest, MoveMatchResponse, ProbeRequest, ProbeResponse, RelayDeliver, RelayDropped,
     RelayEntered, RelayLeft, RelayRequest, RelayResponse,
     match_host_service_server::{MatchHostService, MatchHostServiceServer},
     relay_request::Kind,
@@ -162,6 +163,18 @@ impl MatchHostService for Host {
 
     async fn probe(&self, _: Request<ProbeRequest>) -> Result<Response<ProbeResponse>, Status> {
         Ok(Response::new(ProbeResponse { running: true, epoch: 1 }))
+    }
+
+    async fn adopt_match(&self, _: Request<AdoptMatchRequest>) -> Result<Response<AdoptMatchResponse>, Status> {
+        Err(Status::unimplemented("not played here"))
+    }
+
+    async fn move_match(&self, _: Request<MoveMatchRequest>) -> Result<Response<MoveMatchResponse>, Status> {
+        Err(Status::unimplemented("not played here"))
+    }
+
+    async fn drain(&self, _: Request<DrainRequest>) -> Result<Response<DrainResponse>, Status> {
+        Err(Status::unimplemented("not played here"))
     }
 
     type RelayStream = ReceiverStream<Result<RelayResponse, Status>>;

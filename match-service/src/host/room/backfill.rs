@@ -7,7 +7,7 @@ use super::{Op, Room};
 impl Room {
     /// Seats players whom the queue chose, as far as there is room and the game takes them; answers who sits here. Who did before is among
     /// them, so that the question can be repeated.
-    pub fn add(&mut self, players: &[Uuid]) -> Vec<Uuid> {
+    pub async fn add(&mut self, players: &[Uuid]) -> Vec<Uuid> {
         if self.ending() {
             return Vec::new();
         }
@@ -15,14 +15,14 @@ impl Room {
         for player in players {
             if self.seats.has(*player) {
                 seated.push(*player);
-            } else if self.end.is_none() && self.free() > 0 && self.seat(*player, None).is_ok() {
+            } else if self.end.is_none() && self.free() > 0 && self.seat(*player, None).await.is_ok() {
                 seated.push(*player);
                 if let Some(asked) = &mut self.backfill {
                     asked.wanted = asked.wanted.saturating_sub(1);
                 }
             }
         }
-        self.settle();
+        self.settle().await;
         seated
     }
 

@@ -2,9 +2,9 @@
 
 use std::time::Duration;
 
-use asobi_proto::{effect::ScoreEffect, frame};
+use asobi_proto::{effect::EffectBody, frame};
 use asobi_session::link::FrameKind;
-use asobi_store::effects::{Effect, EffectBody};
+use asobi_store::effects::Effect;
 use bytes::Bytes;
 use serde_json::json;
 use tokio::time::Instant;
@@ -14,12 +14,12 @@ use super::{Due, EFFECTS, End, FAILURES, Room, TIMERS};
 use crate::game::{Game, GameError, Outcome, Push};
 
 impl Room {
-    pub(super) fn send_states(&mut self) {
+    pub(super) async fn send_states(&mut self) {
         if !self.seats.anybody_there() {
             return;
         }
         if self.settings.shared_state {
-            let Some(frame) = self.state_frame(None) else {
+            let Some(frame) = self.state_frame(None).await else {
                 return;
             };
             if !self.settings.send_unchanged && self.shared_last.as_ref() == Some(&frame) {
@@ -31,7 +31,7 @@ impl Room {
         }
         let present: Vec<Uuid> = self.seats.present().map(|seat| seat.player).collect();
         for player in present {
-            let Some(frame) = self.state_frame(Some(player)) else {
+            let Some(frame) = self.state_frame(Some(player)).await else {
                 continue;
             };
             let unchanged_is_sent = self.settings.send_unchanged;
@@ -45,11 +45,11 @@ impl Room {
     }
 
     /// The whole `match.state` frame, written once.
-    pub(super) fn state_frame(&mut self, player: Option<Uuid>) -> Option<Bytes> {
+    pub(super) async fn state_frame(&mut self, player: Option<Uuid>) -> Option<Bytes> {
         let mut json = String::with_capacity(512);
         json.push_str(r#"{"type":"match.state","payload":"#);
         let mut outcome = Outcome::default();
-        match self.game.state(player, &mut json, &mut outcome) {
+        match self.game.state(player, &mut json, &mut outcome).await {
             Ok(()) => {
                 self.state_failures = 0;
                 self.apply(outcome);
@@ -65,24 +65,24 @@ impl Room {
     }
 
     /// Calls the game and does what it asks for.
-    pub(super) fn run(
+    pub(super) async fn run(
         &mut self,
         player: Option<Uuid>,
-        call: impl FnOnce(&mut dyn Game, &mut Outcome) -> Result<(), GameError>,
+        call: impl AsyncFnOnce(&mut dyn Game, &mut Outcome) -> Result<(), GameError>,
     ) {
-        if let Some(((), outcome)) = self.callback(player, call) {
+        if let Some(((), outcome)) = self.callback(player, call).await {
             self.apply(outcome);
         }
     }
 
     /// Calls the game. None when it failed; `player` is who is told in development, none: everybody.
-    pub(super) fn callback<T>(
+    pub(super) async fn callback<T>(
         &mut self,
         player: Option<Uuid>,
-        call: impl FnOnce(&mut dyn Game, &mut Outcome) -> Result<T, GameError>,
+        call: impl AsyncFnOnce(&mut dyn Game, &mut Outcome) -> Result<T, GameError>,
     ) -> Option<(T, Outcome)> {
         let mut outcome = Outcome::default();
-        match call(self.game.as_mut(), &mut outcome) {
+        match call(self.game.as_mut(), &mut outcome).await {
             Ok(value) => {
                 self.failures = 0;
                 Some((value, outcome))
@@ -152,22 +152,15 @@ impl Room {
             self.backfill = Some(backfill);
             self.ask_for_players();
         }
-        for score in outcome.scores {
+        for body in outcome.effects {
             // The contract of scripts sees to the board's name already; games in Rust may say anything, and what cannot be written would keep the
             // match from ending.
-            if self.effects.len() >= EFFECTS || score.board.contains('\0') {
+            let writable = !matches!(&body, EffectBody::Score(score) if score.board.contains('\0'));
+            if self.effects.len() >= EFFECTS || !writable {
                 metrics::counter!("asobi_match_effects_dropped_total").increment(1);
                 continue;
             }
-            self.effects.push(Effect {
-                ordinal: self.next_ordinal,
-                body: EffectBody::Score(ScoreEffect {
-                    board: score.board,
-                    player_id: score.player,
-                    score: score.score,
-                    sub_score: score.sub_score,
-                }),
-            });
+            self.effects.push(Effect { ordinal: self.next_ordinal, body });
             self.next_ordinal += 1;
         }
         for timer in outcome.timers {

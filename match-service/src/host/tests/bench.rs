@@ -3,7 +3,7 @@
 use std::{sync::Arc, time::Duration};
 
 use asobi_proto::mode::ModeSettings;
-use asobi_session::link::{Edge, LinkError, SessionNo};
+use asobi_session::link::{Edge, Entered, LinkError, SessionNo};
 use asobi_store::matches::Fence;
 use bytes::Bytes;
 use tokio::{runtime::Handle, sync::oneshot, task::yield_now};
@@ -18,7 +18,10 @@ use super::{
     },
     Diaries, FakeEdge, FakeRows, player,
 };
-use crate::game::{GameFactory, Setup};
+use crate::{
+    game::{GameFactory, Setup},
+    outside::Nowhere,
+};
 
 pub const MATCH: Uuid = Uuid::from_u128(0xabc);
 
@@ -31,18 +34,18 @@ pub struct Bench {
 
 impl Bench {
     /// Starts a match of diaries. Call within a LocalSet.
-    pub fn start(settings: ModeSettings, players: &[u128]) -> Self {
-        Self::with(&Diaries(settings), players, false)
+    pub async fn start(settings: ModeSettings, players: &[u128]) -> Self {
+        Self::with(&Diaries(settings), players, false).await
     }
 
-    pub fn with(factory: &dyn GameFactory, players: &[u128], dev_errors: bool) -> Self {
+    pub async fn with(factory: &dyn GameFactory, players: &[u128], dev_errors: bool) -> Self {
         let rows = Arc::new(FakeRows::default());
         let (handle, inbox) = mailbox(MATCH, 1, 8, Handle::current());
         let setup = Setup::new(MATCH, "diary");
         let players: Vec<Uuid> = players.iter().copied().map(player).collect();
-        let game = factory.create(&setup).expect("creates");
+        let game = factory.create(&setup, Arc::new(Nowhere)).expect("creates");
         let settings = factory.settings().clone();
-        let room = Room::start(game, setup, settings, Manners { dev_errors }, &players).expect("starts");
+        let room = Room::start(game, setup, settings, Manners { dev_errors }, &players).await.expect("starts");
         let fence = Fence { match_id: MATCH, host_node: "h".into(), host_incarnation: 1, epoch: 1 };
         let actor = Actor::new(room, fence, inbox, Arc::clone(&rows) as _);
         let task = tokio::task::spawn_local(actor.run());
@@ -55,7 +58,7 @@ impl Bench {
         session: u64,
         n: u128,
         join: Option<&str>,
-    ) -> Result<String, LinkError> {
+    ) -> Result<Entered, LinkError> {
         let (reply, answer) = oneshot::channel();
         self.handle.post(Message::Enter {
             port: Arc::clone(port),

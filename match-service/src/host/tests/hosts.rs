@@ -19,6 +19,7 @@ use super::{
 use crate::{
     game::Registry,
     lua::{self, Limits},
+    outside::Nowhere,
 };
 
 pub(super) fn host(registry: Registry, capacity: usize) -> (Arc<Host>, Arc<FakeRows>) {
@@ -28,6 +29,7 @@ pub(super) fn host(registry: Registry, capacity: usize) -> (Arc<Host>, Arc<FakeR
         incarnation: 7,
         registry,
         rows: Arc::clone(&rows) as _,
+        outside: Arc::new(Nowhere),
         manners: Manners { dev_errors: true },
         capacity,
         input_limit: 64,

@@ -36,7 +36,7 @@ fn reason(result: Result<String, LinkError>) -> String {
 #[tokio::test(start_paused = true)]
 async fn a_shared_state_crosses_to_each_edge_once() {
     local(async {
-        let play = Bench::start(shared(), &[1, 2, 3]);
+        let play = Bench::start(shared(), &[1, 2, 3]).await;
         let (left, right) = (edge(), edge());
         let (a, b) = (port(&left, "g0#1"), port(&right, "g1#2"));
         let view: Json = serde_json::from_str(&play.enter(&a, 1, 1, None).await.expect("attached")).expect("JSON");
@@ -67,7 +67,7 @@ async fn a_shared_state_crosses_to_each_edge_once() {
 #[tokio::test(start_paused = true)]
 async fn what_a_game_says_in_join_waits_for_its_player() {
     local(async {
-        let play = Bench::start(shared(), &[1, 2]);
+        let play = Bench::start(shared(), &[1, 2]).await;
         let edge = edge();
         let a = port(&edge, "g0#1");
         pass(250).await;
@@ -81,7 +81,7 @@ async fn what_a_game_says_in_join_waits_for_its_player() {
 async fn states_of_their_own_and_unchanged_ones() {
     local(async {
         let own = ModeSettings { shared_state: false, send_unchanged: false, ..shared() };
-        let play = Bench::start(own, &[1, 2]);
+        let play = Bench::start(own, &[1, 2]).await;
         let edge = edge();
         let a = port(&edge, "g0#1");
         for n in [1, 2] {
@@ -101,7 +101,7 @@ async fn states_of_their_own_and_unchanged_ones() {
 #[tokio::test(start_paused = true)]
 async fn inputs_are_taken_once_and_in_order() {
     local(async {
-        let play = Bench::start(turns(), &[1, 2]);
+        let play = Bench::start(turns(), &[1, 2]).await;
         let edge = edge();
         let a = port(&edge, "g0#1");
         play.enter(&a, 5, 1, None).await.expect("attached");
@@ -125,7 +125,7 @@ async fn inputs_are_taken_once_and_in_order() {
 #[tokio::test(start_paused = true)]
 async fn a_full_queue_of_inputs_says_so() {
     local(async {
-        let play = Bench::start(shared(), &[1, 2]);
+        let play = Bench::start(shared(), &[1, 2]).await;
         let edge = edge();
         let a = port(&edge, "g0#1");
         play.enter(&a, 1, 1, None).await.expect("attached");
@@ -142,7 +142,7 @@ async fn a_full_queue_of_inputs_says_so() {
 #[tokio::test(start_paused = true)]
 async fn a_seat_waits_for_its_player_and_is_then_given_up() {
     local(async {
-        let play = Bench::start(shared(), &[1, 2]);
+        let play = Bench::start(shared(), &[1, 2]).await;
         let edge = edge();
         let a = port(&edge, "g0#1");
         play.enter(&a, 1, 1, None).await.expect("attached");
@@ -171,7 +171,7 @@ async fn a_seat_waits_for_its_player_and_is_then_given_up() {
 #[tokio::test(start_paused = true)]
 async fn joining_takes_a_row_and_the_games_consent() {
     local(async {
-        let play = Bench::start(ModeSettings { quick_play: true, ..turns() }, &[1]);
+        let play = Bench::start(ModeSettings { quick_play: true, ..turns() }, &[1]).await;
         let edge = edge();
         let a = port(&edge, "g0#1");
         let view: Json = serde_json::from_str(&play.enter(&a, 1, 1, None).await.expect("attached")).expect("JSON");
@@ -221,7 +221,7 @@ async fn joining_takes_a_row_and_the_games_consent() {
 #[tokio::test(start_paused = true)]
 async fn before_the_first_tick_inputs_are_let_go() {
     local(async {
-        let play = Bench::start(shared(), &[1]);
+        let play = Bench::start(shared(), &[1]).await;
         let edge = edge();
         let a = port(&edge, "g0#1");
         play.enter(&a, 1, 1, None).await.expect("attached");
@@ -237,7 +237,7 @@ async fn before_the_first_tick_inputs_are_let_go() {
 #[tokio::test(start_paused = true)]
 async fn who_is_seated_through_another_session_keeps_the_seats_row() {
     local(async {
-        let play = Bench::start(turns(), &[1]);
+        let play = Bench::start(turns(), &[1]).await;
         let edge = edge();
         let a = port(&edge, "g0#1");
         play.enter(&a, 1, 1, None).await.expect("attached");
@@ -254,7 +254,7 @@ async fn who_is_seated_through_another_session_keeps_the_seats_row() {
 #[tokio::test(start_paused = true)]
 async fn a_match_ends_when_the_last_wish_to_join_comes_to_nothing() {
     local(async {
-        let play = Bench::start(turns(), &[1]);
+        let play = Bench::start(turns(), &[1]).await;
         let edge = edge();
         let a = port(&edge, "g0#1");
         play.enter(&a, 1, 1, None).await.expect("attached");
@@ -272,7 +272,7 @@ async fn a_match_ends_when_the_last_wish_to_join_comes_to_nothing() {
 #[tokio::test(start_paused = true)]
 async fn a_match_whose_players_are_all_refused_ends() {
     local(async {
-        let play = Bench::start(turns(), &[66]);
+        let play = Bench::start(turns(), &[66]).await;
         play.task.await.expect("the match is gone");
         assert_eq!(*play.rows.written.lock(), ["finish true {\"reason\":\"nobody_came\"}"]);
     })
@@ -282,7 +282,7 @@ async fn a_match_whose_players_are_all_refused_ends() {
 #[tokio::test(start_paused = true)]
 async fn a_session_that_goes_while_it_joins_leaves_a_seat_that_waits() {
     local(async {
-        let play = Bench::start(turns(), &[1]);
+        let play = Bench::start(turns(), &[1]).await;
         let edge = edge();
         let a = port(&edge, "g0#1");
         let (joined, ()) = tokio::join!(play.enter(&a, 2, 2, Some("")), async { play.detach(&a, 2) });
@@ -295,7 +295,7 @@ async fn a_session_that_goes_while_it_joins_leaves_a_seat_that_waits() {
 #[tokio::test(start_paused = true)]
 async fn the_end_is_told_only_once_it_is_written() {
     local(async {
-        let play = Bench::start(turns(), &[1, 2]);
+        let play = Bench::start(turns(), &[1, 2]).await;
         let edge = edge();
         let a = port(&edge, "g0#1");
         play.enter(&a, 1, 1, None).await.expect("attached");
@@ -321,7 +321,7 @@ async fn the_end_is_told_only_once_it_is_written() {
 #[tokio::test(start_paused = true)]
 async fn scores_do_not_wait_for_the_end() {
     local(async {
-        let play = Bench::start(turns(), &[1, 2]);
+        let play = Bench::start(turns(), &[1, 2]).await;
         let edge = edge();
         let a = port(&edge, "g0#1");
         play.enter(&a, 1, 1, None).await.expect("attached");
@@ -339,7 +339,7 @@ async fn scores_do_not_wait_for_the_end() {
 #[tokio::test(start_paused = true)]
 async fn a_match_that_is_not_ours_any_more_says_nothing() {
     local(async {
-        let play = Bench::start(turns(), &[1, 2]);
+        let play = Bench::start(turns(), &[1, 2]).await;
         let edge = edge();
         let a = port(&edge, "g0#1");
         play.enter(&a, 1, 1, None).await.expect("attached");
@@ -356,7 +356,7 @@ async fn a_match_that_is_not_ours_any_more_says_nothing() {
 #[tokio::test(start_paused = true)]
 async fn errors_are_shown_in_development_and_end_the_match_in_the_long_run() {
     local(async {
-        let play = Bench::with(&Diaries(turns()), &[1, 2], true);
+        let play = Bench::with(&Diaries(turns()), &[1, 2], true).await;
         let edge = edge();
         let a = port(&edge, "g0#1");
         play.enter(&a, 1, 1, None).await.expect("attached");
@@ -385,7 +385,7 @@ async fn errors_are_shown_in_development_and_end_the_match_in_the_long_run() {
 #[tokio::test(start_paused = true)]
 async fn a_game_that_used_up_its_memory_ends_at_once() {
     local(async {
-        let play = Bench::start(turns(), &[1, 2]);
+        let play = Bench::start(turns(), &[1, 2]).await;
         let edge = edge();
         let a = port(&edge, "g0#1");
         play.enter(&a, 1, 1, None).await.expect("attached");
@@ -400,7 +400,7 @@ async fn a_game_that_used_up_its_memory_ends_at_once() {
 #[tokio::test(start_paused = true)]
 async fn a_game_that_panics_ends_at_once_and_says_so() {
     local(async {
-        let play = Bench::start(turns(), &[1, 2]);
+        let play = Bench::start(turns(), &[1, 2]).await;
         let edge = edge();
         let a = port(&edge, "g0#1");
         play.enter(&a, 1, 1, None).await.expect("attached");
@@ -419,7 +419,7 @@ async fn a_game_that_panics_ends_at_once_and_says_so() {
 #[tokio::test(start_paused = true)]
 async fn timers_ring_without_ticks() {
     local(async {
-        let play = Bench::start(turns(), &[1, 2]);
+        let play = Bench::start(turns(), &[1, 2]).await;
         let edge = edge();
         let a = port(&edge, "g0#1");
         play.enter(&a, 1, 1, None).await.expect("attached");
@@ -437,7 +437,7 @@ async fn timers_ring_without_ticks() {
 #[tokio::test(start_paused = true)]
 async fn a_match_nobody_comes_to_ends() {
     local(async {
-        let play = Bench::start(ModeSettings { quick_play: true, ..shared() }, &[]);
+        let play = Bench::start(ModeSettings { quick_play: true, ..shared() }, &[]).await;
         pass(31_000).await;
         assert_eq!(play.written(), ["list false 0 true", "finish true {\"reason\":\"nobody_came\"}"]);
         play.task.await.expect("the match is gone");
@@ -448,7 +448,7 @@ async fn a_match_nobody_comes_to_ends() {
 #[tokio::test(start_paused = true)]
 async fn a_host_that_goes_down_ends_its_matches() {
     local(async {
-        let play = Bench::start(shared(), &[1, 2]);
+        let play = Bench::start(shared(), &[1, 2]).await;
         let edge = edge();
         let a = port(&edge, "g0#1");
         play.enter(&a, 1, 1, None).await.expect("attached");
@@ -463,7 +463,7 @@ async fn a_host_that_goes_down_ends_its_matches() {
 #[tokio::test(start_paused = true)]
 async fn a_wish_for_players_is_written_and_shrinks_as_seats_fill() {
     local(async {
-        let play = Bench::start(ModeSettings { backfill: true, ..turns() }, &[1, 2]);
+        let play = Bench::start(ModeSettings { backfill: true, ..turns() }, &[1, 2]).await;
         let edge = edge();
         let a = port(&edge, "g0#1");
         play.enter(&a, 1, 1, None).await.expect("attached");

@@ -49,6 +49,7 @@ fn create(id: u128, term: i64) -> CreateMatchRequest {
         host_incarnation: 7,
         players: vec![player(1).to_string(), player(2).to_string()],
         traceparent: String::new(),
+        restore: false,
     }
 }
 
