@@ -6,6 +6,7 @@ pub mod game;
 pub mod host;
 mod lease;
 pub mod lua;
+mod moving;
 pub mod outside;
 mod relay;
 mod service;

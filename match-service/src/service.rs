@@ -26,9 +26,10 @@ use uuid::Uuid;
 
 use crate::{
     game::Registry,
-    host::{Host, HostDeps, HostLink, Manners, PgRows, Port, Stop},
-    lease::{self, LeaseGuard},
+    host::{Host, HostDeps, HostLink, Manners, PgRows, Port, Stop, Trust},
+    lease::TrustKeeper,
     lua::{self, Limits},
+    moving::{GrpcPeers, MAX_SNAPSHOT, Mover},
     outside::Nowhere,
     relay::HostService,
 };
@@ -116,6 +117,7 @@ impl Edge for NearEdge {
 /// What runs until the drain.
 struct Serving {
     host: Arc<Host>,
+    mover: Arc<Mover>,
     hub: Arc<Hub>,
     /// Ends the gRPC server and the relays, after the matches.
     stop: CancellationToken,
@@ -130,7 +132,14 @@ async fn serve(
     readiness: &Readiness,
     shutdown: &Shutdown,
 ) -> anyhow::Result<Serving> {
-    let host = start_host(config, node, registry).context("no threads for matches")?;
+    let trust = Arc::new(Trust::new(Instant::now() + node.membership.lease().saturating_sub(node.membership.last_contact())));
+    let host = start_host(config, node, registry, &trust).context("no threads for matches")?;
+    let mover = Arc::new(Mover {
+        node_id: node.membership.identity().node_id.clone(),
+        pool: node.pool.clone(),
+        directory: Arc::clone(&node.directory),
+        any_version: config.matches.move_to == MoveTo::Any,
+    });
     let verifier = Verifier::start(node.pool.clone(), &node.bus, &config.auth, shutdown)
         .await
         .context("signing keys and revocations could not be read")?;
@@ -172,14 +181,21 @@ async fn serve(
     });
     announce(config, node, &host).await?;
     let (stop, relays) = (CancellationToken::new(), TaskTracker::new());
-    let service =
-        MatchHostServiceServer::new(HostService { host: Arc::clone(&host), stop: stop.clone(), tasks: relays.clone() });
+    let service = MatchHostServiceServer::new(HostService {
+        host: Arc::clone(&host),
+        mover: Arc::clone(&mover),
+        shutdown: shutdown.clone(),
+        stop: stop.clone(),
+        tasks: relays.clone(),
+    })
+    .max_decoding_message_size(MAX_SNAPSHOT);
     let routes = ops::routes(node, config).add_service(service);
     server::serve_metrics(listeners.metrics.0, readiness.clone(), shutdown);
     server::serve_grpc_until(listeners.grpc.0, routes, readiness, node.cluster_key.as_str(), shutdown, stop.clone());
     server::serve_http(listeners.http.0, rest, shutdown);
     shutdown.spawn("match rows", watch_rows(Watch::new(config, node, &host), stop.clone()));
-    shutdown.spawn("lease guard", lease::guard(LeaseGuard::new(node, &host), stop.clone()));
+    let keeper = TrustKeeper::new(node, &host, &trust, config.database.timeout());
+    shutdown.spawn("trust", keeper.run(stop.clone()));
     tracing::info!(
         http.address = %listeners.http.1,
         grpc.address = %listeners.grpc.1,
@@ -187,10 +203,15 @@ async fn serve(
         modes = host.modes().len(),
         "The match host serves."
     );
-    Ok(Serving { host, hub, stop, relays })
+    Ok(Serving { host, mover, hub, stop, relays })
 }
 
-fn start_host(config: &Config, node: &Node, registry: Registry) -> std::io::Result<Arc<Host>> {
+fn start_host(
+    config: &Config,
+    node: &Node,
+    registry: Registry,
+    trust: &Arc<Trust>,
+) -> std::io::Result<Arc<Host>> {
     let identity = node.membership.identity();
     let membership = Arc::clone(&node.membership);
     Host::start(HostDeps {
@@ -199,6 +220,8 @@ fn start_host(config: &Config, node: &Node, registry: Registry) -> std::io::Resu
         registry,
         rows: Arc::new(PgRows::new(node.pool.clone(), node.bus.publisher().clone(), config.database.timeout())),
         outside: Arc::new(Nowhere),
+        peers: Arc::new(GrpcPeers { channels: node.channels.clone() }),
+        trust: Arc::clone(trust),
         manners: Manners { dev_errors: config.matches.dev_errors },
         capacity: match config.matches.capacity {
             0 => usize::MAX,
@@ -279,8 +302,9 @@ impl Serving {
         node.membership.set_state(NodeState::Draining);
         let grace = shutdown.grace();
         let (cut, playing) = (shutdown.cut(), grace.saturating_sub(LAST_WORDS));
+        let until = tokio::time::Instant::now() + playing;
         let over = tokio::select! {
-            over = self.host.emptied(playing) => over,
+            over = self.mover.empty(&self.host, until) => over,
             () = cut.cancelled() => false,
         };
         if !over {

@@ -1,12 +1,10 @@
 //! What matches do to the world outside, on its way out: the rows a host writes. They are applied elsewhere, each once.
 
 use asobi_proto::effect::EffectBody;
-use sqlx::{PgConnection, PgPool};
+use sqlx::PgConnection;
+use uuid::Uuid;
 
-use crate::{
-    Error,
-    matches::{Fence, lock_fenced},
-};
+use crate::Error;
 
 /// One effect of a match. Ordinals count from 1 and never repeat within a match, so writing one twice does nothing.
 #[derive(Debug, Clone, PartialEq)]
@@ -15,38 +13,31 @@ pub struct Effect {
     pub body: EffectBody,
 }
 
-/// Writes effects of a running match if it is still the host's. False: it is not, and nothing was written.
-/// The caller wakes [`Topic::Effects`](asobi_proto::bus::Topic::Effects) afterwards.
-///
-/// # Errors
-/// The database did not answer; the effects may be written again.
-pub async fn append(pool: &PgPool, fence: &Fence, effects: &[Effect]) -> Result<bool, Error> {
-    let mut tx = crate::begin(pool).await?;
-    if !lock_fenced(&mut tx, fence).await? {
-        return Ok(false);
-    }
-    insert(&mut tx, fence, effects).await?;
-    tx.commit().await?;
-    Ok(true)
+/// The rows, inside a transaction that already holds the match's fence.
+pub(crate) async fn insert(conn: &mut PgConnection, match_id: Uuid, effects: &[Effect]) -> Result<(), Error> {
+    let effects: Vec<(Uuid, &Effect)> = effects.iter().map(|effect| (match_id, effect)).collect();
+    insert_many(conn, &effects).await
 }
 
-/// The rows, inside a transaction that already holds the match's fence.
-pub(crate) async fn insert(conn: &mut PgConnection, fence: &Fence, effects: &[Effect]) -> Result<(), Error> {
+/// The rows of many matches, inside a transaction that already holds their fences.
+pub(crate) async fn insert_many(conn: &mut PgConnection, effects: &[(Uuid, &Effect)]) -> Result<(), Error> {
     if effects.is_empty() {
         return Ok(());
     }
-    let ordinals: Vec<i64> = effects.iter().map(|effect| effect.ordinal).collect();
-    let kinds: Vec<String> = effects.iter().map(|effect| effect.body.kind().to_owned()).collect();
+    let matches: Vec<Uuid> = effects.iter().map(|(match_id, _)| *match_id).collect();
+    let ordinals: Vec<i64> = effects.iter().map(|(_, effect)| effect.ordinal).collect();
+    let kinds: Vec<String> = effects.iter().map(|(_, effect)| effect.body.kind().to_owned()).collect();
     let bodies: Vec<serde_json::Value> = effects
         .iter()
-        .map(|effect| effect.body.to_json())
+        .map(|(_, effect)| effect.body.to_json())
         .collect::<Result<_, _>>()
         .map_err(|source| Error::Corrupt { what: "effect", source })?;
     sqlx::query!(
         "INSERT INTO match_effects (match_id, ordinal, kind, body)
-         SELECT $1, ordinal, kind, body FROM UNNEST($2::bigint[], $3::text[], $4::jsonb[]) AS e (ordinal, kind, body)
+         SELECT match_id, ordinal, kind, body
+         FROM UNNEST($1::uuid[], $2::bigint[], $3::text[], $4::jsonb[]) AS e (match_id, ordinal, kind, body)
          ON CONFLICT DO NOTHING",
-        fence.match_id,
+        &matches,
         &ordinals,
         &kinds,
         &bodies,

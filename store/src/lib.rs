@@ -15,6 +15,7 @@ pub mod backfill;
 pub mod bans;
 pub mod boards;
 pub mod chat;
+pub mod checkpoints;
 pub mod effects;
 pub mod effects_apply;
 pub mod friends;

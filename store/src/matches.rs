@@ -270,26 +270,36 @@ pub async fn abandon(pool: &PgPool, match_id: Uuid) -> Result<bool, Error> {
     Ok(done.rows_affected() == 1)
 }
 
-/// A host takes the matches that their rows give it: `allocating` → `running`, all in one statement. Answers match and epoch of those it has now;
+/// A host takes the matches that their rows give it, each with the version of its code: `allocating` → `running`, all in one statement. Answers match and epoch of those it has now;
 /// the rows of the others are not, or no longer, this host's. Repeating a claim that succeeded answers as the first did.
 ///
 /// # Errors
 /// The database did not answer; whether the claims happened is unknown and they may be repeated.
-pub async fn claim(pool: &PgPool, fences: &[Fence]) -> Result<HashSet<(Uuid, i64)>, Error> {
-    let ids: Vec<Uuid> = fences.iter().map(|fence| fence.match_id).collect();
-    let hosts: Vec<String> = fences.iter().map(|fence| fence.host_node.clone()).collect();
-    let incarnations: Vec<i64> = fences.iter().map(|fence| fence.host_incarnation).collect();
-    let epochs: Vec<i64> = fences.iter().map(|fence| fence.epoch).collect();
+pub async fn claim(pool: &PgPool, claims: &[(Fence, String)]) -> Result<HashSet<(Uuid, i64)>, Error> {
+    let fences = || claims.iter().map(|(fence, _)| fence);
+    let ids: Vec<Uuid> = fences().map(|fence| fence.match_id).collect();
+    let hosts: Vec<String> = fences().map(|fence| fence.host_node.clone()).collect();
+    let incarnations: Vec<i64> = fences().map(|fence| fence.host_incarnation).collect();
+    let epochs: Vec<i64> = fences().map(|fence| fence.epoch).collect();
+    let versions: Vec<String> = claims.iter().map(|(_, version)| version.clone()).collect();
     let rows = sqlx::query!(
-        "UPDATE matches m SET state = 'running', started_at = coalesce(m.started_at, now())
-         FROM UNNEST($1::uuid[], $2::text[], $3::bigint[], $4::bigint[]) AS c (id, host_node, host_incarnation, epoch)
-         WHERE m.id = c.id AND m.host_node = c.host_node AND m.host_incarnation = c.host_incarnation AND m.epoch = c.epoch
-           AND m.state IN ('allocating', 'running')
-         RETURNING m.id, m.epoch",
+        // With the row of its checkpoints, empty or as an earlier host left it.
+        "WITH claimed AS (
+           UPDATE matches m SET state = 'running', started_at = coalesce(m.started_at, now()), version = c.version
+           FROM UNNEST($1::uuid[], $2::text[], $3::bigint[], $4::bigint[], $5::text[])
+             AS c (id, host_node, host_incarnation, epoch, version)
+           WHERE m.id = c.id AND m.host_node = c.host_node AND m.host_incarnation = c.host_incarnation AND m.epoch = c.epoch
+             AND m.state IN ('allocating', 'running')
+           RETURNING m.id, m.epoch),
+         kept AS (
+           INSERT INTO match_checkpoints (match_id, epoch, number, body) SELECT id, epoch, 0, '' FROM claimed ORDER BY id
+           ON CONFLICT (match_id) DO UPDATE SET epoch = excluded.epoch)
+         SELECT id, epoch FROM claimed",
         &ids,
         &hosts,
         &incarnations,
         &epochs,
+        &versions,
     )
     .fetch_all(pool)
     .await?;
@@ -328,7 +338,8 @@ pub async fn finish(pool: &PgPool, fence: &Fence, ending: &Ending<'_>) -> Result
     .await?;
     sqlx::query!("DELETE FROM match_players WHERE match_id = $1", fence.match_id).execute(&mut *tx).await?;
     sqlx::query!("DELETE FROM match_listings WHERE match_id = $1", fence.match_id).execute(&mut *tx).await?;
-    crate::effects::insert(&mut tx, fence, ending.effects).await?;
+    sqlx::query!("DELETE FROM match_checkpoints WHERE match_id = $1", fence.match_id).execute(&mut *tx).await?;
+    crate::effects::insert(&mut tx, fence.match_id, ending.effects).await?;
     tx.commit().await?;
     Ok(true)
 }
@@ -468,7 +479,7 @@ pub async fn put_listing(
 }
 
 /// Locks the running match's row for this transaction if it is still the fence's.
-pub(crate) async fn lock_fenced(conn: &mut PgConnection, fence: &Fence) -> Result<bool, Error> {
+async fn lock_fenced(conn: &mut PgConnection, fence: &Fence) -> Result<bool, Error> {
     let row = sqlx::query_scalar!(
         r#"SELECT 1 AS "one!" FROM matches
            WHERE id = $1 AND host_node = $2 AND host_incarnation = $3 AND epoch = $4 AND state = 'running' FOR UPDATE"#,
