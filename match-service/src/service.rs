@@ -236,7 +236,7 @@ fn start_host(
 /// Tells the cluster what can be played here.
 async fn announce(config: &Config, node: &Node, host: &Host) -> anyhow::Result<()> {
     let identity = node.membership.identity();
-    let modes = host.modes();
+    let modes: Vec<_> = host.modes().into_iter().map(|(mode, settings)| (mode, settings, String::new())).collect();
     within(
         config.database.timeout(),
         asobi_store::modes::publish(&node.pool, &identity.node_id, identity.incarnation, &modes),

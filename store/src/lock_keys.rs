@@ -22,3 +22,11 @@ pub const CHAT_DAYS: i64 = 0x6173_6f62_0006;
 pub const PLAYER_PRESENCE: i32 = 1;
 /// Quick play of one mode: simultaneous callers land in one match.
 pub const QUICK_PLAY: i32 = 2;
+/// Session lock, shared: an incarnation of a node whose heartbeat's connection is open. The second key is [`of_incarnation`].
+pub const NODE_ALIVE: i32 = 3;
+
+/// The second key of [`NODE_ALIVE`]: the low half of the number. Two live incarnations that share it are four thousand million starts apart.
+#[must_use]
+pub fn of_incarnation(incarnation: i64) -> i32 {
+    incarnation as i32
+}

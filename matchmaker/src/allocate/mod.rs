@@ -73,6 +73,7 @@
 mod claim;
 mod create;
 mod join;
+mod lose;
 mod tell;
 
 use asobi_store::allocation::Open;
@@ -80,6 +81,7 @@ use asobi_store::allocation::Open;
 pub use claim::{Batch, claim};
 pub use create::{give_up_all, run as run_creates};
 pub use join::{claim_for, put_back, run as run_joins};
+pub use lose::{Lost, lose};
 pub use tell::run as run_tells;
 
 use crate::hosts::HostId;
@@ -91,7 +93,7 @@ pub const TELL_QUEUE: usize = 4_096;
 /// Running matches between (b1) and (b2). When it is full the leader forms no more groups.
 pub const JOIN_QUEUE: usize = 1_024;
 /// Failures after which a match, or a call for a running one, is given up.
-const ATTEMPTS: i32 = 3;
+const ATTEMPTS: usize = 3;
 
 /// What `Open` says of where a match belongs.
 fn host_of(open: &Open) -> HostId {

@@ -95,6 +95,7 @@ fn rule(key: &str) -> Option<Rule> {
         "matchmaker.max_queue" => Rule::Whole(1, 100_000_000),
         "matchmaker.party_size" => Rule::Whole(1, 100),
         "matchmaker.invites_per_minute" => Rule::Whole(0, 1_000_000),
+        "matchmaker.failover_timeout_ms" => Rule::Whole(0, HOUR_MS),
         "matchmaker.create_timeout_ms" | "social.timeout_ms" => Rule::Whole(10, HOUR_MS),
         "social.groups_per_player" => Rule::Whole(1, 10_000),
         "social.notification_days" => Rule::Whole(1, 3_650),
@@ -104,6 +105,7 @@ fn rule(key: &str) -> Option<Rule> {
         "match.memory_bytes" => Rule::Whole(1 << 20, 16 * GIB),
         "match.callback_ms" => Rule::Whole(1, 60_000),
         "match.input_queue" => Rule::Whole(1, 1_000_000),
+        "match.move_to" => Rule::OneOf(&["same", "any"]),
         "match.games" => Rule::Text(|dir| !dir.is_empty(), "the path of a folder"),
         "log.format" => Rule::OneOf(&["pretty", "json"]),
         "log.filter" => Rule::Text(

@@ -150,6 +150,8 @@ pub struct Matchmaker {
     pub max_queue: usize,
     pub disconnect_grace_ms: u64,
     pub create_timeout_ms: u64,
+    pub failover_timeout_ms: u64,
+    pub rebalance: bool,
     pub party_size: usize,
     pub invites_per_minute: u32,
 }
@@ -164,6 +166,16 @@ pub struct Matches {
     pub memory_bytes: usize,
     pub callback_ms: u64,
     pub input_queue: usize,
+    pub move_to: MoveTo,
+}
+
+/// Which hosts may go on with a running match.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum MoveTo {
+    /// Those with the version of its script that it started with.
+    Same,
+    Any,
 }
 
 #[derive(Debug, Clone, Deserialize)]
@@ -309,6 +321,10 @@ impl Matchmaker {
 
     pub const fn create_timeout(&self) -> Duration {
         ms(self.create_timeout_ms)
+    }
+
+    pub const fn failover_timeout(&self) -> Duration {
+        ms(self.failover_timeout_ms)
     }
 }
 
