@@ -116,8 +116,10 @@ impl TrustKeeper {
             self.trust.extend(asked + lease / 2);
             if !std::mem::replace(&mut self.outage, true) {
                 tracing::warn!(
-                    silent_ms = silent.as_millis() as u64, matches = self.host.count(),
-                    answered = witnesses.answered, have_database = witnesses.have_database,
+                    silent_ms = silent.as_millis() as u64,
+                    matches = self.host.count(),
+                    answered = witnesses.answered,
+                    have_database = witnesses.have_database,
                     "The database is silent; nobody can take this host's matches, so they go on."
                 );
             }
@@ -128,7 +130,8 @@ impl TrustKeeper {
     async fn regain(&mut self, lease: Duration) {
         if !std::mem::replace(&mut self.doubt, true) {
             tracing::error!(
-                silent_ms = self.membership.last_contact().as_millis() as u64, matches = self.host.count(),
+                silent_ms = self.membership.last_contact().as_millis() as u64,
+                matches = self.host.count(),
                 "This host could not renew its lease; its matches are frozen until it knows which are still its own."
             );
         }

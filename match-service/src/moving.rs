@@ -39,8 +39,8 @@ pub struct GrpcPeers {
 #[async_trait]
 impl Peers for GrpcPeers {
     async fn adopt(&self, target: &Target, request: AdoptMatchRequest) -> Adopted {
-        let mut client = MatchHostServiceClient::new(self.channels.get(&target.grpc_addr))
-            .max_encoding_message_size(MAX_SNAPSHOT);
+        let mut client =
+            MatchHostServiceClient::new(self.channels.get(&target.grpc_addr)).max_encoding_message_size(MAX_SNAPSHOT);
         let answer = tokio::time::timeout(ADOPT, client.adopt_match(with_deadline(request, ADOPT))).await;
         match answer {
             Ok(Ok(_)) => Adopted::Yes,
@@ -117,17 +117,17 @@ impl Mover {
                 return Vec::new();
             }
         };
-        let others: Vec<Candidate> = hosts.into_iter().filter(|host| host.node_id != self.node_id).collect();
+        let mut others: Vec<Candidate> = hosts.into_iter().filter(|host| host.node_id != self.node_id).collect();
         tracing::info!(matches = waiting.len(), hosts = others.len(), "Matches move to other hosts.");
-        let mut given: HashMap<String, i64> = HashMap::new();
-        let mut plans = Vec::with_capacity(waiting.len());
-        for (match_id, mode) in waiting {
-            let targets = choose(&others, &mode, &given);
-            if let Some(first) = targets.first() {
-                *given.entry(first.node_id.clone()).or_default() += 1;
-            }
-            plans.push((match_id, targets));
-        }
+        let versions: HashMap<String, String> =
+            host.modes().into_iter().map(|(mode, _, version)| (mode, version)).collect();
+        let plans: Vec<(Uuid, Vec<Target>)> = waiting
+            .into_iter()
+            .map(|(match_id, mode)| {
+                let version = versions.get(&mode).filter(|_| !self.any_version).map_or("", String::as_str);
+                (match_id, choose(&mut others, &mode, version))
+            })
+            .collect();
         let moves = stream::iter(plans).map(|(match_id, targets)| self.place(host, match_id, targets));
         moves.buffer_unordered(AT_ONCE).filter_map(async |stuck| stuck).collect().await
     }
@@ -151,19 +151,49 @@ impl Mover {
     }
 }
 
-/// The hosts that serve the mode and have room, the least loaded for its capacity first.
-fn choose(hosts: &[Candidate], mode: &str, given: &HashMap<String, i64>) -> Vec<Target> {
-    let open = |host: &Candidate| host.open + given.get(&host.node_id).copied().unwrap_or(0);
-    let mut fitting: Vec<&Candidate> =
-        hosts.iter().filter(|host| host.serves(mode) && !host.is_full_with(open(host))).collect();
-    fitting.sort_by_key(|host| (host.load_ppm_with(open(host)), host.node_id.clone()));
-    fitting
-        .into_iter()
-        .take(TRIES)
-        .map(|host| Target {
-            node_id: host.node_id.clone(),
-            incarnation: host.incarnation,
-            grpc_addr: host.grpc_addr.clone(),
-        })
-        .collect()
+/// Hosts on which a match may go on, the least loaded first; the match is counted to that one.
+fn choose(hosts: &mut [Candidate], mode: &str, version: &str) -> Vec<Target> {
+    let mut fitting: Vec<&mut Candidate> =
+        hosts.iter_mut().filter(|host| host.continues(mode, version) && !host.is_full()).collect();
+    fitting.sort_by_key(|host| host.burden());
+    if let Some(first) = fitting.first_mut() {
+        first.open += 1;
+    }
+    let target = |host: &mut Candidate| Target {
+        node_id: host.node_id.clone(),
+        incarnation: host.incarnation,
+        grpc_addr: host.grpc_addr.clone(),
+    };
+    fitting.into_iter().take(TRIES).map(target).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn candidate(node_id: &str, open: i64, version: &str) -> Candidate {
+        Candidate {
+            node_id: node_id.into(),
+            incarnation: 1,
+            grpc_addr: format!("{node_id}:1"),
+            region: String::new(),
+            capacity: 10,
+            open,
+            modes: HashMap::from([("arena".into(), version.into())]),
+        }
+    }
+
+    #[test]
+    fn matches_spread_over_the_hosts_that_have_their_code_and_room() {
+        let mut hosts =
+            [candidate("a", 0, "v1"), candidate("b", 1, "v1"), candidate("c", 0, "v2"), candidate("d", 10, "v1")];
+        let mut first = |version: &str| -> Vec<String> {
+            choose(&mut hosts, "arena", version).into_iter().map(|target| target.node_id).collect()
+        };
+        assert_eq!(first("v1"), ["a", "b"]);
+        assert_eq!(first("v1"), ["a", "b"]);
+        assert_eq!(first("v1"), ["b", "a"], "the ones before were counted");
+        assert_eq!(first("")[0], "c", "with any code");
+        assert!(choose(&mut hosts, "chess", "").is_empty());
+    }
 }

@@ -7,10 +7,11 @@ use std::{sync::Arc, time::Duration};
 use asobi_proto::{
     effect::EffectBody,
     match_v1::{
-    AddPlayersRequest, AddPlayersResponse, AdoptMatchRequest, AdoptMatchResponse, CreateMatchRequest,
-    CreateMatchResponse, DrainRequest, DrainResponse, MoveMatchRequest, MoveMatchResponse, PendingEffect, ProbeRequest, ProbeResponse,
-    RelayEnter, RelayEntered, RelayHello, RelayLeft, RelayRequest, match_host_service_server::MatchHostService,
-    relay_request, relay_response::Kind},
+        AddPlayersRequest, AddPlayersResponse, AdoptMatchRequest, AdoptMatchResponse, CreateMatchRequest,
+        CreateMatchResponse, DrainRequest, DrainResponse, MoveMatchRequest, MoveMatchResponse, PendingEffect,
+        ProbeRequest, ProbeResponse, RelayEnter, RelayEntered, RelayHello, RelayLeft, RelayRequest,
+        match_host_service_server::MatchHostService, relay_request, relay_response::Kind,
+    },
 };
 use asobi_service_kit::{Shutdown, telemetry};
 use asobi_session::link::{Edge, Entered, Entry, LinkError, MatchLink, SessionNo};
@@ -23,9 +24,7 @@ use uuid::Uuid;
 
 use self::outgoing::{Outgoing, RelayEdge};
 use crate::{
-    host::{
-        AddError, Addition, Adoption, CreateError, Host, HostLink, MoveError, NewMatch, Origin, Port, refused,
-    },
+    host::{AddError, Addition, Adoption, CreateError, Host, HostLink, MoveError, NewMatch, Origin, Port, refused},
     moving::Mover,
 };
 

@@ -132,7 +132,8 @@ async fn serve(
     readiness: &Readiness,
     shutdown: &Shutdown,
 ) -> anyhow::Result<Serving> {
-    let trust = Arc::new(Trust::new(Instant::now() + node.membership.lease().saturating_sub(node.membership.last_contact())));
+    let trust =
+        Arc::new(Trust::new(Instant::now() + node.membership.lease().saturating_sub(node.membership.last_contact())));
     let host = start_host(config, node, registry, &trust).context("no threads for matches")?;
     let mover = Arc::new(Mover {
         node_id: node.membership.identity().node_id.clone(),
@@ -206,12 +207,7 @@ async fn serve(
     Ok(Serving { host, mover, hub, stop, relays })
 }
 
-fn start_host(
-    config: &Config,
-    node: &Node,
-    registry: Registry,
-    trust: &Arc<Trust>,
-) -> std::io::Result<Arc<Host>> {
+fn start_host(config: &Config, node: &Node, registry: Registry, trust: &Arc<Trust>) -> std::io::Result<Arc<Host>> {
     let identity = node.membership.identity();
     let membership = Arc::clone(&node.membership);
     Host::start(HostDeps {

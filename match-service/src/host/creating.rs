@@ -212,12 +212,7 @@ async fn live(
 }
 
 /// The room, once the row is this host's.
-async fn make(
-    host: &Host,
-    factory: &dyn GameFactory,
-    new: &NewMatch,
-    fence: &Fence,
-) -> Result<Room, CreateError> {
+async fn make(host: &Host, factory: &dyn GameFactory, new: &NewMatch, fence: &Fence) -> Result<Room, CreateError> {
     let failed = |error: GameError| CreateError::Game(error.to_string());
     let ground = ground(host, factory, new).map_err(failed)?;
     match &new.origin {

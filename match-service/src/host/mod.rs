@@ -48,7 +48,6 @@ use tokio::{
 };
 use uuid::Uuid;
 
-use self::{mailbox::Shared, meters::Meters, worker::Worker};
 pub use self::{
     creating::{Adoption, CreateError, NewMatch, Origin},
     mailbox::{MatchHandle, Message, SessionKey, Stop},
@@ -58,6 +57,7 @@ pub use self::{
     rows::{PgRows, Rows},
     trust::Trust,
 };
+use self::{mailbox::Shared, meters::Meters, worker::Worker};
 use crate::game::{Outside, Registry};
 
 /// What a host is made of.

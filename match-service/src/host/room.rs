@@ -31,18 +31,18 @@ use serde_json::json;
 use tokio::{sync::oneshot, time::Instant};
 use uuid::Uuid;
 
+use self::saving::Held;
+pub use self::saving::Taken;
 use super::{
     mailbox::{Mailbox, SessionKey},
-    port::Port,
     meters::Meters,
     moment::Moment,
     outside::Stored,
+    port::Port,
     schedule::TickClock,
     seats::Seats,
     trust::Trust,
 };
-pub use self::saving::Taken;
-use self::saving::Held;
 use crate::game::{Backfill, Game, GameError, Outcome, Outside, Setup, Timer};
 
 /// Failed callbacks in a row after which a match ends.
@@ -370,7 +370,8 @@ impl Room {
         while self.timers.peek().is_some_and(|due| due.at.at <= now) && self.end.is_none() {
             if let Some(due) = self.timers.pop() {
                 let timer = &due.timer;
-                self.run(None, async |game: &mut dyn Game, outcome: &mut Outcome| game.timer(timer, outcome).await).await;
+                self.run(None, async |game: &mut dyn Game, outcome: &mut Outcome| game.timer(timer, outcome).await)
+                    .await;
                 self.state_due = true;
             }
         }

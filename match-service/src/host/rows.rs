@@ -63,7 +63,14 @@ impl PgRows {
     /// Call within the process's runtime. `timeout`: of one call, from our side.
     #[must_use]
     pub fn new(pool: PgPool, publisher: Publisher, timeout: Duration) -> Self {
-        Self { pool, publisher, runtime: Handle::current(), timeout, claims: Arc::default(), checkpoints: Arc::default() }
+        Self {
+            pool,
+            publisher,
+            runtime: Handle::current(),
+            timeout,
+            claims: Arc::default(),
+            checkpoints: Arc::default(),
+        }
     }
 
     async fn run<T, F>(&self, work: F) -> Result<T, Error>

@@ -218,13 +218,9 @@ impl Room {
         }
         self.joinable = saved.joinable;
         self.next_ordinal = saved.next_ordinal.max(1);
-        self.backfill =
-            saved.backfill.map(|asked| Backfill { wanted: asked.wanted, properties: asked.properties });
-        self.setup.teams = saved
-            .teams
-            .iter()
-            .map(|team| team.players.iter().filter_map(|text| player(text)).collect())
-            .collect();
+        self.backfill = saved.backfill.map(|asked| Backfill { wanted: asked.wanted, properties: asked.properties });
+        self.setup.teams =
+            saved.teams.iter().map(|team| team.players.iter().filter_map(|text| player(text)).collect()).collect();
         if saved.running {
             self.phase = Phase::Running;
             self.clock = TickClock::new(self.settings.tick_rate, tokio::time::Instant::now());
