@@ -264,7 +264,8 @@ fn recipients(message: &NewMessage) -> Option<BTreeSet<Uuid>> {
 /// Of these classes (the data, a constraint, a limit) nothing changes by trying again.
 fn is_refusal(error: &Error) -> bool {
     let Error::Sql(sqlx::Error::Database(said)) = error else { return false };
-    !error.no_partition() && said.code().is_some_and(|code| ["22", "23", "54"].iter().any(|class| code.starts_with(class)))
+    !error.no_partition()
+        && said.code().is_some_and(|code| ["22", "23", "54"].iter().any(|class| code.starts_with(class)))
 }
 
 async fn claim(conn: &mut PgConnection, limit: i64) -> Result<Vec<Row>> {

@@ -21,7 +21,8 @@ pub const VALUE_BYTES: usize = 64 * 1024;
 /// # Errors
 /// When the database does not answer.
 pub async fn get_game(pool: &PgPool, collection: &str, key: &str) -> Result<Option<Value>> {
-    let value = sqlx::query_scalar!("SELECT value FROM game_storage WHERE collection = $1 AND key = $2", collection, key);
+    let value =
+        sqlx::query_scalar!("SELECT value FROM game_storage WHERE collection = $1 AND key = $2", collection, key);
     Ok(value.fetch_optional(pool).await?)
 }
 

@@ -51,7 +51,10 @@ fn check_score(score: &ScoreEffect) -> Result<(), Problem> {
 
 fn check_notify(notify: &NotifyEffect) -> Result<(), Problem> {
     demand(notify.player_ids.len() <= RECIPIENTS, "the notification is for too many players")?;
-    demand(!notify.kind.is_empty() && is_text(&notify.kind, TYPE_BYTES), "the notification's type is empty or too long")?;
+    demand(
+        !notify.kind.is_empty() && is_text(&notify.kind, TYPE_BYTES),
+        "the notification's type is empty or too long",
+    )?;
     demand(is_text(&notify.subject, SUBJECT_BYTES), "the notification's subject is too long")?;
     demand(notify.content.is_object() || notify.content.is_null(), "the notification's content is not an object")?;
     check_json(&notify.content, CONTENT_BYTES)
@@ -132,11 +135,7 @@ mod tests {
     }
 
     fn chat(channel: &str, content: &str) -> EffectBody {
-        EffectBody::Chat(ChatEffect {
-            channel_id: channel.into(),
-            sender_id: Uuid::nil(),
-            content: content.into(),
-        })
+        EffectBody::Chat(ChatEffect { channel_id: channel.into(), sender_id: Uuid::nil(), content: content.into() })
     }
 
     fn store(collection: &str, key: &str, value: Value) -> EffectBody {
