@@ -28,6 +28,7 @@ pub mod notifications;
 pub mod parties;
 pub mod players;
 pub mod sessions;
+pub mod storage;
 #[cfg(feature = "testing")]
 pub mod testing;
 pub mod tickets;

@@ -17,6 +17,8 @@ pub const PARTY_LOOK: i64 = 0x6173_6f62_0008;
 pub const MAINTENANCE: i64 = 0x6173_6f62_0005;
 /// Transaction lock: whoever makes the partitions of days to come.
 pub const CHAT_DAYS: i64 = 0x6173_6f62_0006;
+/// Transaction lock: whoever applies the messages of matches, one after the other.
+pub const EFFECT_CHAT: i64 = 0x6173_6f62_0009;
 
 /// First key of a two-key transaction lock; the second is a hash of what is locked.
 pub const PLAYER_PRESENCE: i32 = 1;

@@ -339,7 +339,7 @@ pub async fn finish(pool: &PgPool, fence: &Fence, ending: &Ending<'_>) -> Result
     sqlx::query!("DELETE FROM match_players WHERE match_id = $1", fence.match_id).execute(&mut *tx).await?;
     sqlx::query!("DELETE FROM match_listings WHERE match_id = $1", fence.match_id).execute(&mut *tx).await?;
     sqlx::query!("DELETE FROM match_checkpoints WHERE match_id = $1", fence.match_id).execute(&mut *tx).await?;
-    crate::effects::insert(&mut tx, fence.match_id, ending.effects).await?;
+    crate::effects::insert(&mut tx, fence, ending.effects).await?;
     tx.commit().await?;
     Ok(true)
 }

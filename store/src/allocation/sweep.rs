@@ -136,6 +136,9 @@ pub async fn note_queues(conn: &mut PgConnection, notes: &[QueueNote]) -> Result
 /// Deletes a bounded number of rows that nobody asks for any more: tickets ended ten minutes ago, expired inbox events, effects
 /// applied an hour ago. Answers how many.
 ///
+/// The rows are what keeps an effect from happening twice. Those of a match that still runs stay until a checkpoint of an hour later is
+/// there: its host may have lost the answer to the transaction that wrote them, and may write them again after an outage of any length.
+///
 /// # Errors
 /// When the database fails.
 pub async fn purge(conn: &mut PgConnection, limit: i64) -> Result<u64> {
@@ -154,7 +157,12 @@ pub async fn purge(conn: &mut PgConnection, limit: i64) -> Result<u64> {
     .await?;
     let effects = sqlx::query!(
         "DELETE FROM match_effects e USING
-           (SELECT match_id, ordinal FROM match_effects WHERE applied_at < now() - interval '1 hour' LIMIT $1) AS o
+           (SELECT f.match_id, f.ordinal FROM match_effects f
+            WHERE f.applied_at < now() - interval '1 hour' AND NOT EXISTS (
+              SELECT 1 FROM matches m LEFT JOIN match_checkpoints c ON c.match_id = m.id
+              WHERE m.id = f.match_id AND m.state IN ('allocating', 'running')
+                AND (c.written_at IS NULL OR c.written_at < f.inserted_at + interval '1 hour'))
+            LIMIT $1) AS o
          WHERE e.match_id = o.match_id AND e.ordinal = o.ordinal",
         limit,
     )
