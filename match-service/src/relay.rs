@@ -23,9 +23,8 @@ use tonic::{Request, Response, Status, Streaming};
 use uuid::Uuid;
 
 use self::outgoing::{Outgoing, RelayEdge};
-use crate::{
-    host::{AddError, Addition, Adoption, CreateError, Host, HostLink, MoveError, NewMatch, Origin, Port, refused},
-    moving::Mover,
+use crate::host::{
+    AddError, Addition, Adoption, CreateError, Host, HostLink, MoveError, NewMatch, Origin, Port, Target, refused,
 };
 
 /// How long a node may take to say who it is.
@@ -38,7 +37,8 @@ const PLAYERS: usize = 1000;
 /// The service.
 pub struct HostService {
     pub host: Arc<Host>,
-    pub mover: Arc<Mover>,
+    /// Finds the host somebody names.
+    pub named: Box<dyn Fn(&str) -> Result<Target, MoveError> + Send + Sync>,
     pub shutdown: Shutdown,
     /// Ends all streams.
     pub stop: CancellationToken,
@@ -107,7 +107,7 @@ impl MatchHostService for HostService {
     async fn move_match(&self, request: Request<MoveMatchRequest>) -> Result<Response<MoveMatchResponse>, Status> {
         let request = request.into_inner();
         let match_id = uuid(&request.match_id, "match_id")?;
-        let target = self.mover.named(&request.to_node).map_err(|error| refusal(&error))?;
+        let target = (self.named)(&request.to_node).map_err(|error| refusal(&error))?;
         match self.host.move_match(match_id, target).await {
             Ok(epoch) => Ok(Response::new(MoveMatchResponse { epoch })),
             Err(error) => Err(refusal(&error)),

@@ -7,13 +7,13 @@ use std::{
 };
 
 use anyhow::Context as _;
-use asobi_cluster::{Node, NodeState, Role, ops};
+use asobi_cluster::{DatabaseIncarnation, Node, NodeState, Role, ops};
 use asobi_proto::{
     bus::{Topic, WakeItem},
     match_v1::match_host_service_server::MatchHostServiceServer,
 };
 use asobi_rest::{Listeners, RestDeps};
-use asobi_service_kit::{Config, Shutdown, health::Readiness, server, service::Misconfigured};
+use asobi_service_kit::{Config, Shutdown, config::MoveTo, health::Readiness, server, service::Misconfigured};
 use asobi_session::{
     auth::{Issuer, Verifier},
     hub::{self, Hub, HubDeps},
@@ -21,6 +21,7 @@ use asobi_session::{
 };
 use asobi_store::{matches, within};
 use bytes::Bytes;
+use tokio::sync::watch;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use uuid::Uuid;
 
@@ -184,7 +185,10 @@ async fn serve(
     let (stop, relays) = (CancellationToken::new(), TaskTracker::new());
     let service = MatchHostServiceServer::new(HostService {
         host: Arc::clone(&host),
-        mover: Arc::clone(&mover),
+        named: Box::new({
+            let mover = Arc::clone(&mover);
+            move |node_id| mover.named(node_id)
+        }),
         shutdown: shutdown.clone(),
         stop: stop.clone(),
         tasks: relays.clone(),
@@ -195,6 +199,10 @@ async fn serve(
     server::serve_grpc_until(listeners.grpc.0, routes, readiness, node.cluster_key.as_str(), shutdown, stop.clone());
     server::serve_http(listeners.http.0, rest, shutdown);
     shutdown.spawn("match rows", watch_rows(Watch::new(config, node, &host), stop.clone()));
+    shutdown.spawn(
+        "lost checkpoints",
+        void_checkpoints(node.membership.database_incarnation(), Arc::clone(&host), stop.clone()),
+    );
     let keeper = TrustKeeper::new(node, &host, &trust, config.database.timeout());
     shutdown.spawn("trust", keeper.run(stop.clone()));
     tracing::info!(
@@ -232,7 +240,7 @@ fn start_host(config: &Config, node: &Node, registry: Registry, trust: &Arc<Trus
 /// Tells the cluster what can be played here.
 async fn announce(config: &Config, node: &Node, host: &Host) -> anyhow::Result<()> {
     let identity = node.membership.identity();
-    let modes: Vec<_> = host.modes().into_iter().map(|(mode, settings)| (mode, settings, String::new())).collect();
+    let modes = host.modes();
     within(
         config.database.timeout(),
         asobi_store::modes::publish(&node.pool, &identity.node_id, identity.incarnation, &modes),
@@ -242,6 +250,22 @@ async fn announce(config: &Config, node: &Node, host: &Host) -> anyhow::Result<(
     // A lost wake-up costs others their next look at the rows.
     let _ = node.bus.publisher().publish(Topic::Modes, &WakeItem {});
     Ok(())
+}
+
+/// A database that has crashed may have lost the last moments of what it does not flush for each.
+async fn void_checkpoints(
+    mut database: watch::Receiver<DatabaseIncarnation>,
+    host: Arc<Host>,
+    stop: CancellationToken,
+) {
+    database.mark_unchanged();
+    loop {
+        tokio::select! {
+            changed = database.changed() => if changed.is_err() { return },
+            () = stop.cancelled() => return,
+        }
+        host.void_checkpoints();
+    }
 }
 
 /// What is needed to see whether matches are still ours.

@@ -27,7 +27,7 @@ use tokio::{
 pub use self::writing::persist;
 use self::{
     moving::Moving,
-    writing::{Writing, Written, next},
+    writing::{Writing, next},
 };
 use super::{
     mailbox::{Mailbox, Message, SessionKey, Stop},
@@ -103,7 +103,7 @@ impl Actor {
             let due = self.room.next_due();
             tokio::select! {
                 biased;
-                stop = self.mailbox.stopped() => self.stop(stop).await,
+                stop = self.mailbox.stops.next() => self.stop(stop).await,
                 written = next(&mut self.writing) => {
                     self.writing = None;
                     self.written(written).await;
@@ -126,7 +126,7 @@ impl Actor {
     async fn doubt(&mut self) {
         tokio::select! {
             () = self.around.trust.regained() => {}
-            stop = self.mailbox.stopped() => self.stop(stop).await,
+            stop = self.mailbox.stops.next() => self.stop(stop).await,
         }
     }
 

@@ -261,6 +261,7 @@ fn ground(host: &Host, factory: &dyn GameFactory, new: &NewMatch) -> Result<Grou
         meters: Arc::clone(&host.meters),
         stored,
         outside,
+        void: Arc::clone(&host.void),
     })
 }
 

@@ -95,8 +95,11 @@ pub struct Shared {
 pub struct Mailbox {
     pub receiver: mpsc::Receiver<Message>,
     pub shared: Arc<Shared>,
-    stops: watch::Receiver<Option<Stop>>,
+    pub stops: Stops,
 }
+
+/// Why the match shall stop, as it is said.
+pub struct Stops(watch::Receiver<Option<Stop>>);
 
 /// Room for what is not an input.
 const CONTROL: usize = 64;
@@ -107,7 +110,7 @@ pub fn mailbox(match_id: Uuid, epoch: i64, input_limit: usize, runtime: Handle) 
     let (sender, receiver) = mpsc::channel(input_limit + CONTROL);
     let (stops, stopped) = watch::channel(None);
     let shared = Arc::new(Shared { epoch: AtomicI64::new(epoch), ..Shared::default() });
-    let mailbox = Mailbox { receiver, shared: Arc::clone(&shared), stops: stopped };
+    let mailbox = Mailbox { receiver, shared: Arc::clone(&shared), stops: Stops(stopped) };
     (MatchHandle { match_id, sender, stops, shared, input_limit, runtime }, mailbox)
 }
 
@@ -187,15 +190,17 @@ impl Mailbox {
     pub fn inputs_taken_up(&self, inputs: usize) {
         self.shared.inputs.fetch_add(inputs, Ordering::Relaxed);
     }
+}
 
+impl Stops {
     /// Waits for the next reason to stop. May be given up without losing one.
-    pub async fn stopped(&mut self) -> Stop {
+    pub async fn next(&mut self) -> Stop {
         loop {
-            if self.stops.changed().await.is_err() {
+            if self.0.changed().await.is_err() {
                 // Nobody can reach the match any more, and nobody wants it stopped.
                 std::future::pending::<()>().await;
             }
-            if let Some(stop) = *self.stops.borrow_and_update() {
+            if let Some(stop) = *self.0.borrow_and_update() {
                 return stop;
             }
         }

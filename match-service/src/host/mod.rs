@@ -34,7 +34,7 @@ use std::{
     collections::{HashMap, HashSet},
     sync::{
         Arc,
-        atomic::{AtomicBool, AtomicI64, Ordering},
+        atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering},
     },
     time::{Duration, Instant},
 };
@@ -134,6 +134,8 @@ pub struct Host {
     draining: AtomicBool,
     on_load: Box<dyn Fn(u32) + Send + Sync>,
     changed: Notify,
+    /// See [`room::Ground::void`].
+    void: Arc<AtomicU64>,
 }
 
 /// How long a match may take to seat players whom the queue chose.
@@ -169,6 +171,7 @@ impl Host {
             draining: AtomicBool::new(false),
             on_load: deps.on_load,
             changed: Notify::new(),
+            void: Arc::default(),
         }))
     }
 
@@ -293,6 +296,11 @@ impl Host {
         let count = matches.len();
         drop(matches);
         self.tell_load(count);
+    }
+
+    /// The database came back from a crash: checkpoints it answered for may be lost, and all are written again.
+    pub fn void_checkpoints(&self) {
+        self.void.fetch_add(1, Ordering::AcqRel);
     }
 
     /// Takes no more matches from here on.

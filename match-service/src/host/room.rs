@@ -19,7 +19,7 @@ mod saving;
 
 use std::{
     collections::{BinaryHeap, VecDeque},
-    sync::Arc,
+    sync::{Arc, atomic::AtomicU64},
     time::Duration,
 };
 
@@ -138,6 +138,8 @@ pub struct Ground {
     pub stored: Arc<Stored>,
     /// Given to the game; it sees `stored`.
     pub outside: Arc<dyn Outside>,
+    /// Counts how often the database may have lost checkpoints that it had answered for.
+    pub void: Arc<AtomicU64>,
 }
 
 /// See the module.
@@ -185,6 +187,9 @@ pub struct Room {
     checkpoint_at: Instant,
     /// Of the state that was written last.
     written: Option<u64>,
+    /// What `void` was then.
+    written_in: u64,
+    void: Arc<AtomicU64>,
     listed: Option<ListingState>,
     /// The last wish for players, less who came by it.
     pub backfill: Option<Backfill>,
@@ -253,6 +258,8 @@ impl Room {
             // Those of one host are spread over the interval.
             checkpoint_at: now + interval.mul_f64(rand::random_range(0.1..1.0)),
             written: None,
+            written_in: 0,
+            void: ground.void,
             listed: None,
             backfill: None,
             end: None,
@@ -518,7 +525,8 @@ impl Room {
     /// The last word to everybody; the sessions are free afterwards. Without a result nobody is told how it ended.
     pub fn close(&mut self, result: Option<&str>) {
         if result.is_some() {
-            self.release(std::mem::take(&mut self.held));
+            let held = std::mem::take(&mut self.held);
+            self.release(held);
         }
         if let Some(result) = result {
             let id = self.setup.match_id;

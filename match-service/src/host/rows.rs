@@ -97,9 +97,12 @@ impl Rows for PgRows {
     async fn claim(&self, fence: Fence, version: String) -> Result<bool, Error> {
         let (pool, claims, bound) = (self.pool.clone(), Arc::clone(&self.claims), self.timeout);
         self.run(async move {
-            let write = |claimed: Vec<(Fence, String)>| async {
-                let ours = matches::claim(&pool, &claimed).await?;
-                Ok(claimed.iter().map(|(fence, _)| ours.contains(&(fence.match_id, fence.epoch))).collect())
+            let write = |claimed: Vec<(Fence, String)>| {
+                let pool = pool.clone();
+                async move {
+                    let ours = matches::claim(&pool, &claimed).await?;
+                    Ok(claimed.iter().map(|(fence, _)| ours.contains(&(fence.match_id, fence.epoch))).collect())
+                }
             };
             claims.write((fence, version), bound, write).await
         })
@@ -116,9 +119,12 @@ impl Rows for PgRows {
         let any = !checkpoint.effects.is_empty();
         let written = self
             .run(async move {
-                let write = |given: Vec<Checkpoint>| async {
-                    let ours = checkpoints::write(&pool, &given).await?;
-                    Ok(given.iter().map(|one| ours.contains(&(one.match_id, one.epoch))).collect())
+                let write = |given: Vec<Checkpoint>| {
+                    let pool = pool.clone();
+                    async move {
+                        let ours = checkpoints::write(&pool, &given).await?;
+                        Ok(given.iter().map(|one| ours.contains(&(one.match_id, one.epoch))).collect())
+                    }
                 };
                 together.write(checkpoint, bound, write).await
             })

@@ -11,6 +11,7 @@ mod settings;
 mod source;
 mod vm;
 
+
 #[cfg(test)]
 mod tests;
 

@@ -2,7 +2,7 @@
 
 use std::{
     hash::{BuildHasher as _, BuildHasherDefault, DefaultHasher},
-    sync::Arc,
+    sync::{Arc, atomic::Ordering},
     time::Duration,
 };
 
@@ -111,7 +111,9 @@ impl Room {
             }
         };
         let hash = body.as_ref().map(|body| BuildHasherDefault::<DefaultHasher>::new().hash_one(body));
-        let changed = hash.is_some() && hash != self.written;
+        let void = self.void.load(Ordering::Acquire);
+        let changed = hash.is_some() && (hash != self.written || void != self.written_in);
+        self.written_in = void;
         self.written = hash.or(self.written);
         if !changed {
             self.meters.unchanged.increment(1);
@@ -135,11 +137,6 @@ impl Room {
         for (port, inputs) in &taken.safe {
             port.applied(inputs);
         }
-    }
-
-    /// The rows may not be what was written: the next checkpoint writes whatever there is.
-    pub fn forget_written(&mut self) {
-        self.written = None;
     }
 
     pub(super) fn release(&mut self, held: Vec<Held>) {
