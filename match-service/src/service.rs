@@ -29,7 +29,7 @@ use crate::{
     host::{Host, HostDeps, HostLink, Manners, PgRows, Port, Stop},
     lease::{self, LeaseGuard},
     lua::{self, Limits},
-    outside::Nowhere,
+    outside::Services,
     relay::HostService,
 };
 
@@ -198,7 +198,7 @@ fn start_host(config: &Config, node: &Node, registry: Registry) -> std::io::Resu
         incarnation: identity.incarnation,
         registry,
         rows: Arc::new(PgRows::new(node.pool.clone(), node.bus.publisher().clone(), config.database.timeout())),
-        outside: Arc::new(Nowhere),
+        outside: Arc::new(Services::new(node.pool.clone(), Arc::clone(&node.directory), node.channels.clone())),
         manners: Manners { dev_errors: config.matches.dev_errors },
         capacity: match config.matches.capacity {
             0 => usize::MAX,
