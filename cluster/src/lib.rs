@@ -14,6 +14,7 @@ pub mod membership;
 mod node;
 pub mod ops;
 pub mod players;
+pub mod social;
 
 use std::fmt;
 

@@ -31,7 +31,7 @@ use crate::{
     lease::TrustKeeper,
     lua::{self, Limits},
     moving::{GrpcPeers, MAX_SNAPSHOT, Mover},
-    outside::Nowhere,
+    outside::Services,
     relay::HostService,
 };
 
@@ -223,7 +223,7 @@ fn start_host(config: &Config, node: &Node, registry: Registry, trust: &Arc<Trus
         incarnation: identity.incarnation,
         registry,
         rows: Arc::new(PgRows::new(node.pool.clone(), node.bus.publisher().clone(), config.database.timeout())),
-        outside: Arc::new(Nowhere),
+        outside: Arc::new(Services::new(node.pool.clone(), Arc::clone(&node.directory), node.channels.clone())),
         peers: Arc::new(GrpcPeers { channels: node.channels.clone() }),
         trust: Arc::clone(trust),
         manners: Manners { dev_errors: config.matches.dev_errors },
