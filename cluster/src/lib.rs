@@ -77,7 +77,9 @@ pub enum Error {
     Store(#[from] asobi_store::Error),
     #[error("another process registered as node {node_id} after this one: give each process its own node.id")]
     Replaced { node_id: String },
-    #[error("node {node_id} was declared dead: nobody listened at its address and its connection to the database was gone")]
+    #[error(
+        "node {node_id} was declared dead: nobody listened at its address and its connection to the database was gone"
+    )]
     DeclaredDead { node_id: String },
     #[error("the database is a standby in recovery: database.direct_url must lead to the primary")]
     Standby,
