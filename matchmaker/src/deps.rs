@@ -36,6 +36,15 @@ impl From<sqlx::Error> for Error {
     }
 }
 
+impl From<asobi_cluster::Error> for Error {
+    fn from(error: asobi_cluster::Error) -> Self {
+        match error {
+            asobi_cluster::Error::Store(error) => Self::Store(error),
+            _ => Self::Over,
+        }
+    }
+}
+
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
 /// Numbers from the configuration.
@@ -157,11 +166,8 @@ impl Reign {
         }
         // Boxed: acquiring a connection is a future of many kilobytes.
         let mut tx = asobi_store::begin(&self.deps.pool).await?;
-        match self.leadership.fence(&mut tx).await {
-            Ok(()) => Ok(tx),
-            Err(asobi_cluster::Error::Store(error)) => Err(error.into()),
-            Err(_) => Err(Error::Over),
-        }
+        self.leadership.fence(&mut tx).await?;
+        Ok(tx)
     }
 
     /// Bounds a transaction from our side too: the server's time-outs do not help when it cannot be reached.

@@ -15,6 +15,7 @@ use super::feed::Feed;
 use crate::{
     allocate::{self, Batch},
     deps::{Error, Reign, Result, lock},
+    hosts::Wish,
     index::Taken,
 };
 
