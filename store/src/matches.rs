@@ -68,7 +68,7 @@ pub struct ListFilter {
 /// How many live matches one listing shows at most.
 pub const LIST_LIMIT: i64 = 200;
 
-/// The running match this player has a seat in.
+/// The match this player has a seat in: it runs, or is on its way to the host that goes on with it after its own was lost.
 ///
 /// # Errors
 /// The database did not answer.
@@ -77,24 +77,40 @@ pub async fn live_of(pool: &PgPool, player: Uuid) -> Result<Option<LiveSeat>, Er
         LiveSeat,
         "SELECT m.id AS match_id, m.mode, m.host_node, m.host_incarnation, m.epoch
          FROM match_players p JOIN matches m ON m.id = p.match_id
-         WHERE p.player_id = $1 AND m.state = 'running'",
+         WHERE p.player_id = $1 AND (m.state = 'running' OR (m.state = 'allocating' AND m.failovers > 0))",
         player,
     )
     .fetch_optional(pool)
     .await?)
 }
 
-/// Where a match runs, if it does.
+/// Where a match runs, if it does, or is about to go on after its host was lost.
 ///
 /// # Errors
 /// The database did not answer.
 pub async fn live(pool: &PgPool, match_id: Uuid) -> Result<Option<LiveSeat>, Error> {
     Ok(sqlx::query_as!(
         LiveSeat,
-        "SELECT id AS match_id, mode, host_node, host_incarnation, epoch FROM matches WHERE id = $1 AND state = 'running'",
+        "SELECT id AS match_id, mode, host_node, host_incarnation, epoch FROM matches
+         WHERE id = $1 AND (state = 'running' OR (state = 'allocating' AND failovers > 0))",
         match_id,
     )
     .fetch_optional(pool)
+    .await?)
+}
+
+/// As [`live`], for many matches in one query: those that are over, or never were, are left out.
+///
+/// # Errors
+/// The database did not answer.
+pub async fn whereabouts(pool: &PgPool, match_ids: &[Uuid]) -> Result<Vec<LiveSeat>, Error> {
+    Ok(sqlx::query_as!(
+        LiveSeat,
+        "SELECT id AS match_id, mode, host_node, host_incarnation, epoch FROM matches
+         WHERE id = ANY($1) AND (state = 'running' OR (state = 'allocating' AND failovers > 0))",
+        match_ids,
+    )
+    .fetch_all(pool)
     .await?)
 }
 

@@ -19,6 +19,7 @@ pub struct Config {
     pub limits: Limits,
     pub session: Session,
     pub chat: Chat,
+    pub migrate: Migrate,
     pub presence: Presence,
     pub auth: Auth,
     pub leaderboards: Leaderboards,
@@ -118,6 +119,24 @@ pub struct Chat {
     pub gap_ms: u64,
     pub queue: usize,
     pub retention_days: u32,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum MigrateVia {
+    Url,
+    Affinity,
+    Pod,
+    Off,
+}
+
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Migrate {
+    pub via: MigrateVia,
+    pub url: String,
+    pub cookie: String,
+    pub query: String,
 }
 
 #[derive(Debug, Clone, Deserialize)]
