@@ -8,12 +8,9 @@ use std::{
 
 use anyhow::Context as _;
 use asobi_cluster::{DatabaseIncarnation, Node, NodeState, Role, ops};
-use asobi_proto::{
-    bus::{Topic, WakeItem},
-    match_v1::match_host_service_server::MatchHostServiceServer,
-};
+use asobi_proto::match_v1::match_host_service_server::MatchHostServiceServer;
 use asobi_rest::{Listeners, RestDeps};
-use asobi_service_kit::{Config, Shutdown, config::MoveTo, health::Readiness, server, service::Misconfigured};
+use asobi_service_kit::{Config, Shutdown, config::MoveTo, health::Readiness, server};
 use asobi_session::{
     auth::{Issuer, Verifier},
     hub::{self, Hub, HubDeps},
@@ -27,9 +24,9 @@ use uuid::Uuid;
 
 use crate::{
     game::Registry,
+    games::{self, Announcer, Games},
     host::{Host, HostDeps, HostLink, Manners, PgRows, Port, Stop, Trust},
     lease::TrustKeeper,
-    lua::{self, Limits},
     moving::{GrpcPeers, MAX_SNAPSHOT, Mover},
     outside::Services,
     relay::HostService,
@@ -51,12 +48,12 @@ pub async fn run(config: Arc<Config>, shutdown: Shutdown) -> anyhow::Result<()> 
 /// # Errors
 /// As [`run`].
 pub async fn run_with(config: Arc<Config>, shutdown: Shutdown, games: Registry) -> anyhow::Result<()> {
-    let registry = load_games(&config, games)?;
+    let games = games::load(&config, games)?;
     let listeners = Listeners::bind(&config).await?;
     let topics = hub::topics();
     let node = Node::join(&config, Role::Match, listeners.addresses(), topics, &shutdown).await?;
     let readiness = Readiness::new();
-    match serve(&config, &node, registry, listeners, &readiness, &shutdown).await {
+    match serve(&config, &node, games, listeners, &readiness, &shutdown).await {
         Ok(serving) => {
             node.membership.set_state(NodeState::Ready);
             readiness.set_ready(true);
@@ -69,20 +66,6 @@ pub async fn run_with(config: Arc<Config>, shutdown: Shutdown, games: Registry) 
             Err(error)
         }
     }
-}
-
-fn load_games(config: &Config, games: Registry) -> anyhow::Result<Registry> {
-    let limits = Limits {
-        memory_bytes: config.matches.memory_bytes,
-        callback: Duration::from_millis(config.matches.callback_ms),
-    };
-    let (registry, manifest) = lua::load(&config.matches.games, limits)
-        .map_err(|error| Misconfigured(error.to_string()))
-        .context("match.games names a folder whose games do not load")?;
-    if let Some(guests) = manifest.guest_auth {
-        tracing::info!(guests, "The games' manifest has a wish about guests; auth.guest decides.");
-    }
-    Ok(registry.with(games))
 }
 
 /// The sessions of this very process. The hub needs the link and the link the hub: until the hub is there nobody is attached.
@@ -128,14 +111,14 @@ struct Serving {
 async fn serve(
     config: &Arc<Config>,
     node: &Node,
-    registry: Registry,
+    mut games: Games,
     listeners: Listeners,
     readiness: &Readiness,
     shutdown: &Shutdown,
 ) -> anyhow::Result<Serving> {
     let trust =
         Arc::new(Trust::new(Instant::now() + node.membership.lease().saturating_sub(node.membership.last_contact())));
-    let host = start_host(config, node, registry, &trust).context("no threads for matches")?;
+    let host = start_host(config, node, games.registry.clone(), &trust).context("no threads for matches")?;
     let mover = Arc::new(Mover {
         node_id: node.membership.identity().node_id.clone(),
         pool: node.pool.clone(),
@@ -181,7 +164,7 @@ async fn serve(
         hub: Arc::clone(&hub),
         readiness: readiness.clone(),
     });
-    announce(config, node, &host).await?;
+    Announcer::new(config, node).announce(&host).await?;
     let (stop, relays) = (CancellationToken::new(), TaskTracker::new());
     let service = MatchHostServiceServer::new(HostService {
         host: Arc::clone(&host),
@@ -198,6 +181,10 @@ async fn serve(
     server::serve_metrics(listeners.metrics.0, readiness.clone(), shutdown);
     server::serve_grpc_until(listeners.grpc.0, routes, readiness, node.cluster_key.as_str(), shutdown, stop.clone());
     server::serve_http(listeners.http.0, rest, shutdown);
+    if let Some(changes) = games.take_changes() {
+        let announcer = Announcer::new(config, node);
+        shutdown.spawn("changed games", changes.follow(Arc::clone(&host), announcer, stop.clone()));
+    }
     shutdown.spawn("match rows", watch_rows(Watch::new(config, node, &host), stop.clone()));
     shutdown.spawn(
         "lost checkpoints",
@@ -235,21 +222,6 @@ fn start_host(config: &Config, node: &Node, registry: Registry, trust: &Arc<Trus
         workers: config.matches.workers,
         on_load: Box::new(move |load| membership.set_load(load)),
     })
-}
-
-/// Tells the cluster what can be played here.
-async fn announce(config: &Config, node: &Node, host: &Host) -> anyhow::Result<()> {
-    let identity = node.membership.identity();
-    let modes = host.modes();
-    within(
-        config.database.timeout(),
-        asobi_store::modes::publish(&node.pool, &identity.node_id, identity.incarnation, &modes),
-    )
-    .await
-    .context("the modes could not be announced")?;
-    // A lost wake-up costs others their next look at the rows.
-    let _ = node.bus.publisher().publish(Topic::Modes, &WakeItem {});
-    Ok(())
 }
 
 /// A database that has crashed may have lost the last moments of what it does not flush for each.

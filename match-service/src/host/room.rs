@@ -345,6 +345,13 @@ impl Room {
         };
         self.inputs.push_back((player, payload));
         if self.turn_based() {
+            self.take_turns(mailbox).await;
+        }
+    }
+
+    /// Applies what waits in a turn-based match.
+    pub async fn take_turns(&mut self, mailbox: &Mailbox) {
+        if self.turn_based() && !self.inputs.is_empty() && !self.is_choked() {
             self.apply_inputs(mailbox).await;
             self.settle().await;
         }

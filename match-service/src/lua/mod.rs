@@ -11,7 +11,6 @@ mod settings;
 mod source;
 mod vm;
 
-
 #[cfg(test)]
 mod tests;
 

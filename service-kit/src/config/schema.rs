@@ -180,6 +180,7 @@ pub struct Matchmaker {
 pub struct Matches {
     pub capacity: u32,
     pub games: PathBuf,
+    pub reload: bool,
     pub workers: usize,
     pub dev_errors: bool,
     pub memory_bytes: usize,

@@ -187,7 +187,7 @@ async fn look_up(hub: Arc<Hub>, player: Arc<Player>, groups: Vec<Uuid>) {
 async fn work(hub: Arc<Hub>, player: Arc<Player>) {
     while let Some(event) = player.mailbox.next() {
         match &event.action {
-            None | Some(InboxAction::Group { .. } | InboxAction::Moved { .. }) => tell(&player, &event),
+            None | Some(InboxAction::Group { .. }) => tell(&player, &event),
             Some(InboxAction::Matched { match_id }) => {
                 seat::matched(&hub, &player, *match_id, frame_of(&event)).await;
             }

@@ -104,7 +104,10 @@ impl Actor {
     pub(super) async fn written(&mut self, written: Written) {
         match written {
             Written::Seat(joining, taken) => self.seat_written(joining, taken).await,
-            Written::Checkpoint(taken, true) => self.room.checkpointed(taken),
+            Written::Checkpoint(taken, true) => {
+                self.room.checkpointed(taken);
+                self.room.take_turns(&self.mailbox).await;
+            }
             Written::Finished(true) => {
                 let result = self.room.end.as_ref().map(|end| end.result.clone());
                 self.room.close(result.as_deref());

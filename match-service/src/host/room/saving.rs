@@ -24,6 +24,8 @@ use crate::{
     },
 };
 
+/// Frames that may wait for one commit.
+const HELD: usize = 1_024;
 /// The format that is written; an older reader refuses a newer one.
 const FORMAT: u32 = 1;
 
@@ -153,10 +155,28 @@ impl Room {
         self.turn_based() || !self.trust.holds()
     }
 
+    /// Whether so much waits for a commit that no more input is taken: the database has been away for long.
+    pub(super) fn is_choked(&self) -> bool {
+        self.held.len() >= HELD
+    }
+
+    /// A state that waits is replaced by a later one.
+    fn hold(&mut self, held: Held) {
+        match &held {
+            Held::All(FrameKind::State, _) => self.held.retain(|held| !matches!(held, Held::All(FrameKind::State, _))),
+            Held::Player(player, FrameKind::State, _) => self.held.retain(|held| match held {
+                Held::Player(other, FrameKind::State, _) => other != player,
+                _ => true,
+            }),
+            _ => {}
+        }
+        self.held.push(held);
+    }
+
     /// One frame to everybody.
     pub(super) fn tell_all(&mut self, kind: FrameKind, frame: &Bytes) {
         if self.holds_back() {
-            self.held.push(Held::All(kind, frame.clone()));
+            self.hold(Held::All(kind, frame.clone()));
         } else {
             self.seats.deliver_all(kind, frame);
         }
@@ -165,7 +185,7 @@ impl Room {
     /// One frame to one player.
     pub(super) fn tell(&mut self, player: Uuid, kind: FrameKind, frame: &Bytes) {
         if self.holds_back() {
-            self.held.push(Held::Player(player, kind, frame.clone()));
+            self.hold(Held::Player(player, kind, frame.clone()));
         } else {
             self.seats.deliver(player, kind, frame);
         }

@@ -76,12 +76,8 @@ impl Bench {
         let (rows, peers) = (Arc::<FakeRows>::default(), Arc::<FakePeers>::default());
         let (handle, inbox) = mailbox(MATCH, 1, 8, Handle::current());
         let fence = Fence { match_id: MATCH, host_node: "h".into(), host_incarnation: 1, epoch: 1 };
-        let around = Surroundings {
-            rows: Arc::clone(&rows) as _,
-            peers: Arc::clone(&peers) as _,
-            trust,
-            version: "v1".into(),
-        };
+        let around =
+            Surroundings { rows: Arc::clone(&rows) as _, peers: Arc::clone(&peers) as _, trust, version: "v1".into() };
         let task = tokio::task::spawn_local(Actor::new(room, fence, inbox, around).run());
         Self { handle, rows, peers, task }
     }
