@@ -1,5 +1,7 @@
 //! A match script as a [`Game`].
 
+mod change;
+
 use std::{collections::HashMap, sync::Arc};
 
 use asobi_proto::mode::ModeSettings;
@@ -7,13 +9,14 @@ use async_trait::async_trait;
 use mlua::{Function, IntoLuaMulti, LuaString, MultiValue, Table, Value};
 use uuid::Uuid;
 
+use self::change::{Left, Undo, merge};
 use super::{
     decode::decode,
-    encode::Encoder,
+    save,
     source::{Folder, Source},
     vm::{Limits, Vm},
 };
-use crate::game::{Game, GameError, Joined, Outcome, Setup, Timer};
+use crate::game::{Game, GameError, Joined, Outcome, Outside, Setup, Timer};
 
 /// Largest state or result, bytes of JSON.
 pub const MAX_STATE: usize = 1 << 20;
@@ -24,48 +27,45 @@ pub const CALLBACKS: [&str; 9] =
 
 const INPUT: &str = "handle_input";
 
+/// The one callback of a bots' script.
+pub const THINK: &str = "think";
+
+/// The texts that a mode's matches run.
+#[derive(Debug, Clone)]
+pub struct Scripts {
+    pub folder: Arc<Folder>,
+    pub game: Arc<Source>,
+    pub bots: Option<Arc<Source>>,
+}
+
 /// One match's script in its VM. A callback that is not defined does nothing and keeps the state.
 pub struct LuaGame {
     vm: Vm,
     callbacks: HashMap<&'static str, Function>,
+    /// Of the bots' script.
+    think: Option<Function>,
     state: Table,
     setup: Setup,
     shared_state: bool,
+    outside: Arc<dyn Outside>,
     ids: HashMap<Uuid, LuaString>,
     undo: Option<Undo>,
-}
-
-/// The way back to the state before a callback. Copying the state before each of them would cost as much as running them; so it is copied once
-/// for all inputs of a tick and the tick itself, and those inputs are repeated when a later one or the tick fails.
-struct Undo {
-    state: Table,
-    random: u64,
-    /// Since then, in order, with their players.
-    inputs: Vec<(Uuid, String)>,
-}
-
-/// Inputs that may have to be repeated; with the next one the state is copied again.
-const REPEATED: usize = 64;
-
-/// What a callback left behind.
-enum Returned {
-    State(Table),
-    /// Nothing but values that are not a state.
-    Other(MultiValue),
+    writer: save::Writer,
 }
 
 impl LuaGame {
     /// # Errors
-    /// The script does not load.
+    /// A script does not load.
     pub fn load(
-        folder: &Arc<Folder>,
-        script: &Arc<Source>,
+        scripts: &Scripts,
         setup: &Setup,
         settings: &ModeSettings,
         limits: Limits,
+        outside: Arc<dyn Outside>,
     ) -> Result<Self, GameError> {
-        let vm = Vm::load(folder, script, setup, limits)?;
+        let vm = Vm::load(&scripts.folder, &scripts.game, setup, limits)?;
         vm.world.backfill_seats.set(settings.backfill.then_some(settings.max_players));
+        vm.world.has_bots.set(settings.bots.is_some());
         let callbacks = CALLBACKS
             .into_iter()
             .filter_map(|name| match vm.global(name) {
@@ -73,16 +73,31 @@ impl LuaGame {
                 _ => None,
             })
             .collect();
+        let think = match &scripts.bots {
+            Some(bots) => vm.beside(&scripts.folder, bots)?.raw_get(THINK).ok(),
+            None => None,
+        };
         let state = vm.lua.create_table().map_err(|error| vm.complaint("load", error.to_string()))?;
-        let shared_state = settings.shared_state;
-        Ok(Self { vm, callbacks, state, setup: setup.clone(), shared_state, ids: HashMap::new(), undo: None })
+        Ok(Self {
+            vm,
+            callbacks,
+            think,
+            state,
+            setup: setup.clone(),
+            shared_state: settings.shared_state,
+            outside,
+            ids: HashMap::new(),
+            undo: None,
+            writer: save::Writer::default(),
+        })
     }
 
     fn id(&mut self, player: Uuid) -> Result<LuaString, GameError> {
         if let Some(id) = self.ids.get(&player) {
             return Ok(id.clone());
         }
-        let id = self.vm.string(&player.hyphenated().to_string())?;
+        let id = self.vm.world.bot_id(player).unwrap_or_else(|| player.hyphenated().to_string());
+        let id = self.vm.string(&id)?;
         self.ids.insert(player, id.clone());
         Ok(id)
     }
@@ -91,125 +106,14 @@ impl LuaGame {
         args.into_lua_multi(&self.vm.lua).map_err(|error| self.vm.complaint(callback, error.to_string()))
     }
 
-    /// Calls a callback that returns the state. When it fails or does not, the state and the random numbers are what they were before, and
-    /// nothing it asked for is left in the outcome.
-    fn change(
-        &mut self,
-        callback: &'static str,
-        args: MultiValue,
-        outcome: &mut Outcome,
-        accept: impl FnOnce(&Self, MultiValue) -> Result<Returned, GameError>,
-    ) -> Result<Option<MultiValue>, GameError> {
-        let Some(function) = self.callbacks.get(callback).cloned() else {
-            return Ok(None);
-        };
-        let random = self.vm.world.random.position();
-        if self.undo.is_none() {
-            self.vm.world.remember();
-            self.undo = self.vm.copy_state(&self.state).map(|state| Undo { state, random, inputs: Vec::new() });
-        }
-        self.vm.world.outcome.take();
-        let result = self.vm.call(callback, &function, args).and_then(|returned| accept(self, returned));
-        let asked = self.vm.world.outcome.take();
-        match result {
-            Ok(Returned::State(state)) => {
-                self.state = state;
-                merge(outcome, asked);
-                if callback != INPUT {
-                    self.undo = None;
-                }
-                self.look_for_end(callback, outcome)?;
-                Ok(None)
-            }
-            Ok(Returned::Other(values)) => {
-                self.go_back(random);
-                Ok(Some(values))
-            }
-            Err(error) => {
-                self.go_back(random);
-                Err(error)
-            }
-        }
-    }
-
-    /// Makes the state what it was before the callback that just failed; a state that was too large to copy stays as that left it.
-    fn go_back(&mut self, random: u64) {
-        if let Some(undo) = self.undo.take() {
-            self.state = undo.state;
-            self.vm.world.random.seed(undo.random);
-            self.vm.world.repeat(true);
-            for (player, input) in undo.inputs {
-                // It went well before.
-                if let Err(error) = self.repeat(player, &input) {
-                    tracing::warn!(game.match_id = %self.setup.match_id, %error, "An input could not be repeated after another one failed.");
-                }
-            }
-            self.vm.world.repeat(false);
-            self.vm.world.outcome.take();
-        }
-        self.vm.world.random.seed(random);
-    }
-
-    fn repeat(&mut self, player: Uuid, input: &str) -> Result<(), GameError> {
-        let Some(function) = self.callbacks.get(INPUT).cloned() else {
-            return Ok(());
-        };
-        let args = self.input_args(player, input)?;
-        if let Returned::State(state) = self.must_be_state(INPUT, self.vm.call(INPUT, &function, args)?)? {
-            self.state = state;
-        }
-        Ok(())
-    }
-
-    fn input_args(&mut self, player: Uuid, input: &str) -> Result<MultiValue, GameError> {
-        let input = self.read(INPUT, input)?;
-        let id = self.id(player)?;
-        self.args(INPUT, (id, input, &self.state))
-    }
-
-    fn look_for_end(&self, callback: &'static str, outcome: &mut Outcome) -> Result<(), GameError> {
-        match self.state.raw_get::<Value>("_finished") {
-            Ok(Value::Boolean(true)) => {}
-            _ => return Ok(()),
-        }
-        let result: Value = self.state.raw_get("_result").unwrap_or_default();
-        let mut json = String::new();
-        if result.is_nil() {
-            json.push_str("{}");
-        } else {
-            if let Err(error) = self.encode(callback, &result, &mut json) {
-                outcome.finished = Some(r#"{"error":"the result has no JSON"}"#.to_owned());
-                return Err(error);
-            }
-        }
-        outcome.finished = Some(json);
-        Ok(())
-    }
-
-    fn encode(&self, callback: &'static str, value: &Value, json: &mut String) -> Result<(), GameError> {
-        Encoder::new(json, MAX_STATE, &self.vm.world.array_marker)
-            .value(value)
-            .map_err(|error| self.vm.complaint(callback, error.to_string()))
-    }
-
     /// A callback of one player that returns the state and nothing else.
-    fn about(&mut self, callback: &'static str, player: Uuid, outcome: &mut Outcome) -> Result<(), GameError> {
+    async fn about(&mut self, callback: &'static str, player: Uuid, outcome: &mut Outcome) -> Result<(), GameError> {
         if !self.callbacks.contains_key(callback) {
             return Ok(());
         }
         let id = self.id(player)?;
         let args = self.args(callback, (id, &self.state))?;
-        self.change(callback, args, outcome, |game, returned| game.must_be_state(callback, returned)).map(drop)
-    }
-
-    fn must_be_state(&self, callback: &'static str, returned: MultiValue) -> Result<Returned, GameError> {
-        match returned.into_iter().next() {
-            Some(Value::Table(state)) => Ok(Returned::State(state)),
-            other => Err(self.vm.complaint(
-                callback,
-                format!("must return the state, but returned {}", other.map_or("nothing", |value| value.type_name())),
-            )),
-        }
+        self.change(callback, args, outcome, |game, returned| game.must_be_state(callback, returned)).await.map(drop)
     }
 
     fn read(&self, callback: &'static str, json: &str) -> Result<Value, GameError> {
@@ -240,23 +144,23 @@ impl Game for LuaGame {
             })
             .map_err(|error| self.vm.complaint("init", error.to_string()))?;
         let args = self.args("init", config)?;
-        self.change("init", args, outcome, |game, returned| game.must_be_state("init", returned)).map(drop)
+        self.change("init", args, outcome, |game, returned| game.must_be_state("init", returned)).await.map(drop)
     }
 
     async fn join(&mut self, player: Uuid, ctx: Option<&str>, outcome: &mut Outcome) -> Result<Joined, GameError> {
         self.vm.world.players.borrow_mut().insert(player);
-        let joined = self.try_join(player, ctx, outcome);
+        let joined = self.try_join(player, ctx, outcome).await;
         if !matches!(joined, Ok(Joined::Seated)) {
             self.vm.world.players.borrow_mut().remove(&player);
-            self.ids.remove(&player);
+            self.forget(player);
         }
         joined
     }
 
     async fn leave(&mut self, player: Uuid, outcome: &mut Outcome) -> Result<(), GameError> {
         self.vm.world.players.borrow_mut().remove(&player);
-        let left = self.about("leave", player, outcome);
-        self.ids.remove(&player);
+        let left = self.about("leave", player, outcome).await;
+        self.forget(player);
         left
     }
 
@@ -264,18 +168,12 @@ impl Game for LuaGame {
         if !self.callbacks.contains_key(INPUT) {
             return Ok(());
         }
-        let args = self.input_args(player, input)?;
-        self.change(INPUT, args, outcome, |game, returned| game.must_be_state(INPUT, returned))?;
-        match &mut self.undo {
-            Some(undo) if undo.inputs.len() < REPEATED => undo.inputs.push((player, input.to_owned())),
-            _ => self.undo = None,
-        }
-        Ok(())
+        self.apply(player, input, outcome).await
     }
 
     async fn tick(&mut self, outcome: &mut Outcome) -> Result<(), GameError> {
         let args = self.args("tick", &self.state)?;
-        self.change("tick", args, outcome, |game, returned| game.must_be_state("tick", returned)).map(drop)
+        self.change("tick", args, outcome, |game, returned| game.must_be_state("tick", returned)).await.map(drop)
     }
 
     async fn state(&mut self, player: Option<Uuid>, json: &mut String, outcome: &mut Outcome) -> Result<(), GameError> {
@@ -293,9 +191,9 @@ impl Game for LuaGame {
         // Whatever a script does to the state in here is not repeated.
         self.undo = None;
         self.vm.world.outcome.take();
-        let returned = self.vm.call("get_state", &function, args)?;
+        let returned = self.vm.call("get_state", &function, args, &*self.outside).await?;
         merge(outcome, self.vm.world.outcome.take());
-        match returned.into_iter().next() {
+        match returned.values.into_iter().next() {
             Some(value @ Value::Table(_)) => self.encode("get_state", &value, json),
             other => Err(self.vm.complaint(
                 "get_state",
@@ -305,19 +203,58 @@ impl Game for LuaGame {
     }
 
     async fn on_disconnect(&mut self, player: Uuid, outcome: &mut Outcome) -> Result<(), GameError> {
-        self.about("on_disconnect", player, outcome)
+        self.about("on_disconnect", player, outcome).await
     }
 
     async fn on_reconnect(&mut self, player: Uuid, outcome: &mut Outcome) -> Result<(), GameError> {
-        self.about("on_reconnect", player, outcome)
+        self.about("on_reconnect", player, outcome).await
     }
 
-    fn save(&mut self, _out: &mut Vec<u8>) -> Result<(), GameError> {
-        Err(self.vm.complaint("save", "not there yet"))
+    fn know_bot(&mut self, player: Uuid, id: &str) {
+        self.vm.world.know_bot(player, id);
+        self.ids.remove(&player);
     }
 
-    fn restore(&mut self, _saved: &[u8], _players: &[Uuid]) -> Result<(), GameError> {
-        Err(self.vm.complaint("restore", "not there yet"))
+    async fn think(&mut self, bot: Uuid, outcome: &mut Outcome) -> Result<Option<String>, GameError> {
+        let Some(function) = self.think.clone() else {
+            return Ok(None);
+        };
+        let id = self.id(bot)?;
+        let args = self.args(THINK, (id, &self.state))?;
+        self.prepare_undo();
+        let random = self.vm.world.random.position();
+        self.vm.world.outcome.take();
+        let returned = self.vm.call(THINK, &function, args, &*self.outside).await;
+        let thought = returned.and_then(|returned| self.input_of(returned.values.into_iter().next()));
+        let wishes = self.vm.world.outcome.take();
+        match &thought {
+            Ok(_) => merge(outcome, wishes),
+            Err(_) => self.go_back(random),
+        }
+        thought
+    }
+
+    fn save(&mut self, out: &mut Vec<u8>) -> Result<(), GameError> {
+        let (world, random) = (&self.vm.world, self.vm.world.random.position());
+        self.writer
+            .write(&self.state, &world.array_marker, random, &world.bots(), out)
+            .map_err(|problem| self.vm.complaint("save", problem))
+    }
+
+    fn restore(&mut self, saved: &[u8], players: &[Uuid]) -> Result<(), GameError> {
+        // It is bounded by the length of what was saved and by the VM's memory; the clock is not looked at.
+        let saved = self.vm.within(std::time::Duration::from_secs(1), "restore", || {
+            save::read(&self.vm.lua, &self.vm.world.array_marker, saved)
+        })?;
+        self.state = saved.state;
+        self.vm.world.random.seed(saved.random);
+        self.vm.world.players.replace(players.iter().copied().collect());
+        for (player, id) in saved.bots {
+            self.vm.world.know_bot(player, &id);
+        }
+        self.ids.clear();
+        self.undo = None;
+        Ok(())
     }
 
     async fn timer(&mut self, timer: &Timer, outcome: &mut Outcome) -> Result<(), GameError> {
@@ -329,12 +266,36 @@ impl Game for LuaGame {
             None => Value::Nil,
         };
         let args = self.args("on_timer", (timer.name.as_str(), data, &self.state))?;
-        self.change("on_timer", args, outcome, |game, returned| game.must_be_state("on_timer", returned)).map(drop)
+        self.change("on_timer", args, outcome, |game, returned| game.must_be_state("on_timer", returned)).await.map(drop)
     }
 }
 
 impl LuaGame {
-    fn try_join(&mut self, player: Uuid, ctx: Option<&str>, outcome: &mut Outcome) -> Result<Joined, GameError> {
+    fn forget(&mut self, player: Uuid) {
+        self.ids.remove(&player);
+        self.vm.world.forget_bot(player);
+    }
+
+    /// What a bot does, if anything, as JSON text of an object.
+    fn input_of(&self, thought: Option<Value>) -> Result<Option<String>, GameError> {
+        match thought {
+            None | Some(Value::Nil) => Ok(None),
+            Some(input @ Value::Table(_)) => {
+                let mut json = String::new();
+                self.encode(THINK, &input, &mut json)?;
+                if json.starts_with('{') {
+                    return Ok(Some(json));
+                }
+                Err(self.vm.complaint(THINK, "must return an input with names or nil, but returned a list"))
+            }
+            Some(other) => {
+                let message = format!("must return an input or nil, but returned a {}", other.type_name());
+                Err(self.vm.complaint(THINK, message))
+            }
+        }
+    }
+
+    async fn try_join(&mut self, player: Uuid, ctx: Option<&str>, outcome: &mut Outcome) -> Result<Joined, GameError> {
         if !self.callbacks.contains_key("join") {
             return Ok(Joined::Seated);
         }
@@ -344,17 +305,17 @@ impl LuaGame {
             None => Value::Nil,
         };
         let args = self.args("join", (id, &self.state, ctx))?;
-        let refused = self.change("join", args, outcome, |_, mut returned| {
+        let accept = |_: &Self, mut returned: MultiValue| {
             Ok(match returned.pop_front() {
-                Some(Value::Table(state)) => Returned::State(state),
+                Some(Value::Table(state)) => Left::State(state),
                 Some(first) => {
                     returned.push_front(first);
-                    Returned::Other(returned)
+                    Left::Other(returned)
                 }
-                None => Returned::Other(returned),
+                None => Left::Other(returned),
             })
-        })?;
-        let Some(values) = refused else {
+        };
+        let Some(values) = self.change("join", args, outcome, accept).await? else {
             return Ok(Joined::Seated);
         };
         let reason = match values.get(1) {
@@ -374,20 +335,4 @@ impl LuaGame {
 /// Text of a script that may reach a player as a reason.
 fn presentable(reason: &str) -> bool {
     (1..=64).contains(&reason.len()) && reason.bytes().all(|b| (0x20..0x7f).contains(&b))
-}
-
-fn merge(into: &mut Outcome, from: Outcome) {
-    into.pushes.extend(from.pushes);
-    into.effects.extend(from.effects);
-    into.bots.extend(from.bots);
-    into.timers.extend(from.timers);
-    if from.backfill.is_some() {
-        into.backfill = from.backfill;
-    }
-    if from.joinable.is_some() {
-        into.joinable = from.joinable;
-    }
-    if from.finished.is_some() {
-        into.finished = from.finished;
-    }
 }
