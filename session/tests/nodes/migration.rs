@@ -58,9 +58,8 @@ async fn whoever_migrates_misses_no_message_and_is_not_seen_to_go() -> anyhow::R
     let mut cluster = Cluster::start(1, &[("presence.grace_ms", "5000")]).await?;
     cluster.nodes.push(Place::with_matches(&cluster.db, "near").await?);
     all_know(&cluster, "near").await?;
-    let (ada_id, mut ada) = cluster.connected("ada", 0, &["presence"]).await?;
-    let bo = cluster.player("bob").await?;
-    let id = Uuid::now_v7();
+    let (ada_account, bo) = (cluster.player("ada").await?, cluster.player("bob").await?);
+    let (ada_id, id) = (ada_account.player_id, Uuid::now_v7());
     let rows = format!(
         "INSERT INTO friendships (id, player_id, friend_id, status)
              VALUES (gen_random_uuid(), '{ada_id}', '{bo}', 'accepted');
@@ -70,6 +69,8 @@ async fn whoever_migrates_misses_no_message_and_is_not_seen_to_go() -> anyhow::R
         bo = bo.player_id,
     );
     cluster.db.pool.execute(sqlx::AssertSqlSafe(rows)).await?;
+    let mut ada = Client::open(&cluster.nodes[0].ws).await?;
+    ada.connect(&ada_account.tokens.access_token, &["presence"]).await?;
     let mut relayed = Client::open(&cluster.nodes[0].ws).await?;
     relayed.connect(&bo.tokens.access_token, &["migrate"]).await?;
     for client in [&mut ada, &mut relayed] {
