@@ -7,12 +7,14 @@
 //! **Invariant:** local trust ends before the server could have given away what is trusted: every deadline is counted on
 //! the monotonic clock from *before* the last round trip that succeeded.
 
+pub mod death;
 pub mod directory;
 pub mod leader;
 pub mod membership;
 mod node;
 pub mod ops;
 pub mod players;
+pub mod social;
 
 use std::fmt;
 
@@ -76,6 +78,10 @@ pub enum Error {
     Store(#[from] asobi_store::Error),
     #[error("another process registered as node {node_id} after this one: give each process its own node.id")]
     Replaced { node_id: String },
+    #[error(
+        "node {node_id} was declared dead: nobody listened at its address and its connection to the database was gone"
+    )]
+    DeclaredDead { node_id: String },
     #[error("the database is a standby in recovery: database.direct_url must lead to the primary")]
     Standby,
     #[error("term {term} is over: another leader has taken the lock")]

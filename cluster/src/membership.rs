@@ -16,7 +16,7 @@ use sqlx::{Connection, PgConnection, PgPool, postgres::PgConnectOptions};
 use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
 
-use crate::{DatabaseIncarnation, Error, NodeIdentity, Result, Role};
+use crate::{DatabaseIncarnation, Error, NodeIdentity, Result, Role, lock_keys};
 
 /// What a node says of itself when it registers.
 #[derive(Debug, Clone)]
@@ -62,6 +62,8 @@ pub struct Membership {
     told: Mutex<NodeState>,
     load: AtomicU32,
     contact: Mutex<Contact>,
+    /// Since when the heartbeat's connection holds this incarnation's lock ([`lock_keys::NODE_ALIVE`]).
+    lock_since: Mutex<Option<Instant>>,
     database: watch::Sender<DatabaseIncarnation>,
     /// How often the lease may have run out.
     lapses: watch::Sender<u64>,
@@ -123,6 +125,7 @@ impl Membership {
             told: Mutex::new(NodeState::Starting),
             load: AtomicU32::new(0),
             contact: Mutex::new(Contact { last: started, unbroken_since: started }),
+            lock_since: Mutex::new(None),
             database: watch::Sender::new(database),
             lapses: watch::Sender::new(0),
             beat_now: Notify::new(),
@@ -188,11 +191,19 @@ impl Membership {
         contact.last.elapsed() < self.lease && contact.unbroken_since.elapsed() > self.lease + self.lease / 2
     }
 
+    /// Whether this node may take a lock that is gone for its holder's death: it may judge, and has held its own over one connection for
+    /// longer than a lease. What takes everybody's locks, as a restart of the server does, takes ours too, and by the time that we
+    /// may judge again everybody else has taken theirs again.
+    #[must_use]
+    pub fn may_judge_locks(&self) -> bool {
+        self.may_judge() && lock(&self.lock_since).is_some_and(|since| since.elapsed() > self.lease)
+    }
+
     /// Renews the lease three times a lease until `stop`. Ends early, with an error, when another process took this
-    /// node's id.
+    /// node's id, or when others declared this one dead.
     ///
     /// # Errors
-    /// [`Error::Replaced`].
+    /// [`Error::Replaced`] and [`Error::DeclaredDead`].
     pub async fn beat(self: Arc<Self>, direct: PgConnectOptions, stop: CancellationToken) -> Result<()> {
         // Nobody waits for the durability of a heartbeat.
         let options = direct.options([("synchronous_commit", "off")]);
@@ -205,11 +216,10 @@ impl Membership {
             }
             let sent = Instant::now();
             let beating = async {
-                let live = match connection.take() {
+                let mut live = match connection.take() {
                     Some(live) => live,
-                    None => PgConnection::connect_with(&options).await?,
+                    None => self.connect(&options).await?,
                 };
-                let mut live = live;
                 let answer = self.renew(&mut live).await?;
                 Ok((live, answer))
             };
@@ -219,8 +229,9 @@ impl Membership {
                     self.confirmed(sent, database);
                     self.lease / 3
                 }
-                Err(error @ Error::Replaced { .. }) => return Err(error),
+                Err(error @ (Error::Replaced { .. } | Error::DeclaredDead { .. })) => return Err(error),
                 Err(error) => {
+                    *lock(&self.lock_since) = None;
                     metrics::counter!("asobi_cluster_missed_heartbeats_total").increment(1);
                     tracing::warn!(%error, silent_ms = self.last_contact().as_millis() as u64, "A heartbeat failed.");
                     self.lease / 10
@@ -255,11 +266,27 @@ impl Membership {
         self.wake_others();
     }
 
+    /// Opens the heartbeat's connection, and takes on it the lock by which others see that this process lives: its kernel closes the
+    /// connection with it, whatever it dies of. Shared, so that the old backend of a connection that broke does not keep us from it.
+    async fn connect(&self, options: &PgConnectOptions) -> Result<PgConnection> {
+        let mut connection = PgConnection::connect_with(options).await?;
+        let opened = Instant::now();
+        sqlx::query!(
+            "SELECT pg_advisory_lock_shared($1, $2)",
+            lock_keys::NODE_ALIVE,
+            lock_keys::of_incarnation(self.identity.incarnation),
+        )
+        .execute(&mut connection)
+        .await?;
+        *lock(&self.lock_since) = Some(opened);
+        Ok(connection)
+    }
+
     async fn renew(&self, connection: &mut PgConnection) -> Result<DatabaseIncarnation> {
         let state = *lock(&self.state);
         let row = sqlx::query!(
             r#"UPDATE nodes SET lease_until = now() + make_interval(secs => $3), state = $4, load = $5
-               WHERE node_id = $1 AND incarnation = $2
+               WHERE node_id = $1 AND incarnation = $2 AND state <> 'stopped'
                RETURNING (SELECT value FROM database_incarnation) AS database,
                    ('x' || left(pg_walfile_name(pg_current_wal_lsn()), 8))::bit(32)::int AS "timeline!""#,
             self.identity.node_id,
@@ -271,13 +298,26 @@ impl Membership {
         .fetch_optional(&mut *connection)
         .await?;
         let Some(row) = row else {
-            return Err(Error::Replaced { node_id: self.identity.node_id.clone() });
+            return Err(self.lost(connection).await?);
         };
         match row.database {
             Some(value) => Ok(DatabaseIncarnation { value, timeline: row.timeline }),
             // The unlogged row is gone: the server crashed. Whoever sees it first makes the new one.
             None => database_incarnation(&mut *connection).await,
         }
+    }
+
+    /// Why there is no row to renew. Our own farewell is not it: no heartbeat follows one.
+    async fn lost(&self, connection: &mut PgConnection) -> Result<Error> {
+        let there = sqlx::query_scalar!(
+            r#"SELECT 1 AS "one!" FROM nodes WHERE node_id = $1 AND incarnation = $2"#,
+            self.identity.node_id,
+            self.identity.incarnation,
+        )
+        .fetch_optional(connection)
+        .await?;
+        let node_id = self.identity.node_id.clone();
+        Ok(if there.is_some() { Error::DeclaredDead { node_id } } else { Error::Replaced { node_id } })
     }
 
     fn confirmed(&self, sent: Instant, database: DatabaseIncarnation) {

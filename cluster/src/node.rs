@@ -5,7 +5,7 @@ use std::{net::SocketAddr, sync::Arc, time::Duration};
 use anyhow::Context as _;
 use asobi_bus::{Bus, BusOptions};
 use asobi_proto::bus::Topic;
-use asobi_service_kit::{Config, Shutdown, grpc::Channels, server::reachable};
+use asobi_service_kit::{Config, Shutdown, config::MigrateVia, grpc::Channels, server::reachable};
 use asobi_store::{DatabaseOptions, within};
 use sqlx::{PgPool, postgres::PgConnectOptions};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
@@ -135,16 +135,38 @@ fn spec(config: &Config, role: Role, node_id: String, addresses: NodeAddresses) 
         }
     });
     NodeSpec {
+        ws_url: http_url.as_ref().and_then(|url| ws_url(config, role, &node_id, addresses, url)),
         node_id,
         role,
         region: config.node.region.clone(),
-        // http → ws and https → wss.
-        ws_url: http_url.as_ref().map(|url| format!("{}/ws", url.replacen("http", "ws", 1))),
         http_url,
         grpc_addr: reachable(addresses.grpc, &config.grpc.advertise),
         metrics_addr: reachable(addresses.metrics, ""),
         capacity: if role == Role::Match { config.matches.capacity } else { 0 },
         lease: config.node.lease(),
+    }
+}
+
+/// Where clients open a WebSocket to this very node: as `migrate.via` says, where it runs matches.
+fn ws_url(config: &Config, role: Role, node_id: &str, addresses: NodeAddresses, http_url: &str) -> Option<String> {
+    // http → ws and https → wss.
+    let own = format!("{}/ws", http_url.replacen("http", "ws", 1));
+    if role != Role::Match {
+        return Some(own);
+    }
+    match config.migrate.via {
+        MigrateVia::Off => None,
+        MigrateVia::Url => Some(own),
+        MigrateVia::Affinity => {
+            let url = &config.migrate.url;
+            let joint = if url.contains('?') { '&' } else { '?' };
+            Some(format!("{url}{joint}{}={node_id}", config.migrate.query))
+        }
+        MigrateVia::Pod => {
+            let grpc = reachable(addresses.grpc, &config.grpc.advertise);
+            let (host, _) = grpc.rsplit_once(':')?;
+            Some(format!("ws://{host}:{}/ws", addresses.http?.port()))
+        }
     }
 }
 
@@ -160,4 +182,33 @@ pub async fn cluster_key(config: &Config, pool: &PgPool, timeout: Duration) -> a
     within(timeout, async { Ok(reading.await?) })
         .await
         .context("the cluster key could not be read; set cluster.key or run `asobi migrate`")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn announced(role: Role, sets: &[(&str, &str)]) -> Option<String> {
+        let own = [("node.id", "match-2"), ("http.public_url", "https://two.example:8443")];
+        let config = Config::with_sets(own.iter().chain(sets).copied()).unwrap();
+        let at = |port| SocketAddr::from(([0, 0, 0, 0], port));
+        let addresses = NodeAddresses { http: Some(at(8080)), grpc: at(9090), metrics: at(9091) };
+        spec(&config, role, config.node.id.clone(), addresses).ws_url
+    }
+
+    #[test]
+    fn a_match_host_is_reached_in_the_configured_way() {
+        let (pod, url) = (("grpc.advertise", "10.1.2.3:9090"), ("migrate.url", "wss://play.example/ws"));
+        let of = |sets: &[(&str, &str)]| announced(Role::Match, sets);
+        assert_eq!(of(&[]).as_deref(), Some("wss://two.example:8443/ws"));
+        assert_eq!(of(&[("migrate.via", "pod"), pod]).as_deref(), Some("ws://10.1.2.3:8080/ws"));
+        assert_eq!(of(&[("migrate.via", "affinity"), url]).as_deref(), Some("wss://play.example/ws?node=match-2"));
+        let (url, name) = (("migrate.url", "wss://play.example/ws?v=1"), ("migrate.query", "to"));
+        assert_eq!(
+            of(&[("migrate.via", "affinity"), url, name]).as_deref(),
+            Some("wss://play.example/ws?v=1&to=match-2")
+        );
+        assert_eq!(of(&[("migrate.via", "off")]), None);
+        assert_eq!(announced(Role::Gateway, &[("migrate.via", "off")]).as_deref(), Some("wss://two.example:8443/ws"));
+    }
 }

@@ -1,9 +1,9 @@
 //! `asobi.ops.v1`, answered by every process.
 
-use std::collections::HashMap;
+use std::{collections::HashMap, sync::Arc};
 
 use asobi_proto::ops_v1::{
-    self, ListNodesRequest, ListNodesResponse,
+    self, ListNodesRequest, ListNodesResponse, WitnessRequest, WitnessResponse,
     ops_service_server::{OpsService, OpsServiceServer},
 };
 use asobi_service_kit::Config;
@@ -11,7 +11,7 @@ use asobi_store::within;
 use sqlx::PgPool;
 use tonic::{Request, Response, Status, service::Routes};
 
-use crate::{Node, Result, directory, players};
+use crate::{Membership, Node, Result, directory, players};
 
 const DEADLINE: std::time::Duration = std::time::Duration::from_secs(3);
 
@@ -19,7 +19,8 @@ const DEADLINE: std::time::Duration = std::time::Duration::from_secs(3);
 #[must_use]
 pub fn routes(node: &Node, config: &Config) -> Routes {
     let publisher = node.bus.publisher().clone();
-    Routes::new(OpsServiceServer::new(Ops { pool: node.pool.clone() })).add_service(players::service(
+    let ops = Ops { pool: node.pool.clone(), membership: Arc::clone(&node.membership) };
+    Routes::new(OpsServiceServer::new(ops)).add_service(players::service(
         node.pool.clone(),
         publisher,
         config.auth.access_ttl(),
@@ -28,6 +29,7 @@ pub fn routes(node: &Node, config: &Config) -> Routes {
 
 struct Ops {
     pool: PgPool,
+    membership: Arc<Membership>,
 }
 
 #[tonic::async_trait]
@@ -39,6 +41,17 @@ impl OpsService for Ops {
         })?;
         Ok(Response::new(ListNodesResponse { nodes }))
     }
+
+    async fn witness(&self, _: Request<WitnessRequest>) -> Result<Response<WitnessResponse>, Status> {
+        Ok(Response::new(witness(&self.membership)))
+    }
+}
+
+/// What this node can say of the database.
+#[must_use]
+pub fn witness(membership: &Membership) -> WitnessResponse {
+    let silent_ms = i64::try_from(membership.last_contact().as_millis()).unwrap_or(i64::MAX);
+    WitnessResponse { silent_ms, database: membership.holds_lease() }
 }
 
 /// The registry as operators see it, leaders marked.

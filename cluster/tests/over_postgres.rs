@@ -4,9 +4,9 @@ use std::{str::FromStr, sync::Arc, time::Duration};
 
 use asobi_bus::{Bus, BusOptions};
 use asobi_cluster::{
-    Directory, Error, Membership, NodeSpec, NodeState, Role, directory,
+    Directory, Error, Membership, NodeSpec, NodeState, Role, death, directory,
     leader::{Election, Leadership},
-    lock_keys,
+    lock_keys, ops,
 };
 use asobi_proto::bus::Topic;
 use asobi_store::testing::TestDatabase;
@@ -78,12 +78,45 @@ impl Play {
         (receiver, stop)
     }
 
+    /// A node whose heart beats until the token is cancelled.
+    async fn beating(&self, node_id: &str, lease: Duration) -> anyhow::Result<(Arc<Membership>, CancellationToken)> {
+        let node = self.register_as(Role::Match, node_id, lease).await?;
+        let stop = self.stop.child_token();
+        // Known by its name among the server's sessions.
+        let direct = self.direct.clone().application_name(node_id);
+        self.tasks.spawn(Arc::clone(&node).beat(direct, stop.clone()));
+        Ok((node, stop))
+    }
+
+    /// Cuts a node's connection; it makes another one with its next heartbeat.
+    async fn cut(&self, node_id: &str) -> anyhow::Result<()> {
+        let cut = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = $1 AND datname = current_database()";
+        sqlx::query(cut).bind(node_id).execute(&self.db.pool).await?;
+        Ok(())
+    }
+
+    /// Whether the lock of a host is there, and that of who asks.
+    async fn locked(&self, asking: &Membership, node_id: &str) -> anyhow::Result<(bool, bool)> {
+        let seen = death::vitals(&self.db.pool, asking.identity()).await?;
+        Ok((seen.hosts.iter().any(|host| host.node_id == node_id && host.locked), seen.own_lock))
+    }
+
     async fn end(self) -> anyhow::Result<()> {
         self.stop.cancel();
         self.tasks.close();
         timeout(PATIENCE, self.tasks.wait()).await?;
         self.db.drop_now().await
     }
+}
+
+async fn until(what: &str, mut look: impl AsyncFnMut() -> anyhow::Result<bool>) -> anyhow::Result<()> {
+    let looking = async {
+        while !look().await? {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        Ok(())
+    };
+    timeout(PATIENCE, looking).await.unwrap_or_else(|_| anyhow::bail!("in vain: {what}"))
 }
 
 async fn leads(watch: &mut watch::Receiver<Option<Leadership>>) -> anyhow::Result<Leadership> {
@@ -221,5 +254,66 @@ async fn no_heartbeat_brings_back_who_has_left() -> anyhow::Result<()> {
         let rows = directory::read(&play.db.pool).await?;
         assert!(rows.iter().all(|n| n.state == "stopped" && !n.alive), "round {round}: {rows:?}");
     }
+    play.end().await
+}
+
+#[tokio::test]
+async fn a_lock_says_who_lives_and_a_refusal_that_nobody_listens() -> anyhow::Result<()> {
+    let play = Play::begin().await?;
+    let (asking, _) = play.beating("asking", PATIENCE).await?;
+    let (_, stop) = play.beating("host", PATIENCE).await?;
+    until("both have their locks", async || Ok(play.locked(&asking, "host").await? == (true, true))).await?;
+    // It dies: its connection is closed with it, and the lease goes on for long.
+    stop.cancel();
+    until("its lock is gone", async || Ok(play.locked(&asking, "host").await? == (false, true))).await?;
+    let seen = death::vitals(&play.db.pool, asking.identity()).await?;
+    assert!(seen.hosts.iter().all(|host| host.leased && !host.draining));
+
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await?;
+    let address = listener.local_addr()?.to_string();
+    assert!(!death::is_refused(&address).await, "somebody listens, whether they answer or not");
+    drop(listener);
+    assert!(death::is_refused(&address).await);
+    assert!(!death::is_refused("no address at all").await);
+    play.end().await
+}
+
+#[tokio::test]
+async fn a_node_that_was_declared_dead_and_lives_stops() -> anyhow::Result<()> {
+    let play = Play::begin().await?;
+    let lease = Duration::from_secs(3);
+    let (asking, _) = play.beating("asking", lease).await?;
+    let node = play.register_as(Role::Match, "host", lease).await?;
+    let beating = tokio::spawn(Arc::clone(&node).beat(play.direct.clone().application_name("host"), play.stop.clone()));
+    until("it has its lock", async || Ok(play.locked(&asking, "host").await?.0)).await?;
+    let me = node.identity();
+    let mut connection = PgConnection::connect(&play.db.url).await?;
+    assert!(!death::declare(&mut connection, &me.node_id, me.incarnation).await?, "its lock is there");
+    until("it is declared dead between two heartbeats", async || {
+        play.cut("host").await?;
+        Ok(death::declare(&mut connection, &me.node_id, me.incarnation).await?)
+    })
+    .await?;
+    assert!(!death::declare(&mut connection, &me.node_id, me.incarnation).await?, "once");
+    let ended = timeout(PATIENCE, beating).await??;
+    assert!(matches!(ended, Err(Error::DeclaredDead { .. })), "{ended:?}");
+    let rows = directory::read(&play.db.pool).await?;
+    assert!(rows.iter().any(|n| n.node_id == "host" && n.state == "stopped" && !n.alive));
+    play.end().await
+}
+
+#[tokio::test]
+async fn who_lost_its_own_lock_judges_nobody_by_theirs() -> anyhow::Result<()> {
+    let play = Play::begin().await?;
+    let (asking, stop) = play.beating("asking", Duration::from_millis(900)).await?;
+    assert!(!asking.may_judge_locks(), "it has only just come");
+    until("it may judge", async || Ok(asking.may_judge_locks())).await?;
+    assert!(asking.may_judge() && ops::witness(&asking).database);
+    play.cut("asking").await?;
+    until("it notices", async || Ok(!asking.may_judge_locks())).await?;
+    until("it may judge again", async || Ok(asking.may_judge_locks())).await?;
+    stop.cancel();
+    until("it is no witness any more", async || Ok(!ops::witness(&asking).database)).await?;
+    assert!(ops::witness(&asking).silent_ms >= 900);
     play.end().await
 }

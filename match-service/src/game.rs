@@ -275,9 +275,12 @@ impl Registry {
         self.modes.get(mode)
     }
 
-    /// Every mode with its settings, by name.
+    /// Every mode with its settings and the version of its code, by name.
     #[must_use]
-    pub fn modes(&self) -> Vec<(String, ModeSettings)> {
-        self.modes.iter().map(|(mode, factory)| (mode.clone(), factory.settings().clone())).collect()
+    pub fn modes(&self) -> Vec<(String, ModeSettings, String)> {
+        let announced = |(mode, factory): (&String, &Arc<dyn GameFactory>)| {
+            (mode.clone(), factory.settings().clone(), factory.version().to_owned())
+        };
+        self.modes.iter().map(announced).collect()
     }
 }

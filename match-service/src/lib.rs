@@ -3,9 +3,11 @@
 //! [`run`] is the whole process for games in Lua; [`run_with`] lets a program of one's own add games in Rust.
 
 pub mod game;
+mod games;
 pub mod host;
 mod lease;
 pub mod lua;
+mod moving;
 pub mod outside;
 mod relay;
 mod service;

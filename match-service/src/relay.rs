@@ -4,14 +4,18 @@ mod outgoing;
 
 use std::{sync::Arc, time::Duration};
 
-use asobi_proto::match_v1::{
-    AddPlayersRequest, AddPlayersResponse, AdoptMatchRequest, AdoptMatchResponse, CreateMatchRequest,
-    CreateMatchResponse, DrainRequest, DrainResponse, MoveMatchRequest, MoveMatchResponse, ProbeRequest, ProbeResponse,
-    RelayEnter, RelayEntered, RelayHello, RelayLeft, RelayRequest, match_host_service_server::MatchHostService,
-    relay_request, relay_response::Kind,
+use asobi_proto::{
+    effect::EffectBody,
+    match_v1::{
+        AddPlayersRequest, AddPlayersResponse, AdoptMatchRequest, AdoptMatchResponse, CreateMatchRequest,
+        CreateMatchResponse, DrainRequest, DrainResponse, MoveMatchRequest, MoveMatchResponse, PendingEffect,
+        ProbeRequest, ProbeResponse, RelayEnter, RelayEntered, RelayHello, RelayLeft, RelayRequest,
+        match_host_service_server::MatchHostService, relay_request, relay_response::Kind,
+    },
 };
-use asobi_service_kit::telemetry;
+use asobi_service_kit::{Shutdown, telemetry};
 use asobi_session::link::{Edge, Entered, Entry, LinkError, MatchLink, SessionNo};
+use asobi_store::{effects::Effect, matches::Fence};
 use bytes::Bytes;
 use tokio_stream::StreamExt as _;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
@@ -19,7 +23,9 @@ use tonic::{Request, Response, Status, Streaming};
 use uuid::Uuid;
 
 use self::outgoing::{Outgoing, RelayEdge};
-use crate::host::{AddError, Addition, CreateError, Host, HostLink, NewMatch, Port, refused};
+use crate::host::{
+    AddError, Addition, Adoption, CreateError, Host, HostLink, MoveError, NewMatch, Origin, Port, Target, refused,
+};
 
 /// How long a node may take to say who it is.
 const HELLO: Duration = Duration::from_secs(10);
@@ -31,6 +37,9 @@ const PLAYERS: usize = 1000;
 /// The service.
 pub struct HostService {
     pub host: Arc<Host>,
+    /// Finds the host somebody names.
+    pub named: Box<dyn Fn(&str) -> Result<Target, MoveError> + Send + Sync>,
+    pub shutdown: Shutdown,
     /// Ends all streams.
     pub stop: CancellationToken,
     /// Streams and what they wait for.
@@ -83,16 +92,32 @@ impl MatchHostService for HostService {
         Ok(Response::new(ProbeResponse { running: epoch.is_some(), epoch: epoch.unwrap_or(0) }))
     }
 
-    async fn adopt_match(&self, _: Request<AdoptMatchRequest>) -> Result<Response<AdoptMatchResponse>, Status> {
-        Err(Status::unimplemented("not played here"))
+    async fn adopt_match(&self, request: Request<AdoptMatchRequest>) -> Result<Response<AdoptMatchResponse>, Status> {
+        let request = request.into_inner();
+        telemetry::set_parent(&tracing::Span::current(), &request.traceparent);
+        let new = adoption(request)?;
+        match self.host.create(new).await {
+            Ok(()) => Ok(Response::new(AdoptMatchResponse {})),
+            // The match stays where it is: nothing was written here.
+            Err(error @ (CreateError::Draining | CreateError::Game(_))) => Err(Status::aborted(error.to_string())),
+            Err(error) => Err(status(&error)),
+        }
     }
 
-    async fn move_match(&self, _: Request<MoveMatchRequest>) -> Result<Response<MoveMatchResponse>, Status> {
-        Err(Status::unimplemented("not played here"))
+    async fn move_match(&self, request: Request<MoveMatchRequest>) -> Result<Response<MoveMatchResponse>, Status> {
+        let request = request.into_inner();
+        let match_id = uuid(&request.match_id, "match_id")?;
+        let target = (self.named)(&request.to_node).map_err(|error| refusal(&error))?;
+        match self.host.move_match(match_id, target).await {
+            Ok(epoch) => Ok(Response::new(MoveMatchResponse { epoch })),
+            Err(error) => Err(refusal(&error)),
+        }
     }
 
     async fn drain(&self, _: Request<DrainRequest>) -> Result<Response<DrainResponse>, Status> {
-        Err(Status::unimplemented("not played here"))
+        tracing::info!("An operator drains this host.");
+        self.shutdown.begin();
+        Ok(Response::new(DrainResponse { matches: u32::try_from(self.host.count()).unwrap_or(u32::MAX) }))
     }
 
     type RelayStream = Outgoing;
@@ -122,7 +147,49 @@ fn new_match(request: CreateMatchRequest) -> Result<NewMatch, Status> {
         epoch: request.epoch,
         term: request.term,
         host_incarnation: request.host_incarnation,
+        origin: if request.restore { Origin::Checkpoint } else { Origin::New },
     })
+}
+
+fn adoption(request: AdoptMatchRequest) -> Result<NewMatch, Status> {
+    let match_id = uuid(&request.match_id, "match_id")?;
+    let from = Fence {
+        match_id,
+        host_node: request.from_node,
+        host_incarnation: request.from_incarnation,
+        epoch: request.epoch,
+    };
+    let effects = request.effects.iter().map(effect).collect::<Result<_, _>>()?;
+    let adoption = Adoption { from, snapshot: request.snapshot, effects, version: request.version };
+    Ok(NewMatch {
+        match_id,
+        mode: request.mode,
+        epoch: request.epoch + 1,
+        term: 0,
+        host_incarnation: request.host_incarnation,
+        players: Vec::new(),
+        teams: Vec::new(),
+        origin: Origin::Adopted(adoption),
+    })
+}
+
+fn effect(pending: &PendingEffect) -> Result<Effect, Status> {
+    let wrong = || Status::invalid_argument("an effect cannot be read");
+    let body = serde_json::from_slice(&pending.body).map_err(|_| wrong())?;
+    let body = EffectBody::read(&pending.kind, &body).ok().flatten().ok_or_else(wrong)?;
+    Ok(Effect { ordinal: pending.ordinal, body })
+}
+
+fn refusal(error: &MoveError) -> Status {
+    let message = error.to_string();
+    match error {
+        MoveError::NotHere => Status::not_found(message),
+        MoveError::Unanswered(_) => Status::unavailable(message),
+        MoveError::NoSuchHost(_) => Status::invalid_argument(message),
+        MoveError::Ending | MoveError::Unsavable(_) | MoveError::Refused(_) | MoveError::InDoubt => {
+            Status::failed_precondition(message)
+        }
+    }
 }
 
 fn uuids(players: &[String]) -> Result<Vec<Uuid>, Status> {
@@ -139,7 +206,7 @@ fn status(error: &CreateError) -> Status {
         CreateError::Fenced(_) => Status::failed_precondition(message),
         CreateError::UnknownMode(_) => Status::not_found(message),
         CreateError::Full => Status::resource_exhausted(message),
-        CreateError::Draining | CreateError::Unclaimed => Status::unavailable(message),
+        CreateError::Draining | CreateError::Unclaimed | CreateError::Unread => Status::unavailable(message),
         CreateError::Game(_) => Status::internal(message),
     }
 }

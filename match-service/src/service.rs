@@ -7,13 +7,10 @@ use std::{
 };
 
 use anyhow::Context as _;
-use asobi_cluster::{Node, NodeState, Role, ops};
-use asobi_proto::{
-    bus::{Topic, WakeItem},
-    match_v1::match_host_service_server::MatchHostServiceServer,
-};
+use asobi_cluster::{DatabaseIncarnation, Node, NodeState, Role, ops};
+use asobi_proto::match_v1::match_host_service_server::MatchHostServiceServer;
 use asobi_rest::{Listeners, RestDeps};
-use asobi_service_kit::{Config, Shutdown, health::Readiness, server, service::Misconfigured};
+use asobi_service_kit::{Config, Shutdown, config::MoveTo, health::Readiness, server};
 use asobi_session::{
     auth::{Issuer, Verifier},
     hub::{self, Hub, HubDeps},
@@ -21,15 +18,17 @@ use asobi_session::{
 };
 use asobi_store::{matches, within};
 use bytes::Bytes;
+use tokio::sync::watch;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use uuid::Uuid;
 
 use crate::{
     game::Registry,
-    host::{Host, HostDeps, HostLink, Manners, PgRows, Port, Stop},
-    lease::{self, LeaseGuard},
-    lua::{self, Limits},
-    outside::Nowhere,
+    games::{self, Announcer, Games},
+    host::{Host, HostDeps, HostLink, Manners, PgRows, Port, Stop, Trust},
+    lease::TrustKeeper,
+    moving::{GrpcPeers, MAX_SNAPSHOT, Mover},
+    outside::Services,
     relay::HostService,
 };
 
@@ -49,12 +48,12 @@ pub async fn run(config: Arc<Config>, shutdown: Shutdown) -> anyhow::Result<()> 
 /// # Errors
 /// As [`run`].
 pub async fn run_with(config: Arc<Config>, shutdown: Shutdown, games: Registry) -> anyhow::Result<()> {
-    let registry = load_games(&config, games)?;
+    let games = games::load(&config, games)?;
     let listeners = Listeners::bind(&config).await?;
     let topics = hub::topics();
     let node = Node::join(&config, Role::Match, listeners.addresses(), topics, &shutdown).await?;
     let readiness = Readiness::new();
-    match serve(&config, &node, registry, listeners, &readiness, &shutdown).await {
+    match serve(&config, &node, games, listeners, &readiness, &shutdown).await {
         Ok(serving) => {
             node.membership.set_state(NodeState::Ready);
             readiness.set_ready(true);
@@ -67,20 +66,6 @@ pub async fn run_with(config: Arc<Config>, shutdown: Shutdown, games: Registry) 
             Err(error)
         }
     }
-}
-
-fn load_games(config: &Config, games: Registry) -> anyhow::Result<Registry> {
-    let limits = Limits {
-        memory_bytes: config.matches.memory_bytes,
-        callback: Duration::from_millis(config.matches.callback_ms),
-    };
-    let (registry, manifest) = lua::load(&config.matches.games, limits)
-        .map_err(|error| Misconfigured(error.to_string()))
-        .context("match.games names a folder whose games do not load")?;
-    if let Some(guests) = manifest.guest_auth {
-        tracing::info!(guests, "The games' manifest has a wish about guests; auth.guest decides.");
-    }
-    Ok(registry.with(games))
 }
 
 /// The sessions of this very process. The hub needs the link and the link the hub: until the hub is there nobody is attached.
@@ -116,6 +101,7 @@ impl Edge for NearEdge {
 /// What runs until the drain.
 struct Serving {
     host: Arc<Host>,
+    mover: Arc<Mover>,
     hub: Arc<Hub>,
     /// Ends the gRPC server and the relays, after the matches.
     stop: CancellationToken,
@@ -125,12 +111,20 @@ struct Serving {
 async fn serve(
     config: &Arc<Config>,
     node: &Node,
-    registry: Registry,
+    mut games: Games,
     listeners: Listeners,
     readiness: &Readiness,
     shutdown: &Shutdown,
 ) -> anyhow::Result<Serving> {
-    let host = start_host(config, node, registry).context("no threads for matches")?;
+    let trust =
+        Arc::new(Trust::new(Instant::now() + node.membership.lease().saturating_sub(node.membership.last_contact())));
+    let host = start_host(config, node, games.registry.clone(), &trust).context("no threads for matches")?;
+    let mover = Arc::new(Mover {
+        node_id: node.membership.identity().node_id.clone(),
+        pool: node.pool.clone(),
+        directory: Arc::clone(&node.directory),
+        any_version: config.matches.move_to == MoveTo::Any,
+    });
     let verifier = Verifier::start(node.pool.clone(), &node.bus, &config.auth, shutdown)
         .await
         .context("signing keys and revocations could not be read")?;
@@ -170,16 +164,34 @@ async fn serve(
         hub: Arc::clone(&hub),
         readiness: readiness.clone(),
     });
-    announce(config, node, &host).await?;
+    Announcer::new(config, node).announce(&host).await?;
     let (stop, relays) = (CancellationToken::new(), TaskTracker::new());
-    let service =
-        MatchHostServiceServer::new(HostService { host: Arc::clone(&host), stop: stop.clone(), tasks: relays.clone() });
+    let service = MatchHostServiceServer::new(HostService {
+        host: Arc::clone(&host),
+        named: Box::new({
+            let mover = Arc::clone(&mover);
+            move |node_id| mover.named(node_id)
+        }),
+        shutdown: shutdown.clone(),
+        stop: stop.clone(),
+        tasks: relays.clone(),
+    })
+    .max_decoding_message_size(MAX_SNAPSHOT);
     let routes = ops::routes(node, config).add_service(service);
     server::serve_metrics(listeners.metrics.0, readiness.clone(), shutdown);
     server::serve_grpc_until(listeners.grpc.0, routes, readiness, node.cluster_key.as_str(), shutdown, stop.clone());
     server::serve_http(listeners.http.0, rest, shutdown);
+    if let Some(changes) = games.take_changes() {
+        let announcer = Announcer::new(config, node);
+        shutdown.spawn("changed games", changes.follow(Arc::clone(&host), announcer, stop.clone()));
+    }
     shutdown.spawn("match rows", watch_rows(Watch::new(config, node, &host), stop.clone()));
-    shutdown.spawn("lease guard", lease::guard(LeaseGuard::new(node, &host), stop.clone()));
+    shutdown.spawn(
+        "lost checkpoints",
+        void_checkpoints(node.membership.database_incarnation(), Arc::clone(&host), stop.clone()),
+    );
+    let keeper = TrustKeeper::new(node, &host, &trust, config.database.timeout());
+    shutdown.spawn("trust", keeper.run(stop.clone()));
     tracing::info!(
         http.address = %listeners.http.1,
         grpc.address = %listeners.grpc.1,
@@ -187,10 +199,10 @@ async fn serve(
         modes = host.modes().len(),
         "The match host serves."
     );
-    Ok(Serving { host, hub, stop, relays })
+    Ok(Serving { host, mover, hub, stop, relays })
 }
 
-fn start_host(config: &Config, node: &Node, registry: Registry) -> std::io::Result<Arc<Host>> {
+fn start_host(config: &Config, node: &Node, registry: Registry, trust: &Arc<Trust>) -> std::io::Result<Arc<Host>> {
     let identity = node.membership.identity();
     let membership = Arc::clone(&node.membership);
     Host::start(HostDeps {
@@ -198,7 +210,9 @@ fn start_host(config: &Config, node: &Node, registry: Registry) -> std::io::Resu
         incarnation: identity.incarnation,
         registry,
         rows: Arc::new(PgRows::new(node.pool.clone(), node.bus.publisher().clone(), config.database.timeout())),
-        outside: Arc::new(Nowhere),
+        outside: Arc::new(Services::new(node.pool.clone(), Arc::clone(&node.directory), node.channels.clone())),
+        peers: Arc::new(GrpcPeers { channels: node.channels.clone() }),
+        trust: Arc::clone(trust),
         manners: Manners { dev_errors: config.matches.dev_errors },
         capacity: match config.matches.capacity {
             0 => usize::MAX,
@@ -210,19 +224,20 @@ fn start_host(config: &Config, node: &Node, registry: Registry) -> std::io::Resu
     })
 }
 
-/// Tells the cluster what can be played here.
-async fn announce(config: &Config, node: &Node, host: &Host) -> anyhow::Result<()> {
-    let identity = node.membership.identity();
-    let modes = host.modes();
-    within(
-        config.database.timeout(),
-        asobi_store::modes::publish(&node.pool, &identity.node_id, identity.incarnation, &modes),
-    )
-    .await
-    .context("the modes could not be announced")?;
-    // A lost wake-up costs others their next look at the rows.
-    let _ = node.bus.publisher().publish(Topic::Modes, &WakeItem {});
-    Ok(())
+/// A database that has crashed may have lost the last moments of what it does not flush for each.
+async fn void_checkpoints(
+    mut database: watch::Receiver<DatabaseIncarnation>,
+    host: Arc<Host>,
+    stop: CancellationToken,
+) {
+    database.mark_unchanged();
+    loop {
+        tokio::select! {
+            changed = database.changed() => if changed.is_err() { return },
+            () = stop.cancelled() => return,
+        }
+        host.void_checkpoints();
+    }
 }
 
 /// What is needed to see whether matches are still ours.
@@ -279,8 +294,9 @@ impl Serving {
         node.membership.set_state(NodeState::Draining);
         let grace = shutdown.grace();
         let (cut, playing) = (shutdown.cut(), grace.saturating_sub(LAST_WORDS));
+        let until = tokio::time::Instant::now() + playing;
         let over = tokio::select! {
-            over = self.host.emptied(playing) => over,
+            over = self.mover.empty(&self.host, until) => over,
             () = cut.cancelled() => false,
         };
         if !over {

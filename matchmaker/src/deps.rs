@@ -1,7 +1,7 @@
 //! What every part of a leading matchmaker shares.
 
 use std::{
-    collections::{HashSet, VecDeque},
+    collections::{HashMap, HashSet, VecDeque},
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, AtomicI64, Ordering},
@@ -36,6 +36,15 @@ impl From<sqlx::Error> for Error {
     }
 }
 
+impl From<asobi_cluster::Error> for Error {
+    fn from(error: asobi_cluster::Error) -> Self {
+        match error {
+            asobi_cluster::Error::Store(error) => Self::Store(error),
+            _ => Self::Over,
+        }
+    }
+}
+
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
 /// Numbers from the configuration.
@@ -45,6 +54,11 @@ pub struct Limits {
     pub database: Duration,
     pub create: Duration,
     pub ghost_grace: Duration,
+    /// How long a running match whose host is gone may wait for another.
+    pub failover: Duration,
+    /// Whether it may go on with any version of its script.
+    pub any_version: bool,
+    pub rebalance: bool,
     pub max_queue: i64,
 }
 
@@ -125,6 +139,8 @@ pub struct Reign {
     joining: Mutex<HashSet<Uuid>>,
     /// Tickets that wait again, and when they come back into the index. No more than were claimed and not yet told.
     again: Mutex<VecDeque<(Instant, Vec<Uuid>)>>,
+    /// Running matches whose host is gone and that no other goes on with yet, and since when this leader knows. At most those there are.
+    stranded: Mutex<HashMap<Uuid, Instant>>,
 }
 
 /// How long after a failed start its tickets are tried again, so that hosts which refuse are not asked in a loop.
@@ -139,6 +155,7 @@ impl Reign {
             busy: Mutex::default(),
             joining: Mutex::default(),
             again: Mutex::default(),
+            stranded: Mutex::default(),
         }
     }
 
@@ -149,11 +166,8 @@ impl Reign {
         }
         // Boxed: acquiring a connection is a future of many kilobytes.
         let mut tx = asobi_store::begin(&self.deps.pool).await?;
-        match self.leadership.fence(&mut tx).await {
-            Ok(()) => Ok(tx),
-            Err(asobi_cluster::Error::Store(error)) => Err(error.into()),
-            Err(_) => Err(Error::Over),
-        }
+        self.leadership.fence(&mut tx).await?;
+        Ok(tx)
     }
 
     /// Bounds a transaction from our side too: the server's time-outs do not help when it cannot be reached.
@@ -202,6 +216,20 @@ impl Reign {
         let mut again = lock(&self.again);
         let due = again.partition_point(|(at, _)| *at <= now);
         again.drain(..due).flat_map(|(_, tickets)| tickets).collect()
+    }
+
+    /// How long a match has been without a host that goes on with it, as far as this leader knows.
+    pub fn stranded_for(&self, match_id: Uuid, now: Instant) -> Duration {
+        let mut stranded = lock(&self.stranded);
+        now.duration_since(*stranded.entry(match_id).or_insert(now))
+    }
+
+    /// They run again, or are over.
+    pub fn not_stranded(&self, matches: impl IntoIterator<Item = Uuid>) {
+        let mut stranded = lock(&self.stranded);
+        for id in matches {
+            stranded.remove(&id);
+        }
     }
 
     pub fn let_go(&self, matches: impl IntoIterator<Item = Uuid>) {

@@ -36,6 +36,11 @@ pub fn finished(match_id: Uuid, result: &serde_json::Value) -> InboxEvent {
     event("match.finished", &payload, Some(InboxAction::MatchGone { match_id }))
 }
 
+/// To who has a seat in a match that goes on at another host: nothing to see, only to do.
+pub fn moved(match_id: Uuid) -> InboxEvent {
+    InboxEvent { frame: None, action: Some(InboxAction::Moved { match_id }) }
+}
+
 /// What became of an orphan, as its `matches.result` says too.
 pub fn host_lost() -> serde_json::Value {
     json!({"error": "host_lost"})

@@ -21,7 +21,7 @@ use asobi_cluster::{
     lock_keys,
 };
 use asobi_proto::bus::Topic;
-use asobi_service_kit::{Config, Readiness, Shutdown, server};
+use asobi_service_kit::{Config, Readiness, Shutdown, config::MoveTo, server};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
@@ -86,6 +86,9 @@ fn deps(config: &Config, node: &Node, strategies: Strategies) -> Arc<Deps> {
         database: config.database.timeout(),
         create: config.matchmaker.create_timeout(),
         ghost_grace: config.matchmaker.disconnect_grace(),
+        failover: config.matchmaker.failover_timeout(),
+        any_version: config.matches.move_to == MoveTo::Any,
+        rebalance: config.matchmaker.rebalance,
         max_queue: i64::try_from(config.matchmaker.max_queue).unwrap_or(i64::MAX),
     };
     Arc::new(Deps {

@@ -1,5 +1,6 @@
 //! The queue, played over a real PostgreSQL with real matchmakers.
 
+mod failover;
 mod stage;
 mod together;
 
@@ -137,11 +138,11 @@ async fn tickets_expire_ghosts_go_and_a_mode_without_a_host_fails() -> anyhow::R
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn players_of_a_lost_host_are_told_and_free_again() -> anyhow::Result<()> {
+async fn players_whose_match_nobody_can_go_on_with_are_told_and_free_again() -> anyhow::Result<()> {
     play(async |mut stage| {
         let host = stage.host(Acts::Well, &[("duel", duel())]).await?;
         let other = stage.host(Acts::Refuses, &[]).await?;
-        let matchmaker = stage.matchmaker(&[]);
+        let matchmaker = stage.matchmaker(&["matchmaker.failover_timeout_ms=300"]);
         let (ada, bo) = (stage.player(&other).await?, stage.player(&other).await?);
         stage.queue(ada, "duel", &duel()).await?;
         stage.queue(bo, "duel", &duel()).await?;

@@ -138,6 +138,8 @@ pub enum InboxAction {
     Group { group_id: Uuid, member: bool },
     /// The match is over or the seat is gone without the host saying so itself (its host died).
     MatchGone { match_id: Uuid },
+    /// The match goes on elsewhere after its host was lost: look it up, and attach every session there. Comes without a frame.
+    Moved { match_id: Uuid },
 }
 
 /// A player's presence as all watchers shall see it.

@@ -39,6 +39,19 @@ pub struct ModeSettings {
     pub player_ttl_ms: u64,
     pub max_wait_seconds: u32,
     pub checkpoint_interval_ms: u64,
+    /// Who fills seats that nobody takes; none: nobody.
+    pub bots: Option<Bots>,
+}
+
+/// The bots of a mode.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Bots {
+    /// Its script, a path inside the games folder.
+    pub script: String,
+    /// How long a seat is empty before a bot takes it.
+    pub fill_after_ms: u64,
+    /// In one match.
+    pub max: u32,
 }
 
 /// Teams of one match: `count` times `size` players make the full match.
@@ -78,6 +91,7 @@ impl Default for ModeSettings {
             player_ttl_ms: 30_000,
             max_wait_seconds: 60,
             checkpoint_interval_ms: 1_000,
+            bots: None,
         }
     }
 }

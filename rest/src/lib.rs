@@ -29,6 +29,7 @@ use tower_http::cors::{AllowHeaders, AllowOrigin, CorsLayer};
 
 pub use docs::openapi;
 pub use listeners::Listeners;
+pub use routes::board_entry;
 
 /// What the routes need of the process they are served by.
 pub struct RestDeps {

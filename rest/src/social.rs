@@ -1,14 +1,11 @@
-//! Calls to the social service: to one of its nodes, and where the call may be repeated to another one.
+//! Calls to the social service, and what their failures are to clients.
 
-mod breaker;
+use std::{future::Future, sync::Arc, time::Duration};
 
-use std::{
-    future::Future,
-    sync::Arc,
-    time::{Duration, Instant},
+use asobi_cluster::{
+    Directory,
+    social::{SocialError, SocialNodes},
 };
-
-use asobi_cluster::{Directory, NodeRow, Role};
 use asobi_proto::{
     error::ErrorCode,
     social_v1::{
@@ -16,32 +13,17 @@ use asobi_proto::{
         leaderboard_service_client::LeaderboardServiceClient, notification_service_client::NotificationServiceClient,
     },
 };
-use asobi_service_kit::grpc::{Channels, ClusterChannel, error_code, with_deadline};
-use tonic::{Code, ConnectError, Request, Response, Status};
+use asobi_service_kit::grpc::{Channels, ClusterChannel, error_code};
+use tonic::{Request, Response, Status};
 
-use self::breaker::Breakers;
+pub(crate) use asobi_cluster::social::Repeat;
+
 use crate::{
     error::{ApiError, Result},
     render::grpc_error,
 };
 
-/// Nodes that one call is tried at.
-const ATTEMPTS: usize = 2;
-
-/// Whether a call whose outcome is unknown may be made again. One that was not even sent always may.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Repeat {
-    /// A read, or a write that done twice is done once and answered alike.
-    Safe,
-    Never,
-}
-
-pub(crate) struct Social {
-    directory: Arc<Directory>,
-    channels: Channels,
-    timeout: Duration,
-    breakers: Breakers,
-}
+pub(crate) struct Social(SocialNodes);
 
 /// The calls of one service: to some node, the same for one key as long as the nodes stay the same.
 macro_rules! service {
@@ -57,131 +39,38 @@ macro_rules! service {
             M: Clone,
             F: Future<Output = Result<Response<T>, Status>>,
         {
-            self.call(key, repeat, message, |channel, request| call($client::new(channel), request)).await
+            let answered =
+                self.0.call(key, repeat, message, |channel, request| call($client::new(channel), request)).await;
+            answered.map_err(|error| failure(&error))
         }
     };
 }
 
 impl Social {
     pub fn new(directory: Arc<Directory>, channels: Channels, timeout: Duration) -> Self {
-        Self { directory, channels, timeout, breakers: Breakers::default() }
+        Self(SocialNodes::new(directory, channels, timeout))
     }
 
     /// Whether any node is believed to be there.
     pub fn is_there(&self) -> bool {
-        !self.directory.by_role(Role::Social).is_empty()
+        self.0.are_there()
     }
 
     service!(friends, FriendServiceClient);
     service!(groups, GroupServiceClient);
     service!(notifications, NotificationServiceClient);
     service!(boards, LeaderboardServiceClient);
+}
 
-    async fn call<M, T, F>(
-        &self,
-        key: &str,
-        repeat: Repeat,
-        message: M,
-        call: impl Fn(ClusterChannel, Request<M>) -> F,
-    ) -> Result<T>
-    where
-        M: Clone,
-        F: Future<Output = Result<Response<T>, Status>>,
-    {
-        let nodes = order(self.directory.by_role(Role::Social), key);
-        let (mut failure, mut tried) = (None, 0);
-        for address in nodes.iter().filter_map(|node| node.grpc_addr.as_deref()) {
-            if tried == ATTEMPTS {
-                break;
-            }
-            if !self.breakers.admits(address, Instant::now()) {
-                continue;
-            }
-            tried += 1;
-            let request = with_deadline(message.clone(), self.timeout);
-            // The request's own time-out needs a connection to run out on.
-            let answer = tokio::time::timeout(self.timeout, call(self.channels.get(address), request)).await;
-            match answer.unwrap_or_else(|_| Err(Status::deadline_exceeded("no answer in time"))) {
-                Ok(response) => {
-                    self.breakers.answered(address);
-                    return Ok(response.into_inner());
-                }
-                Err(status) if is_away(&status) => {
-                    self.breakers.failed(address, Instant::now());
-                    let over = repeat == Repeat::Never && !was_not_sent(&status);
-                    failure = Some(status);
-                    if over {
-                        break;
-                    }
-                }
-                Err(status) => {
-                    self.breakers.answered(address);
-                    return Err(refusal(&status));
-                }
-            }
+fn failure(error: &SocialError) -> ApiError {
+    match error {
+        SocialError::Nobody => {
+            metrics::counter!("asobi_rest_social_refused_total").increment(1);
+            ApiError::not_ready("No social service is there; please try again.")
         }
-        Err(failure.map_or_else(
-            || {
-                metrics::counter!("asobi_rest_social_refused_total").increment(1);
-                ApiError::not_ready("No social service is there; please try again.")
-            },
-            |status| grpc_error(&status),
-        ))
-    }
-}
-
-fn refusal(status: &Status) -> ApiError {
-    match error_code(status) {
-        Some(ErrorCode::NOT_READY) => ApiError::not_ready("The social service has no database; please try again."),
-        _ => grpc_error(status),
-    }
-}
-
-fn is_away(status: &Status) -> bool {
-    error_code(status).is_none()
-        && matches!(status.code(), Code::Unavailable | Code::DeadlineExceeded | Code::Cancelled | Code::Unknown)
-}
-
-/// Whether there was not even a connection to send the call on.
-fn was_not_sent(status: &Status) -> bool {
-    let mut source = std::error::Error::source(status);
-    while let Some(error) = source {
-        if error.is::<ConnectError>() {
-            return true;
+        SocialError::Refused(status) if error_code(status) == Some(ErrorCode::NOT_READY) => {
+            ApiError::not_ready("The social service has no database; please try again.")
         }
-        source = error.source();
-    }
-    false
-}
-
-/// The nodes in an order that depends on the key, so that different keys spread over them (rendezvous hashing).
-fn order(mut nodes: Vec<Arc<NodeRow>>, key: &str) -> Vec<Arc<NodeRow>> {
-    nodes.sort_by_cached_key(|node| weight(&node.node_id, key));
-    nodes
-}
-
-// FNV-1a, so that all nodes agree.
-fn weight(node_id: &str, key: &str) -> u64 {
-    node_id
-        .bytes()
-        .chain([0])
-        .chain(key.bytes())
-        .fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3))
-}
-
-#[cfg(test)]
-mod tests {
-    use asobi_proto::social_v1::GetGroupRequest;
-
-    use super::*;
-
-    #[tokio::test]
-    async fn a_call_without_a_connection_was_not_sent() {
-        // Bound and dropped: nobody listens there.
-        let address = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
-        let channel = Channels::new("0123456789abcdef").get(&address.to_string());
-        let status = GroupServiceClient::new(channel).get_group(GetGroupRequest::default()).await.unwrap_err();
-        assert!(is_away(&status) && was_not_sent(&status), "{status:?}");
-        assert!(!was_not_sent(&Status::deadline_exceeded("no answer in time")));
+        SocialError::Away(status) | SocialError::Refused(status) => grpc_error(status),
     }
 }

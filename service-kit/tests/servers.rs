@@ -5,7 +5,7 @@ use std::{net::SocketAddr, sync::Arc, time::Duration};
 use asobi_proto::{
     error::ErrorCode,
     ops_v1::{
-        ListNodesRequest, ListNodesResponse, Node,
+        ListNodesRequest, ListNodesResponse, Node, WitnessRequest, WitnessResponse,
         ops_service_client::OpsServiceClient,
         ops_service_server::{OpsService, OpsServiceServer},
     },
@@ -32,6 +32,10 @@ impl OpsService for Ops {
             return Err(status(ErrorCode::RATE_LIMITED, "too many for a test"));
         }
         Ok(Response::new(ListNodesResponse { nodes: vec![Node { node_id: "a".to_owned(), ..Node::default() }] }))
+    }
+
+    async fn witness(&self, _: Request<WitnessRequest>) -> Result<Response<WitnessResponse>, Status> {
+        Ok(Response::new(WitnessResponse { silent_ms: 0, database: true }))
     }
 }
 

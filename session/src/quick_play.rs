@@ -41,8 +41,8 @@ pub(crate) async fn find_or_create(hub: &Arc<Hub>, asker: &Asker, mode: &str) {
     asker.conn.outbox.hold();
     match held {
         Some(held) if held.mode == mode => {
-            let entered = seat::attach(hub, &asker.conn, &held).await;
-            report(hub, asker, &held, entered);
+            let attached = seat::attach(hub, &asker.conn, (&held).into()).await;
+            report(hub, asker, attached);
         }
         Some(_) => asker.error("already_in_match", "You are in another match."),
         None => look(hub, asker, mode).await,
@@ -80,14 +80,14 @@ async fn look(hub: &Arc<Hub>, asker: &Asker, mode: &str) {
                 return asker.not_ready();
             }
         };
-        match seat::join(hub, &asker.conn, &live, String::new()).await {
+        match seat::join(hub, &asker.conn, (&live).into(), String::new()).await {
             // Somebody was faster, or its listing is a moment old.
             Err(LinkError::Refused { reason, .. })
                 if ["match_full", "match_locked", "match_not_found"].contains(&reason.as_str()) =>
             {
                 tokio::time::sleep(LOOK_AGAIN.mul_f64(rand::random_range(0.7..1.3))).await;
             }
-            entered => return report(hub, asker, &live, entered),
+            attached => return report(hub, asker, attached),
         }
     }
     asker.not_ready();

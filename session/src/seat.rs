@@ -7,74 +7,287 @@
 use std::{sync::Arc, time::Duration};
 
 use asobi_proto::frame;
+use asobi_service_kit::config::MigrateVia;
 use asobi_store::{
     matches::{self, LiveSeat},
     within,
 };
 use serde_json::json;
+use tokio::time::Instant;
 use uuid::Uuid;
 
 use crate::{
     auth::migration,
-    conn::{Conn, Seat},
+    conn::{Conn, Opened, Seat},
     frame::{Frame, FrameKind},
     hub::{Hub, Player},
-    link::{Entered, Entry, LinkError, MatchLink},
+    link::{Entered, Entry, LinkError, MatchLink, MovedTo},
     relay::Relays,
 };
 
 const DEADLINE: Duration = Duration::from_secs(2);
+/// How long a client waits for a match that its host does not know: it may be on its way to another, or not quite there.
+const SOUGHT: Duration = Duration::from_secs(3);
+/// How long it is sought on without anybody waiting, before the seat counts as lost.
+const PURSUED: Duration = Duration::from_secs(30);
+const PAUSE_FIRST: Duration = Duration::from_millis(40);
+const PAUSE_MOST: Duration = Duration::from_millis(400);
+/// When the queue towards a match is full, what is left is sent so much later.
+const RESEND: Duration = Duration::from_millis(20);
+
+impl From<&LiveSeat> for MovedTo {
+    fn from(live: &LiveSeat) -> Self {
+        Self {
+            match_id: live.match_id,
+            node_id: live.host_node.clone(),
+            incarnation: live.host_incarnation,
+            epoch: live.epoch,
+        }
+    }
+}
+
+/// A session is attached, there.
+pub(crate) struct Attached {
+    pub view: String,
+    pub at: MovedTo,
+}
 
 /// The way to a host's matches: near where it is this very process, else a relay stream.
-fn way(hub: &Arc<Hub>, live: &LiveSeat) -> Arc<dyn MatchLink> {
+pub(crate) fn way(hub: &Arc<Hub>, at: &MovedTo) -> Arc<dyn MatchLink> {
     match &hub.near {
-        Some(near) if near.node_id == live.host_node && near.incarnation == live.host_incarnation => {
-            Arc::clone(&near.link)
-        }
-        _ => Relays::to(hub, &live.host_node, live.host_incarnation),
+        Some(near) if near.node_id == at.node_id && near.incarnation == at.incarnation => Arc::clone(&near.link),
+        _ => Relays::to(hub, &at.node_id, at.incarnation),
     }
+}
+
+/// Whether a host refused because it does not know the match, which says nothing about the match.
+pub(crate) fn is_unknown(error: &LinkError) -> bool {
+    matches!(error, LinkError::Refused { reason, .. } if reason == "match_not_found")
+}
+
+fn unknown() -> LinkError {
+    LinkError::Refused { reason: "match_not_found".into(), refused_reason: None }
 }
 
 /// Attaches a session to its player's seat. Frames of the match are to be held back by the caller.
-pub(crate) async fn attach(hub: &Arc<Hub>, conn: &Arc<Conn>, live: &LiveSeat) -> Result<Entered, LinkError> {
-    enter(hub, conn, live, None).await
+///
+/// # Errors
+/// Refused: there is no seat any more. Otherwise it is kept, and the session is brought to it as soon as that is possible.
+pub(crate) async fn attach(hub: &Arc<Hub>, conn: &Arc<Conn>, at: MovedTo) -> Result<Attached, LinkError> {
+    let match_id = at.match_id;
+    match seek(hub, conn, match_id, Some(at), None, SOUGHT).await {
+        Ok(attached) => Ok(attached),
+        Err(Failure::Refused(error)) => {
+            give_up(conn, match_id);
+            Err(error)
+        }
+        Err(Failure::Unanswered | Failure::Elsewhere) => Err(LinkError::Unavailable),
+        Err(Failure::NotYet) => {
+            hub.spawn("pursue match", pursue(Arc::clone(hub), Arc::clone(conn), match_id));
+            Err(LinkError::Unavailable)
+        }
+    }
 }
 
 /// As [`attach`], taking a seat first.
-pub(crate) async fn join(hub: &Arc<Hub>, conn: &Arc<Conn>, live: &LiveSeat, ctx: String) -> Result<Entered, LinkError> {
-    enter(hub, conn, live, Some(ctx)).await
+///
+/// # Errors
+/// The session has no seat there, as far as is known here.
+pub(crate) async fn join(hub: &Arc<Hub>, conn: &Arc<Conn>, at: MovedTo, ctx: String) -> Result<Attached, LinkError> {
+    let match_id = at.match_id;
+    let error = match seek(hub, conn, match_id, Some(at), Some(ctx), SOUGHT).await {
+        Ok(attached) => return Ok(attached),
+        Err(Failure::Elsewhere) => return Err(LinkError::Unavailable),
+        Err(Failure::Refused(error)) => error,
+        Err(Failure::Unanswered | Failure::NotYet) => LinkError::Unavailable,
+    };
+    give_up(conn, match_id);
+    Err(error)
 }
 
-async fn enter(hub: &Arc<Hub>, conn: &Arc<Conn>, live: &LiveSeat, join: Option<String>) -> Result<Entered, LinkError> {
-    let Some(player_id) = conn.player() else { return Err(LinkError::Unavailable) };
-    let (link, joining) = (way(hub, live), join.is_some());
-    let seat = Seat { match_id: live.match_id, link: Arc::clone(&link) };
+/// Brings a session back to a match whose host does not know it, for as long as the row says that there is a seat: the match is on its
+/// way to another host.
+pub(crate) async fn pursue(hub: Arc<Hub>, conn: Arc<Conn>, match_id: Uuid) {
+    match seek(&hub, &conn, match_id, None, None, PURSUED).await {
+        Ok(attached) => offer_migration(&hub, &conn, &attached.at, "failed_over"),
+        Err(Failure::Unanswered | Failure::Elsewhere) => {}
+        Err(Failure::Refused(_)) => over(&hub, &conn, match_id).await,
+        Err(Failure::NotYet) => {
+            tracing::warn!(match.id = %match_id, session.no = conn.no.0, "A session's match is nowhere to be found; the session goes on without.");
+            give_up(&conn, match_id);
+        }
+    }
+}
+
+fn give_up(conn: &Conn, match_id: Uuid) {
+    if let Some(seat) = conn.clear_seat(match_id) {
+        seat.link.detach(conn.no);
+    }
+}
+
+/// Why a session is not attached.
+enum Failure {
+    /// The match said no, or is over, or the seat is gone.
+    Refused(LinkError),
+    /// The host did not answer; where there was a seat already, its relay goes on trying.
+    Unanswered,
+    /// Somebody else brought the session elsewhere meanwhile, or it is gone.
+    Elsewhere,
+    /// There is a row, but its host does not know the match, or has no time for more sessions.
+    NotYet,
+}
+
+/// Enters a match where it is said to run. Where the host there does not know it, its row is asked where it runs now, again and again
+/// while it may be on its way.
+async fn seek(
+    hub: &Arc<Hub>,
+    conn: &Arc<Conn>,
+    match_id: Uuid,
+    mut said: Option<MovedTo>,
+    join: Option<String>,
+    patience: Duration,
+) -> Result<Attached, Failure> {
+    let (until, mut pause) = (Instant::now() + patience, PAUSE_FIRST);
+    let mut tried: Option<MovedTo> = None;
+    loop {
+        let at = match said.take() {
+            Some(at) => Some(at),
+            None => match look_up(hub, conn, match_id, join.is_some()).await {
+                Row::Live(at) => Some(at),
+                Row::Over => return Err(Failure::Refused(unknown())),
+                Row::Unread => tried.clone(),
+            },
+        };
+        // Where the row names another host than before there is no need to wait.
+        if at == tried {
+            if Instant::now() + pause >= until {
+                return Err(Failure::NotYet);
+            }
+            tokio::time::sleep(pause.mul_f64(rand::random_range(0.7..1.3))).await;
+            pause = (pause * 2).min(PAUSE_MOST);
+        }
+        let Some(at) = at else { continue };
+        match enter(hub, conn, &at, join.clone()).await {
+            Ok(entered) => return Ok(Attached { view: entered.view, at }),
+            Err(failure @ (Failure::Refused(_) | Failure::Elsewhere)) => return Err(failure),
+            Err(Failure::Unanswered) if join.is_some() || !is_here(hub, &at) => return Err(Failure::Unanswered),
+            // Nobody but us tries again to enter a match of this very process.
+            Err(Failure::Unanswered | Failure::NotYet) => tried = Some(at),
+        }
+    }
+}
+
+async fn enter(hub: &Arc<Hub>, conn: &Arc<Conn>, at: &MovedTo, join: Option<String>) -> Result<Entered, Failure> {
+    let Some(player_id) = conn.player() else { return Err(Failure::Elsewhere) };
+    let seat = Seat::new(at, way(hub, at));
     // Set before the host is asked: what it says right after its answer must find it, and so must the socket's end.
-    let before = conn.local().seat.replace(seat);
-    if let Some(before) = before.filter(|before| !Arc::ptr_eq(&before.link, &link)) {
+    let Ok(before) = conn.sit(seat.clone()) else { return Err(Failure::Elsewhere) };
+    if let Some(before) = before.filter(|before| before.via() != seat.via()) {
         before.link.detach(conn.no);
     }
     if hub.registry.conn(conn.no).is_none() {
-        conn.clear_seat(live.match_id);
-        return Err(LinkError::Unavailable);
+        conn.clear_seat(at.match_id);
+        return Err(Failure::Elsewhere);
     }
-    let entered = link.enter(Entry { session: conn.no, player_id, match_id: live.match_id, join }).await;
+    let joining = join.is_some();
+    let entered = seat.link.enter(Entry { session: conn.no, player_id, match_id: at.match_id, join }).await;
     // Meanwhile the socket may have ended, or another task have brought the session elsewhere.
-    let elsewhere = conn.local().seat.as_ref().is_some_and(|seat| !Arc::ptr_eq(&seat.link, &link));
-    if elsewhere || hub.registry.conn(conn.no).is_none() {
-        link.detach(conn.no);
+    let now = conn.seat();
+    if now.as_ref().is_some_and(|now| now.via() != seat.via()) || hub.registry.conn(conn.no).is_none() {
+        seat.link.detach(conn.no);
     }
-    match &entered {
-        Ok(_) => {}
-        // The seat may be held for all we know: the relay goes on trying to attach.
-        Err(LinkError::Unavailable) if !joining => {}
-        Err(_) => {
-            if conn.clear_seat(live.match_id).is_some() {
-                link.detach(conn.no);
+    match entered {
+        Ok(entered) => {
+            open(hub, conn, &seat, entered.applied);
+            Ok(entered)
+        }
+        Err(_) if !now.is_some_and(|now| now.is(&seat)) => Err(Failure::Elsewhere),
+        Err(LinkError::Unavailable) => Err(Failure::Unanswered),
+        Err(error) if is_unknown(&error) => Err(Failure::NotYet),
+        Err(LinkError::Full) if !joining => Err(Failure::NotYet),
+        Err(error) => Err(Failure::Refused(error)),
+    }
+}
+
+fn is_here(hub: &Hub, at: &MovedTo) -> bool {
+    hub.near.as_ref().is_some_and(|near| near.node_id == at.node_id && near.incarnation == at.incarnation)
+}
+
+/// What came after `applied` is sent, then whatever comes next.
+pub(crate) fn open(hub: &Hub, conn: &Arc<Conn>, seat: &Seat, applied: u64) {
+    if let Opened::Partly(mut rest) = conn.open(seat, applied) {
+        let (conn, seat) = (Arc::clone(conn), seat.clone());
+        hub.spawn("resend inputs", async move {
+            loop {
+                tokio::time::sleep(RESEND).await;
+                match conn.resume(&seat, rest) {
+                    Opened::Partly(more) => rest = more,
+                    Opened::Open | Opened::No => return,
+                }
             }
+        });
+    }
+}
+
+/// What a match's row says of a session.
+enum Row {
+    Live(MovedTo),
+    /// The match is over, or the player has no seat in it.
+    Over,
+    Unread,
+}
+
+async fn look_up(hub: &Hub, conn: &Conn, match_id: Uuid, joining: bool) -> Row {
+    let Some(player) = conn.player() else { return Row::Over };
+    let read = within(DEADLINE, async {
+        if joining {
+            matches::live(&hub.pool, match_id).await
+        } else {
+            Ok(matches::live_of(&hub.pool, player).await?.filter(|live| live.match_id == match_id))
+        }
+    });
+    match read.await {
+        Ok(Some(live)) => Row::Live((&live).into()),
+        Ok(None) => Row::Over,
+        Err(error) => {
+            tracing::debug!(%error, match.id = %match_id, "A match could not be looked up.");
+            Row::Unread
         }
     }
-    entered
+}
+
+/// Gives up a session's seat, wherever its match is by now.
+///
+/// # Errors
+/// The match could not be reached.
+pub(crate) async fn leave(hub: &Arc<Hub>, conn: &Arc<Conn>, match_id: Uuid) -> Result<(), LinkError> {
+    let until = Instant::now() + SOUGHT;
+    while let Some(seat) = conn.seat().filter(|seat| seat.match_id == match_id) {
+        if Instant::now() >= until {
+            return Err(LinkError::Unavailable);
+        }
+        // A host that the session has not reached yet does not know what to give up.
+        if !conn.is_open(&seat) {
+            let at = match look_up(hub, conn, match_id, false).await {
+                Row::Live(at) => at,
+                Row::Over => break,
+                Row::Unread => return Err(LinkError::Unavailable),
+            };
+            match attach(hub, conn, at).await {
+                Ok(_) => continue,
+                Err(LinkError::Refused { .. }) => break,
+                Err(error) => return Err(error),
+            }
+        }
+        match seat.link.leave(conn.no).await {
+            // A refusal means that there is no seat to give up; unless the match went elsewhere meanwhile.
+            Ok(()) | Err(LinkError::Refused { .. }) if conn.is_open(&seat) => break,
+            Ok(()) | Err(LinkError::Refused { .. }) => {}
+            Err(error) => return Err(error),
+        }
+    }
+    conn.clear_seat(match_id);
+    Ok(())
 }
 
 /// The player was matched: every session is attached, then told, then offered to migrate.
@@ -92,7 +305,7 @@ pub(crate) async fn matched(hub: &Arc<Hub>, player: &Arc<Player>, match_id: Uuid
     }
     if let Some(live) = &live {
         for conn in &conns {
-            if let Err(error) = attach(hub, conn, live).await {
+            if let Err(error) = attach(hub, conn, live.into()).await {
                 tracing::warn!(%error, match.id = %match_id, session.no = conn.no.0, "A session could not be attached to its match.");
             }
         }
@@ -102,34 +315,37 @@ pub(crate) async fn matched(hub: &Arc<Hub>, player: &Arc<Player>, match_id: Uuid
     }
     if let Some(live) = &live {
         for conn in &conns {
-            offer_migration(hub, conn, live, "matched");
+            offer_migration(hub, conn, &live.into(), "matched");
         }
     }
 }
 
 /// Tells a client that can where its match runs, with a token that opens a session there.
-pub(crate) fn offer_migration(hub: &Hub, conn: &Conn, live: &LiveSeat, reason: &str) {
+pub(crate) fn offer_migration(hub: &Hub, conn: &Conn, at: &MovedTo, reason: &str) {
     let (capabilities, session) = {
         let local = conn.local();
         (local.capabilities, local.claims)
     };
     let identity = hub.membership.identity();
-    let here = identity.node_id == live.host_node && identity.incarnation == live.host_incarnation;
-    let Some(session) = session.filter(|_| capabilities.migrate && !here) else { return };
-    let Some(host) = hub.directory.incarnation(&live.host_node, live.host_incarnation) else { return };
+    let here = identity.node_id == at.node_id && identity.incarnation == at.incarnation;
+    let Some(session) = session.filter(|_| capabilities.migrate && !here && hub.config.migrate.via != MigrateVia::Off)
+    else {
+        return;
+    };
+    let Some(host) = hub.directory.incarnation(&at.node_id, at.incarnation) else { return };
     let Some(url) = host.ws_url.as_deref() else { return };
     let migration = migration::Migration {
         session,
-        match_id: live.match_id,
-        epoch: live.epoch,
+        match_id: at.match_id,
+        epoch: at.epoch,
         capabilities: capabilities.names().into_iter().map(ToOwned::to_owned).collect(),
     };
-    match migration::mint(&hub.verifier, &migration, &migration::audience(&live.host_node, live.host_incarnation)) {
+    match migration::mint(&hub.verifier, &migration, &migration::audience(&at.node_id, at.incarnation)) {
         Ok((token, expires_at)) => {
-            let node = &live.host_node;
-            let payload = json!({"match_id": live.match_id, "node_id": node, "url": url, "token": token,
+            let (node, names) = (&at.node_id, &hub.config.migrate);
+            let payload = json!({"match_id": at.match_id, "node_id": node, "url": url, "token": token,
                 "expires_at": expires_at, "reason": reason,
-                "affinity": {"cookie": format!("asobi_node={node}"), "query": format!("node={node}")}});
+                "affinity": {"cookie": format!("{}={node}", names.cookie), "query": format!("{}={node}", names.query)}});
             // Not before the client knows of its session and its match.
             conn.outbox.push_from_match(FrameKind::Event, Frame::from(frame::push("match.migrate", payload)));
             metrics::counter!("asobi_session_migrations_offered_total").increment(1);
@@ -138,21 +354,42 @@ pub(crate) fn offer_migration(hub: &Hub, conn: &Conn, live: &LiveSeat, reason: &
     }
 }
 
-/// Where a match runs now, as far as a broken way needs to know.
-pub(crate) enum Whereabouts {
-    /// At the host we know.
-    Same,
-    Moved(LiveSeat),
-    Gone,
-    Unknown,
+/// Brings a session to where its match runs now, unless it is, or is on its way, there already, or in another match.
+pub(crate) async fn follow(hub: Arc<Hub>, conn: Arc<Conn>, at: MovedTo, reason: &'static str) {
+    let due = conn.seat().is_some_and(|seat| {
+        seat.match_id == at.match_id && seat.epoch <= at.epoch && !seat.is(&Seat::new(&at, way(&hub, &at)))
+    });
+    if due {
+        arrive(hub, conn, at, reason).await;
+    }
 }
 
-pub(crate) async fn whereabouts(hub: &Hub, match_id: Uuid, host_node: &str, host_incarnation: i64) -> Whereabouts {
-    match within(DEADLINE, matches::live(&hub.pool, match_id)).await {
-        Ok(Some(live)) if live.host_node == host_node && live.host_incarnation == host_incarnation => Whereabouts::Same,
-        Ok(Some(live)) => Whereabouts::Moved(live),
-        Ok(None) => Whereabouts::Gone,
-        Err(_) => Whereabouts::Unknown,
+/// As [`follow`], for a session that was given its new seat.
+pub(crate) async fn arrive(hub: Arc<Hub>, conn: Arc<Conn>, at: MovedTo, reason: &'static str) {
+    let match_id = at.match_id;
+    match attach(&hub, &conn, at).await {
+        Ok(attached) => offer_migration(&hub, &conn, &attached.at, reason),
+        Err(LinkError::Refused { .. }) => {
+            if let Some(finished) = finished(&hub, match_id).await {
+                conn.outbox.push_from_match(FrameKind::Event, finished);
+            }
+        }
+        Err(error) => tracing::debug!(%error, match.id = %match_id, "A session is not where its match is yet."),
+    }
+}
+
+/// A match goes on elsewhere after its host was lost: the player's sessions follow it.
+pub(crate) async fn failed_over(hub: &Arc<Hub>, player: &Arc<Player>, match_id: Uuid) {
+    let live = match within(DEADLINE, matches::live_of(&hub.pool, player.id)).await {
+        Ok(live) => live,
+        Err(error) => {
+            tracing::warn!(%error, match.id = %match_id, "A match that goes on elsewhere could not be looked up; its relay finds it.");
+            return;
+        }
+    };
+    let Some(at) = live.filter(|live| live.match_id == match_id).map(|live| MovedTo::from(&live)) else { return };
+    for conn in player.conns() {
+        hub.spawn("follow match", follow(Arc::clone(hub), conn, at.clone(), "failed_over"));
     }
 }
 
@@ -163,16 +400,13 @@ pub(crate) async fn finished(hub: &Hub, match_id: Uuid) -> Option<Frame> {
     (row.state == "finished").then(|| Frame::from(frame::push("match.finished", payload)))
 }
 
-/// Brings a session to where its match runs now, unless it has left it meanwhile.
-pub(crate) async fn follow(hub: Arc<Hub>, conn: Arc<Conn>, live: LiveSeat) {
-    let still = conn.local().seat.as_ref().is_some_and(|seat| seat.match_id == live.match_id);
-    if !still {
+/// The seat is over: the session hears how the match ended, if it still waits for that.
+async fn over(hub: &Hub, conn: &Conn, match_id: Uuid) {
+    if conn.seat().is_none_or(|seat| seat.match_id != match_id) {
         return;
     }
-    match attach(&hub, &conn, &live).await {
-        Ok(_) => offer_migration(&hub, &conn, &live, "failed_over"),
-        Err(error) => {
-            tracing::warn!(%error, match.id = %live.match_id, "A session could not follow its match.");
-        }
+    if let Some(finished) = finished(hub, match_id).await {
+        conn.outbox.push_from_match(FrameKind::Event, finished);
     }
+    give_up(conn, match_id);
 }

@@ -22,11 +22,13 @@ use asobi_proto::{
     },
 };
 use asobi_service_kit::{Config, Readiness, Shutdown, server};
+use asobi_store::effects_apply::Applier;
 use uuid::Uuid;
 
 use crate::{
     boards::{Boards, Writer},
     deeds::Deeds,
+    effects::Effects,
     friends::Friends,
     groups::Groups,
     leaderboards::Leaderboards,
@@ -61,8 +63,14 @@ pub async fn run(config: Arc<Config>, shutdown: Shutdown) -> anyhow::Result<()> 
     let kept = config.auth.access_ttl();
     shutdown.spawn_critical("erasures", boards::follow_erasures(Arc::clone(&boards), revoked, kept, draining.clone()));
     let wake = node.bus.subscribe(&[Topic::Effects], 64);
-    let effects = effects::run(node.pool.clone(), Arc::clone(&boards), wake, bound, draining.clone());
-    let effects = shutdown.spawn_critical("effects", effects);
+    let effects = Effects {
+        pool: node.pool.clone(),
+        publisher: node.bus.publisher().clone(),
+        boards: Arc::clone(&boards),
+        applier: Applier::new(&config.node.id, config.social.notifications_kept.into()),
+        bound,
+    };
+    let effects = shutdown.spawn_critical("effects", effects.run(wake, draining.clone()));
 
     let sweep = notifications::sweep(node.pool.clone(), days(&config), bound, draining.clone());
     shutdown.spawn_critical("notification sweep", sweep);

@@ -241,7 +241,7 @@ pub struct Open {
     pub players: Vec<Uuid>,
 }
 
-/// Claims that the host has to answer: where a leader goes on.
+/// Claims that the host has to answer: where a leader goes on. Those of a match that is about to go on at another host wait until it runs there.
 ///
 /// # Errors
 /// When the database fails.
@@ -252,7 +252,7 @@ pub async fn open(pool: &PgPool, limit: i64) -> Result<Vec<Open>> {
                   c.attempts AS "attempts!", c.players AS "players!"
            FROM (SELECT match_id, max(attempts) AS attempts, array_agg(player_id ORDER BY claimed_at, player_id) AS players
                  FROM backfill_claims GROUP BY match_id LIMIT $1) AS c
-           JOIN matches m ON m.id = c.match_id"#,
+           JOIN matches m ON m.id = c.match_id AND m.state <> 'allocating'"#,
         limit,
     )
     .fetch_all(pool)

@@ -1,14 +1,35 @@
 //! Applying what matches did to the world outside, each effect once: claimed, applied and marked in one transaction.
+//!
+//! ```text
+//!  claim (skipping what others hold) ─► players held ─► notifications · scores · messages ─► inboxes ─► marked ─► commit ─► published
+//!          └ messages: by one service at a time, so that those of a match keep their order
+//! ```
+//!
+//! | what happens | what comes of it |
+//! | --- | --- |
+//! | the service dies before the commit | nothing was applied: another one claims the rows |
+//! | it dies after the commit, or does not learn of it | everything is applied and marked. What it would have published is found in the rows: messages and inbox events by each node's sweep and by the gap in their numbers, scores by the gap in the board's |
+//! | the database refuses the batch | its effects are applied one by one, and what is refused alone is put aside with an error |
+//! | a player is erased meanwhile | the erasure waits for the commit, or the claim finds nobody to tell |
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap, HashSet};
 
-use asobi_proto::effect::ScoreEffect;
-use sqlx::PgPool;
+use asobi_proto::{
+    bus::InboxEvent,
+    effect::{ChatEffect, EffectBody, NotifyEffect, ScoreEffect, StoreEffect},
+};
+use serde_json::{Value, json};
+use sqlx::{Connection as _, PgConnection, PgPool};
 use uuid::Uuid;
 
 use crate::{
-    Result,
+    Error, Result,
     boards::{self, Submission, Written},
+    chat::{self, Batch, Message, NewMessage, Placed, WriterId},
+    effects::{self, Problem},
+    inbox, lock_keys,
+    notifications::{self, NewNotification, Notification, Published},
+    storage,
 };
 
 /// What one batch did.
@@ -18,108 +39,339 @@ pub struct Applied {
     pub effects: usize,
     /// The submissions that reached a board, with their outcome.
     pub scores: Vec<(Submission, Written)>,
+    /// Stored in their channels.
+    pub messages: Vec<Message>,
+    /// Appended to inboxes.
+    pub events: Vec<Published>,
     /// Effects that can never be applied, and why; they were marked so.
-    pub refused: Vec<(Uuid, i64, &'static str)>,
+    pub refused: Vec<(Uuid, i64, Problem)>,
 }
 
-/// Applies up to `limit` open effects, oldest first. Several services may do so at once: each takes what no other holds.
-///
-/// # Errors
-/// When the database fails; nothing was applied then, or the outcome of the commit is unknown and the rows tell.
-pub async fn batch(pool: &PgPool, limit: i64) -> Result<Applied> {
-    let mut tx = crate::begin(pool).await?;
+/// Of an effect: its match and ordinal.
+type Key = (Uuid, i64);
+
+/// Applies effects, under a name of its own among the writers of chat.
+#[derive(Debug)]
+pub struct Applier {
+    writer: WriterId,
+    /// Of the last batch of messages. That each is stored once is the doing of the rows' marks; so no number is tried twice.
+    number: i64,
+    /// Notifications that one player keeps.
+    kept: i64,
+}
+
+struct Row {
+    key: Key,
+    kind: String,
+    body: Value,
+}
+
+impl Applier {
+    #[must_use]
+    pub fn new(node_id: &str, kept: i64) -> Self {
+        Self { writer: WriterId { id: Uuid::now_v7(), node_id: node_id.to_owned() }, number: 0, kept }
+    }
+
+    /// Applies up to `limit` open effects, oldest first. Several services may do so at once: each takes what no other holds. After it the
+    /// caller publishes what it answers.
+    ///
+    /// # Errors
+    /// When the database fails; nothing was applied then, or the outcome of the commit is unknown and the rows tell. When
+    /// [`Error::no_partition`], the days of the chat's history are to be made first.
+    pub async fn batch(&mut self, pool: &PgPool, limit: i64) -> Result<Applied> {
+        let mut tx = crate::begin(pool).await?;
+        let rows = claim(&mut tx, limit).await?;
+        if rows.is_empty() {
+            return Ok(Applied::default());
+        }
+        let applied = match self.attempt(&mut tx, &rows).await? {
+            Some(applied) => applied,
+            None => self.one_by_one(&mut tx, &rows).await?,
+        };
+        mark(&mut tx, &rows, &applied.refused).await?;
+        tx.commit().await?;
+        Ok(applied)
+    }
+
+    /// Applies what the database does not refuse, and refuses that.
+    async fn one_by_one(&mut self, conn: &mut PgConnection, rows: &[Row]) -> Result<Applied> {
+        let mut all = Applied::default();
+        for row in rows {
+            match self.attempt(conn, std::slice::from_ref(row)).await? {
+                Some(applied) => all.add(applied),
+                None => all.refuse(row.key, "the database refuses it"),
+            }
+        }
+        Ok(all)
+    }
+
+    /// None: the database refuses something of it, and nothing of it was applied.
+    async fn attempt(&mut self, conn: &mut PgConnection, rows: &[Row]) -> Result<Option<Applied>> {
+        let mut part = conn.begin().await?;
+        match Box::pin(self.apply(&mut part, rows)).await {
+            Ok(applied) => {
+                part.commit().await?;
+                Ok(Some(applied))
+            }
+            Err(error) if is_refusal(&error) => {
+                tracing::warn!(%error, effects = rows.len(), "The database refuses effects of matches.");
+                part.rollback().await?;
+                Ok(None)
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Everybody who takes locks of several of these takes them in this order: players, boards, channels, inboxes; each in their own order.
+    async fn apply(&mut self, conn: &mut PgConnection, rows: &[Row]) -> Result<Applied> {
+        let (work, refused) = Work::of(rows);
+        let mut applied = Applied { effects: rows.len(), refused, ..Applied::default() };
+        let there = hold_players(conn, &work).await?;
+        storage::apply(conn, &work.stores.iter().collect::<Vec<_>>()).await?;
+        let told = notify(conn, &work.notices).await?;
+        submit(conn, work.scores, &mut applied).await?;
+        let mut events = self.speak(conn, work.chats, &there, &mut applied).await?;
+        events.extend(told.iter().map(|n| (n.player_id, n.event())));
+        let seqs = inbox::append(conn, &events).await?;
+        applied.events = events.into_iter().zip(seqs).map(|((player, event), seq)| (player, seq, event)).collect();
+        if !told.is_empty() {
+            notifications::trim(conn, &told, self.kept).await?;
+        }
+        Ok(applied)
+    }
+
+    /// Stores messages; answers what tells the players of direct ones.
+    async fn speak(
+        &mut self,
+        conn: &mut PgConnection,
+        chats: Vec<ChatEffect>,
+        there: &HashSet<Uuid>,
+        applied: &mut Applied,
+    ) -> Result<Vec<(Uuid, InboxEvent)>> {
+        if chats.is_empty() {
+            return Ok(Vec::new());
+        }
+        let new: Vec<NewMessage> = chats.into_iter().map(new_message).collect();
+        self.number += 1;
+        let messages: Vec<&NewMessage> = new.iter().collect();
+        let batch = Batch { writer: &self.writer, number: self.number, messages: &messages };
+        // A number that was never used is never late.
+        let placed = chat::append(conn, &batch).await?.ok_or(sqlx::Error::RowNotFound)?;
+        let mut events = Vec::new();
+        for (message, placed) in new.into_iter().zip(placed) {
+            let direct = recipients(&message).into_iter().flatten().filter(|player| there.contains(player));
+            events.extend(direct.map(|player| (player, chat::direct_event(&message, &placed))));
+            applied.messages.push(stored(message, placed));
+        }
+        Ok(events)
+    }
+}
+
+impl Applied {
+    fn add(&mut self, other: Self) {
+        self.effects += other.effects;
+        self.scores.extend(other.scores);
+        self.messages.extend(other.messages);
+        self.events.extend(other.events);
+        self.refused.extend(other.refused);
+    }
+
+    fn refuse(&mut self, key: Key, why: Problem) {
+        self.effects += 1;
+        self.refused.push((key.0, key.1, why));
+    }
+}
+
+/// Effects by their kinds, each in the order of its rows.
+#[derive(Debug, Default)]
+struct Work {
+    scores: Vec<(Key, Submission)>,
+    notices: Vec<(Vec<Uuid>, NewNotification)>,
+    chats: Vec<ChatEffect>,
+    /// Those that another release left to be applied here.
+    stores: Vec<StoreEffect>,
+}
+
+impl Work {
+    fn of(rows: &[Row]) -> (Self, Vec<(Uuid, i64, Problem)>) {
+        let (mut work, mut refused) = (Self::default(), Vec::new());
+        for row in rows {
+            match read(&row.kind, &row.body) {
+                Ok(EffectBody::Score(score)) => work.scores.push((row.key, submission(score))),
+                Ok(EffectBody::Notify(notify)) => work.notices.push(notice(notify)),
+                Ok(EffectBody::Chat(chat)) => work.chats.push(chat),
+                Ok(EffectBody::Store(store)) => work.stores.push(store),
+                Err(why) => refused.push((row.key.0, row.key.1, why)),
+            }
+        }
+        (work, refused)
+    }
+
+    /// Everybody something is to be told to, or written for.
+    fn players(&self) -> BTreeSet<Uuid> {
+        let told = self.notices.iter().flat_map(|(players, _)| players.iter().copied());
+        let scores = self.scores.iter().map(|(_, submission)| submission.player_id);
+        let direct = self.chats.iter().filter_map(|chat| effects::direct(&chat.channel_id)).flat_map(|(a, b)| [a, b]);
+        let stores = self.stores.iter().filter_map(|store| store.player_id);
+        told.chain(scores).chain(direct).chain(stores).collect()
+    }
+}
+
+/// A row's body as something that can be applied, or why it never will be.
+fn read(kind: &str, body: &Value) -> Result<EffectBody, Problem> {
+    let body = EffectBody::read(kind, body)
+        .map_err(|_| "the body is not one of its kind")?
+        .ok_or("this release does not know the kind")?;
+    effects::check(&body).map(|()| body)
+}
+
+fn submission(score: ScoreEffect) -> Submission {
+    Submission { board: score.board, player_id: score.player_id, score: score.score, sub_score: score.sub_score }
+}
+
+fn notice(notify: NotifyEffect) -> (Vec<Uuid>, NewNotification) {
+    let content = if notify.content.is_null() { json!({}) } else { notify.content };
+    (notify.player_ids, NewNotification { kind: notify.kind, subject: notify.subject, content })
+}
+
+fn new_message(chat: ChatEffect) -> NewMessage {
+    NewMessage {
+        message_id: Uuid::now_v7(),
+        channel_id: chat.channel_id,
+        sender_id: chat.sender_id,
+        content: chat.content,
+        idempotency_key: None,
+        sender_known: false,
+    }
+}
+
+fn stored(new: NewMessage, placed: Placed) -> Message {
+    let NewMessage { message_id, channel_id, sender_id, content, .. } = new;
+    Message { message_id, channel_id, seq: placed.seq, sender_id, content, sent_at: placed.sent_at }
+}
+
+/// Who of a direct channel's two players is told of a message: the other one, or both, when a third one speaks. Whether they block each
+/// other is not asked: the game speaks, not a player.
+fn recipients(message: &NewMessage) -> Option<BTreeSet<Uuid>> {
+    let (a, b) = effects::direct(&message.channel_id)?;
+    Some(match message.sender_id {
+        sender if sender == a => [b].into(),
+        sender if sender == b => [a].into(),
+        _ => [a, b].into(),
+    })
+}
+
+/// Of these classes (the data, a constraint, a limit) nothing changes by trying again.
+fn is_refusal(error: &Error) -> bool {
+    let Error::Sql(sqlx::Error::Database(said)) = error else { return false };
+    !error.no_partition()
+        && said.code().is_some_and(|code| ["22", "23", "54"].iter().any(|class| code.starts_with(class)))
+}
+
+async fn claim(conn: &mut PgConnection, limit: i64) -> Result<Vec<Row>> {
+    // Held until the commit. Who does not get it leaves the messages to who has it.
+    let speaks = sqlx::query_scalar!(r#"SELECT pg_try_advisory_xact_lock($1) AS "speaks!""#, lock_keys::EFFECT_CHAT)
+        .fetch_one(&mut *conn)
+        .await?;
     let rows = sqlx::query!(
-        "SELECT match_id, ordinal, kind, body FROM match_effects WHERE applied_at IS NULL
+        "SELECT match_id, ordinal, kind, body FROM match_effects WHERE applied_at IS NULL AND (kind <> 'chat' OR $2)
          ORDER BY inserted_at, match_id, ordinal LIMIT $1 FOR UPDATE SKIP LOCKED",
         limit,
+        speaks,
     )
-    .fetch_all(&mut *tx)
+    .fetch_all(conn)
     .await?;
-    if rows.is_empty() {
-        return Ok(Applied::default());
+    Ok(rows.into_iter().map(|row| Row { key: (row.match_id, row.ordinal), kind: row.kind, body: row.body }).collect())
+}
+
+/// Those of the players who exist; they do until the commit.
+async fn hold_players(conn: &mut PgConnection, work: &Work) -> Result<HashSet<Uuid>> {
+    let players: Vec<Uuid> = work.players().into_iter().collect();
+    if players.is_empty() {
+        return Ok(HashSet::new());
     }
-    let mut refused: HashMap<(Uuid, i64), &'static str> = HashMap::new();
-    let mut submissions = Vec::with_capacity(rows.len());
-    let mut keys = Vec::with_capacity(rows.len());
-    for row in &rows {
-        match read(&row.kind, &row.body) {
-            Ok(submission) => {
-                submissions.push(submission);
-                keys.push((row.match_id, row.ordinal));
-            }
-            Err(why) => {
-                refused.insert((row.match_id, row.ordinal), why);
-            }
-        }
+    let there = sqlx::query_scalar!("SELECT id FROM players WHERE id = ANY($1) ORDER BY id FOR KEY SHARE", &players)
+        .fetch_all(conn)
+        .await?;
+    Ok(there.into_iter().collect())
+}
+
+/// The rows of the notifications; the inboxes come with the others' events.
+async fn notify(conn: &mut PgConnection, notices: &[(Vec<Uuid>, NewNotification)]) -> Result<Vec<Notification>> {
+    let mut told = Vec::new();
+    for (players, new) in notices {
+        told.extend(notifications::insert(conn, players, new).await?);
     }
-    let outcomes = if submissions.is_empty() { Vec::new() } else { boards::write(&mut tx, &submissions).await? };
-    for (key, outcome) in keys.iter().zip(&outcomes) {
+    Ok(told)
+}
+
+async fn submit(conn: &mut PgConnection, scores: Vec<(Key, Submission)>, applied: &mut Applied) -> Result<()> {
+    if scores.is_empty() {
+        return Ok(());
+    }
+    let (keys, submissions): (Vec<Key>, Vec<Submission>) = scores.into_iter().unzip();
+    let outcomes = boards::write(conn, &submissions).await?;
+    for ((match_id, ordinal), outcome) in keys.into_iter().zip(&outcomes) {
         if *outcome == Written::NoRoom {
-            refused.insert(*key, "there is no room for another leaderboard");
+            applied.refused.push((match_id, ordinal, "there is no room for another leaderboard"));
         }
     }
-    let matches: Vec<Uuid> = rows.iter().map(|r| r.match_id).collect();
-    let ordinals: Vec<i64> = rows.iter().map(|r| r.ordinal).collect();
-    let errors: Vec<String> =
-        rows.iter().map(|r| refused.get(&(r.match_id, r.ordinal)).copied().unwrap_or_default().to_owned()).collect();
+    applied.scores = submissions.into_iter().zip(outcomes).collect();
+    Ok(())
+}
+
+async fn mark(conn: &mut PgConnection, rows: &[Row], refused: &[(Uuid, i64, Problem)]) -> Result<()> {
+    let refused: HashMap<Key, Problem> = refused.iter().map(|(id, ordinal, why)| ((*id, *ordinal), *why)).collect();
+    let (matches, ordinals): (Vec<Uuid>, Vec<i64>) = rows.iter().map(|row| row.key).unzip();
+    let errors: Vec<Option<&str>> = rows.iter().map(|row| refused.get(&row.key).copied()).collect();
     sqlx::query!(
-        "UPDATE match_effects e SET applied_at = now(), error = nullif(d.error, '')
+        "UPDATE match_effects e SET applied_at = now(), error = d.error
          FROM UNNEST($1::uuid[], $2::bigint[], $3::text[]) AS d (match_id, ordinal, error)
          WHERE e.match_id = d.match_id AND e.ordinal = d.ordinal",
         &matches,
         &ordinals,
-        &errors,
+        &errors as &[Option<&str>],
     )
-    .execute(&mut *tx)
+    .execute(conn)
     .await?;
-    tx.commit().await?;
-    Ok(Applied {
-        effects: rows.len(),
-        scores: submissions.into_iter().zip(outcomes).collect(),
-        refused: refused.into_iter().map(|((match_id, ordinal), why)| (match_id, ordinal, why)).collect(),
-    })
-}
-
-/// A row's body as a submission that a board can take, or why it never will be one.
-fn read(kind: &str, body: &serde_json::Value) -> Result<Submission, &'static str> {
-    if kind != "score" {
-        return Err("this release does not know the kind");
-    }
-    let effect: ScoreEffect = serde::Deserialize::deserialize(body).map_err(|_| "the body is not a score")?;
-    if effect.board.is_empty() || effect.board.len() > boards::ID_BYTES || effect.board.contains('\0') {
-        return Err("the board's id is empty or too long");
-    }
-    if !effect.score.is_finite() || !effect.sub_score.is_finite() {
-        return Err("the score is not a finite number");
-    }
-    Ok(Submission {
-        board: effect.board,
-        player_id: effect.player_id,
-        score: effect.score,
-        sub_score: effect.sub_score,
-    })
+    Ok(())
 }
 
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
-
     use super::*;
 
     #[test]
-    fn only_scores_a_board_can_take_are_read() {
+    fn only_what_can_be_applied_is_read() {
         let player = Uuid::now_v7();
         let good = read("score", &json!({"board": "arena", "player_id": player, "score": 3})).expect("reads");
-        assert_eq!((good.board.as_str(), good.player_id, good.score, good.sub_score), ("arena", player, 3.0, 0.0));
+        let score = ScoreEffect { board: "arena".into(), player_id: player, score: 3.0, sub_score: 0.0 };
+        assert_eq!(good, EffectBody::Score(score));
         for body in [
             json!({"board": "", "player_id": player, "score": 3}),
             json!({"board": "x".repeat(129), "player_id": player, "score": 3}),
             json!({"board": "arena", "player_id": "somebody", "score": 3}),
             json!({"board": "arena", "player_id": player, "score": null}),
             json!([1]),
+            json!(null),
         ] {
             assert!(read("score", &body).is_err(), "{body}");
         }
         assert!(read("gift", &json!({})).is_err());
+    }
+
+    #[test]
+    fn a_direct_message_is_told_to_whoever_did_not_send_it() {
+        let [a, b, game] = [1, 2, 3].map(Uuid::from_u128);
+        let told = |channel: String, sender| {
+            let chat = ChatEffect { channel_id: channel, sender_id: sender, content: "hi".into() };
+            recipients(&new_message(chat)).map(|players| players.into_iter().collect::<Vec<_>>())
+        };
+        let direct = format!("dm:{a}:{b}");
+        assert_eq!(told(direct.clone(), a), Some(vec![b]));
+        assert_eq!(told(direct.clone(), b), Some(vec![a]));
+        assert_eq!(told(direct, game), Some(vec![a, b]));
+        assert_eq!(told(format!("dm:{a}:{a}"), a), Some(vec![a]));
+        assert_eq!(told("global:lobby".into(), a), None);
     }
 }

@@ -15,6 +15,7 @@ pub mod backfill;
 pub mod bans;
 pub mod boards;
 pub mod chat;
+pub mod checkpoints;
 pub mod effects;
 pub mod effects_apply;
 pub mod friends;
@@ -27,6 +28,7 @@ pub mod notifications;
 pub mod parties;
 pub mod players;
 pub mod sessions;
+pub mod storage;
 #[cfg(feature = "testing")]
 pub mod testing;
 pub mod tickets;

@@ -17,8 +17,18 @@ pub const PARTY_LOOK: i64 = 0x6173_6f62_0008;
 pub const MAINTENANCE: i64 = 0x6173_6f62_0005;
 /// Transaction lock: whoever makes the partitions of days to come.
 pub const CHAT_DAYS: i64 = 0x6173_6f62_0006;
+/// Transaction lock: whoever applies the messages of matches, one after the other.
+pub const EFFECT_CHAT: i64 = 0x6173_6f62_0009;
 
 /// First key of a two-key transaction lock; the second is a hash of what is locked.
 pub const PLAYER_PRESENCE: i32 = 1;
 /// Quick play of one mode: simultaneous callers land in one match.
 pub const QUICK_PLAY: i32 = 2;
+/// Session lock, shared: an incarnation of a node whose heartbeat's connection is open. The second key is [`of_incarnation`].
+pub const NODE_ALIVE: i32 = 3;
+
+/// The second key of [`NODE_ALIVE`]: the low half of the number. Two live incarnations that share it are four thousand million starts apart.
+#[must_use]
+pub fn of_incarnation(incarnation: i64) -> i32 {
+    incarnation as i32
+}

@@ -68,7 +68,7 @@ pub struct ListFilter {
 /// How many live matches one listing shows at most.
 pub const LIST_LIMIT: i64 = 200;
 
-/// The running match this player has a seat in.
+/// The match this player has a seat in: it runs, or is on its way to the host that goes on with it after its own was lost.
 ///
 /// # Errors
 /// The database did not answer.
@@ -77,24 +77,40 @@ pub async fn live_of(pool: &PgPool, player: Uuid) -> Result<Option<LiveSeat>, Er
         LiveSeat,
         "SELECT m.id AS match_id, m.mode, m.host_node, m.host_incarnation, m.epoch
          FROM match_players p JOIN matches m ON m.id = p.match_id
-         WHERE p.player_id = $1 AND m.state = 'running'",
+         WHERE p.player_id = $1 AND (m.state = 'running' OR (m.state = 'allocating' AND m.failovers > 0))",
         player,
     )
     .fetch_optional(pool)
     .await?)
 }
 
-/// Where a match runs, if it does.
+/// Where a match runs, if it does, or is about to go on after its host was lost.
 ///
 /// # Errors
 /// The database did not answer.
 pub async fn live(pool: &PgPool, match_id: Uuid) -> Result<Option<LiveSeat>, Error> {
     Ok(sqlx::query_as!(
         LiveSeat,
-        "SELECT id AS match_id, mode, host_node, host_incarnation, epoch FROM matches WHERE id = $1 AND state = 'running'",
+        "SELECT id AS match_id, mode, host_node, host_incarnation, epoch FROM matches
+         WHERE id = $1 AND (state = 'running' OR (state = 'allocating' AND failovers > 0))",
         match_id,
     )
     .fetch_optional(pool)
+    .await?)
+}
+
+/// As [`live`], for many matches in one query: those that are over, or never were, are left out.
+///
+/// # Errors
+/// The database did not answer.
+pub async fn whereabouts(pool: &PgPool, match_ids: &[Uuid]) -> Result<Vec<LiveSeat>, Error> {
+    Ok(sqlx::query_as!(
+        LiveSeat,
+        "SELECT id AS match_id, mode, host_node, host_incarnation, epoch FROM matches
+         WHERE id = ANY($1) AND (state = 'running' OR (state = 'allocating' AND failovers > 0))",
+        match_ids,
+    )
+    .fetch_all(pool)
     .await?)
 }
 
@@ -270,26 +286,36 @@ pub async fn abandon(pool: &PgPool, match_id: Uuid) -> Result<bool, Error> {
     Ok(done.rows_affected() == 1)
 }
 
-/// A host takes the matches that their rows give it: `allocating` → `running`, all in one statement. Answers match and epoch of those it has now;
+/// A host takes the matches that their rows give it, each with the version of its code: `allocating` → `running`, all in one statement. Answers match and epoch of those it has now;
 /// the rows of the others are not, or no longer, this host's. Repeating a claim that succeeded answers as the first did.
 ///
 /// # Errors
 /// The database did not answer; whether the claims happened is unknown and they may be repeated.
-pub async fn claim(pool: &PgPool, fences: &[Fence]) -> Result<HashSet<(Uuid, i64)>, Error> {
-    let ids: Vec<Uuid> = fences.iter().map(|fence| fence.match_id).collect();
-    let hosts: Vec<String> = fences.iter().map(|fence| fence.host_node.clone()).collect();
-    let incarnations: Vec<i64> = fences.iter().map(|fence| fence.host_incarnation).collect();
-    let epochs: Vec<i64> = fences.iter().map(|fence| fence.epoch).collect();
+pub async fn claim(pool: &PgPool, claims: &[(Fence, String)]) -> Result<HashSet<(Uuid, i64)>, Error> {
+    let fences = || claims.iter().map(|(fence, _)| fence);
+    let ids: Vec<Uuid> = fences().map(|fence| fence.match_id).collect();
+    let hosts: Vec<String> = fences().map(|fence| fence.host_node.clone()).collect();
+    let incarnations: Vec<i64> = fences().map(|fence| fence.host_incarnation).collect();
+    let epochs: Vec<i64> = fences().map(|fence| fence.epoch).collect();
+    let versions: Vec<String> = claims.iter().map(|(_, version)| version.clone()).collect();
     let rows = sqlx::query!(
-        "UPDATE matches m SET state = 'running', started_at = coalesce(m.started_at, now())
-         FROM UNNEST($1::uuid[], $2::text[], $3::bigint[], $4::bigint[]) AS c (id, host_node, host_incarnation, epoch)
-         WHERE m.id = c.id AND m.host_node = c.host_node AND m.host_incarnation = c.host_incarnation AND m.epoch = c.epoch
-           AND m.state IN ('allocating', 'running')
-         RETURNING m.id, m.epoch",
+        // With the row of its checkpoints, empty or as an earlier host left it.
+        "WITH claimed AS (
+           UPDATE matches m SET state = 'running', started_at = coalesce(m.started_at, now()), version = c.version
+           FROM UNNEST($1::uuid[], $2::text[], $3::bigint[], $4::bigint[], $5::text[])
+             AS c (id, host_node, host_incarnation, epoch, version)
+           WHERE m.id = c.id AND m.host_node = c.host_node AND m.host_incarnation = c.host_incarnation AND m.epoch = c.epoch
+             AND m.state IN ('allocating', 'running')
+           RETURNING m.id, m.epoch),
+         kept AS (
+           INSERT INTO match_checkpoints (match_id, epoch, number, body) SELECT id, epoch, 0, '' FROM claimed ORDER BY id
+           ON CONFLICT (match_id) DO UPDATE SET epoch = excluded.epoch)
+         SELECT id, epoch FROM claimed",
         &ids,
         &hosts,
         &incarnations,
         &epochs,
+        &versions,
     )
     .fetch_all(pool)
     .await?;
@@ -328,6 +354,7 @@ pub async fn finish(pool: &PgPool, fence: &Fence, ending: &Ending<'_>) -> Result
     .await?;
     sqlx::query!("DELETE FROM match_players WHERE match_id = $1", fence.match_id).execute(&mut *tx).await?;
     sqlx::query!("DELETE FROM match_listings WHERE match_id = $1", fence.match_id).execute(&mut *tx).await?;
+    sqlx::query!("DELETE FROM match_checkpoints WHERE match_id = $1", fence.match_id).execute(&mut *tx).await?;
     crate::effects::insert(&mut tx, fence, ending.effects).await?;
     tx.commit().await?;
     Ok(true)
@@ -468,7 +495,7 @@ pub async fn put_listing(
 }
 
 /// Locks the running match's row for this transaction if it is still the fence's.
-pub(crate) async fn lock_fenced(conn: &mut PgConnection, fence: &Fence) -> Result<bool, Error> {
+async fn lock_fenced(conn: &mut PgConnection, fence: &Fence) -> Result<bool, Error> {
     let row = sqlx::query_scalar!(
         r#"SELECT 1 AS "one!" FROM matches
            WHERE id = $1 AND host_node = $2 AND host_incarnation = $3 AND epoch = $4 AND state = 'running' FOR UPDATE"#,

@@ -129,7 +129,8 @@ pub async fn announced(pool: &PgPool, mode: &str) -> Result<Option<Value>, Error
     Ok(sqlx::query_scalar!("SELECT settings FROM modes WHERE mode = $1", mode).fetch_optional(pool).await?)
 }
 
-/// Announces the modes of one incarnation of a host: their settings, and that it serves these and no others.
+/// Announces the modes of one incarnation of a host: their settings, the version of its script of each, and that it serves these and no others.
+/// An empty version: unknown, or of no importance.
 /// Of two hosts that announce different settings for one mode, the last one's count. The caller wakes [`Topic::Modes`](asobi_proto::bus::Topic::Modes) afterwards.
 ///
 /// # Errors
@@ -138,16 +139,17 @@ pub async fn publish(
     pool: &PgPool,
     node_id: &str,
     incarnation: i64,
-    modes: &[(String, ModeSettings)],
+    modes: &[(String, ModeSettings, String)],
 ) -> Result<(), Error> {
-    let mut sorted: Vec<&(String, ModeSettings)> = modes.iter().collect();
+    let mut sorted: Vec<&(String, ModeSettings, String)> = modes.iter().collect();
     // Hosts start together: one order of row locks.
     sorted.sort_by(|a, b| a.0.cmp(&b.0));
     let mut tx = crate::begin(pool).await?;
-    for (mode, settings) in &sorted {
+    for (mode, settings, _) in &sorted {
         put_mode(&mut tx, mode, settings).await?;
     }
-    let names: Vec<String> = sorted.iter().map(|(mode, _)| mode.clone()).collect();
+    let names: Vec<String> = sorted.iter().map(|(mode, ..)| mode.clone()).collect();
+    let versions: Vec<String> = sorted.iter().map(|(_, _, version)| version.clone()).collect();
     sqlx::query!(
         "DELETE FROM host_modes WHERE node_id = $1 AND NOT (incarnation = $2 AND mode = ANY($3))",
         node_id,
@@ -157,11 +159,13 @@ pub async fn publish(
     .execute(&mut *tx)
     .await?;
     sqlx::query!(
-        "INSERT INTO host_modes (node_id, incarnation, mode) SELECT $1, $2, unnest($3::text[])
-         ON CONFLICT (node_id, mode) DO UPDATE SET incarnation = excluded.incarnation",
+        "INSERT INTO host_modes (node_id, incarnation, mode, version)
+         SELECT $1, $2, mode, version FROM UNNEST($3::text[], $4::text[]) AS m (mode, version)
+         ON CONFLICT (node_id, mode) DO UPDATE SET incarnation = excluded.incarnation, version = excluded.version",
         node_id,
         incarnation,
         &names,
+        &versions,
     )
     .execute(&mut *tx)
     .await?;

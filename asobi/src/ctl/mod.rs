@@ -3,6 +3,7 @@
 //!
 //! Each subcommand is a module with its arguments and a `run(&args, &Ctl)`; what it prints goes through [`output`].
 
+mod hosts;
 mod nodes;
 mod output;
 mod players;
@@ -49,6 +50,10 @@ pub struct CtlArgs {
 enum Command {
     /// Who is in the cluster: roles, states, addresses, load, and who leads
     Nodes,
+    /// Move a running match to another host, live: its players notice a late tick
+    Move(hosts::MoveArgs),
+    /// Take a match host out: its matches move to the others, then it stops
+    Drain(hosts::DrainArgs),
     Player(players::PlayerArgs),
     Queue(queue::QueueArgs),
     Ticket(ticket::TicketArgs),
@@ -75,6 +80,8 @@ pub async fn run(args: CtlArgs) -> anyhow::Result<ExitCode> {
     let ctl = Ctl::connect(&config, args.json).await?;
     match &args.command {
         Command::Nodes => nodes::run(&ctl).await?,
+        Command::Move(args) => hosts::move_match(args, &ctl).await?,
+        Command::Drain(args) => hosts::drain(args, &ctl).await?,
         Command::Player(args) => players::run(args, &ctl).await?,
         Command::Queue(args) => queue::run(args, &ctl).await?,
         Command::Ticket(args) => ticket::run(args, &ctl).await?,
@@ -115,6 +122,23 @@ impl Ctl {
     /// When the database does not answer.
     pub async fn nodes(&self) -> anyhow::Result<Vec<Node>> {
         asobi_cluster::ops::nodes(&self.pool).await.context("the registry could not be read")
+    }
+
+    /// The living node of that id.
+    ///
+    /// # Errors
+    /// There is none; with those there are.
+    pub async fn node(&self, node_id: &str, role: Role) -> anyhow::Result<Node> {
+        let mut nodes = candidates(self.nodes().await?, Some(role));
+        if let Some(found) = nodes.iter().position(|node| node.node_id == node_id) {
+            return Ok(nodes.swap_remove(found));
+        }
+        let known: Vec<&str> = nodes.iter().map(|node| node.node_id.as_str()).collect();
+        let role = role.as_str();
+        if known.is_empty() {
+            bail!("{node_id:?} is no {role} node that is alive, and there is no other; see `asobi ctl nodes`");
+        }
+        bail!("{node_id:?} is no {role} node that is alive; there are {}", known.join(", "))
     }
 
     /// Asks the nodes of a role (of any, without one) until one answers; those that lead and those that are ready come first. Only calls

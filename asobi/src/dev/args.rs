@@ -5,7 +5,7 @@ use std::path::PathBuf;
 /// Each is a process of its own. Gateway i serves players on port+i, match host i on port+100+i; with --port 0 they take
 /// free ports. Other addresses are printed when all are ready, and written to --ready-file. Ctrl-C drains everything.
 ///
-/// For development these keys have other defaults: auth.guest, page.enabled and match.dev_errors are true,
+/// For development these keys have other defaults: auth.guest, page.enabled, match.dev_errors and match.reload are true,
 /// chat.global_channels is lobby and c0 to c99. Players connect to 127.0.0.1; --set http.listen=0.0.0.0:0 opens it to
 /// the network.
 #[derive(Debug, clap::Args)]

@@ -181,6 +181,7 @@ fn presets() -> Vec<String> {
         "auth.guest=true".to_owned(),
         "page.enabled=true".to_owned(),
         "match.dev_errors=true".to_owned(),
+        "match.reload=true".to_owned(),
         "log.format=pretty".to_owned(),
         format!("chat.global_channels={}", channels.join(",")),
     ]

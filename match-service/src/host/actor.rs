@@ -1,34 +1,53 @@
 //! The task that owns a match: takes its messages, keeps its time, and writes its rows one after the other.
+//!
+//! ```text
+//!             a host is named, nothing is being written
+//!   playing ────────────────────────────────────────────► frozen: snapshot, the other host is asked
+//!      ▲                                                    │        │         │
+//!      ├── it refuses ──────────────────────────────────────┘        │         │ nobody knows: the row is asked,
+//!      ├── the row was ours, and is under the next epoch ◄───────────┼─────────┤ again and again
+//!      │                                                             ▼         ▼
+//!      │                                         it runs there: sessions are sent there, the task ends
+//!      └── in doubt (see `trust`): nothing is taken, nothing ticks, until the doubt is over or the match is lost
+//! ```
 
-use std::{future::Future, panic::AssertUnwindSafe, pin::Pin, sync::Arc, time::Duration};
+mod moving;
+mod writing;
 
+use std::{panic::AssertUnwindSafe, sync::Arc};
+
+use asobi_session::link::LinkError;
 use asobi_store::matches::{Fence, SeatTaken};
 use futures_util::FutureExt as _;
 use tokio::{
     task::yield_now,
-    time::{Instant, sleep, sleep_until},
+    time::{Instant, sleep_until},
 };
 
+pub use self::writing::persist;
+use self::{
+    moving::Moving,
+    writing::{Writing, next},
+};
 use super::{
     mailbox::{Mailbox, Message, SessionKey, Stop},
+    peers::{MoveError, Peers},
     port::refused,
-    room::{GivenUp, Joining, Op, Room},
+    room::{Joining, Op, Room},
     rows::Rows,
+    trust::Trust,
 };
-use asobi_session::link::LinkError;
 
 /// Messages taken between two looks at the clock.
 const BATCH: usize = 256;
 
-/// A write under way; the next one waits for it.
-type Writing = Pin<Box<dyn Future<Output = Written>>>;
-
-enum Written {
-    Seat(Joining, Result<SeatTaken, asobi_store::Error>),
-    /// Effects up to this ordinal; false: the match is no longer ours.
-    Effects(i64, bool),
-    Finished(bool),
-    Other,
+/// What a match's task works with.
+pub struct Surroundings {
+    pub rows: Arc<dyn Rows>,
+    pub peers: Arc<dyn Peers>,
+    pub trust: Arc<Trust>,
+    /// Of the match's code; empty: a move does not ask for it.
+    pub version: String,
 }
 
 /// See the module.
@@ -36,20 +55,23 @@ pub struct Actor {
     room: Room,
     fence: Fence,
     mailbox: Mailbox,
-    rows: Arc<dyn Rows>,
+    around: Surroundings,
     writing: Option<Writing>,
     /// Sessions that asked to join and whose seats are being written; one that goes meanwhile is taken out.
     waiting: Vec<SessionKey>,
+    /// Where the match shall move, once nothing is being written.
+    moving: Option<Moving>,
     over: bool,
 }
 
 impl Actor {
     #[must_use]
-    pub fn new(room: Room, fence: Fence, mailbox: Mailbox, rows: Arc<dyn Rows>) -> Self {
-        Self { room, fence, mailbox, rows, writing: None, waiting: Vec::new(), over: false }
+    pub fn new(room: Room, fence: Fence, mailbox: Mailbox, around: Surroundings) -> Self {
+        room.count_inputs(&mailbox);
+        Self { room, fence, mailbox, around, writing: None, waiting: Vec::new(), moving: None, over: false }
     }
 
-    /// Runs the match until its end is written or it may no longer be. One that panics ends as failed.
+    /// Runs the match until its end is written, it has moved, or it may no longer be. One that panics ends as failed.
     pub async fn run(mut self) {
         let mut panics = 0;
         while AssertUnwindSafe(self.play()).catch_unwind().await.is_err() {
@@ -61,6 +83,7 @@ impl Actor {
             // Whatever was being written goes on by itself; the end comes after it or makes it come to nothing.
             self.writing = None;
             self.waiting.clear();
+            self.moving = None;
             // The game is not called any more, and rooms that end call nothing else that could be half-changed.
             self.room.break_off();
         }
@@ -68,10 +91,19 @@ impl Actor {
 
     async fn play(&mut self) {
         while !self.over {
+            if !self.around.trust.holds() {
+                self.doubt().await;
+                continue;
+            }
             self.start_writing();
+            if let Some(moving) = self.may_move() {
+                self.carry_over(moving).await;
+                continue;
+            }
             let due = self.room.next_due();
             tokio::select! {
                 biased;
+                stop = self.mailbox.stops.next() => self.stop(stop).await,
                 written = next(&mut self.writing) => {
                     self.writing = None;
                     self.written(written).await;
@@ -88,6 +120,13 @@ impl Actor {
                     None => return,
                 },
             }
+        }
+    }
+
+    async fn doubt(&mut self) {
+        tokio::select! {
+            () = self.around.trust.regained() => {}
+            stop = self.mailbox.stops.next() => self.stop(stop).await,
         }
     }
 
@@ -120,19 +159,30 @@ impl Actor {
                 self.room.leave(session, reply).await;
             }
             Message::Input { session, number, payload } => {
-                self.room.input(session, number, payload, &self.mailbox).await
+                self.room.input(session, number, payload, &self.mailbox).await;
             }
             Message::Detach { session } => {
                 self.gone(session);
                 self.room.detach(session).await;
             }
-            Message::Stop(Stop::HostStopped) => {
+            Message::Move { target, reply } => self.want_to_move(target, reply),
+            Message::Reload(factory) => {
+                if self.room.reload(factory.as_ref()) {
+                    factory.version().clone_into(&mut self.around.version);
+                }
+            }
+        }
+    }
+
+    async fn stop(&mut self, stop: Stop) {
+        match stop {
+            Stop::HostStopped => {
                 self.room.finish(false, r#"{"error":"host_stopped"}"#.to_owned());
                 self.room.settle().await;
             }
             // Whether an end is still ours to write, its transaction will say.
-            Message::Stop(Stop::Lost) if self.room.ending() => {}
-            Message::Stop(Stop::Lost) => self.lost(),
+            Stop::Lost if self.room.ending() => {}
+            Stop::Lost => self.lost(),
         }
     }
 
@@ -145,92 +195,6 @@ impl Actor {
         self.over = true;
         tracing::warn!(game.match_id = %self.fence.match_id, "A match is no longer this host's; it stops here.");
         self.room.close(None);
-    }
-
-    fn start_writing(&mut self) {
-        if self.writing.is_some() {
-            return;
-        }
-        let (rows, fence) = (Arc::clone(&self.rows), self.fence.clone());
-        if self.room.ending() {
-            let Some(end) = self.room.end.clone() else {
-                return;
-            };
-            let effects = self.room.effects.clone();
-            self.writing = Some(Box::pin(async move {
-                let ended =
-                    persist("end", || rows.finish(fence.clone(), end.finished, end.result.clone(), effects.clone()))
-                        .await;
-                Written::Finished(ended)
-            }));
-            return;
-        }
-        let Some(op) = self.room.ops.pop_front() else {
-            return;
-        };
-        self.writing = Some(match op {
-            Op::TakeSeat(joining) => Box::pin(async move {
-                let taken = rows.take_seat(fence, joining.player).await;
-                Written::Seat(joining, taken)
-            }),
-            Op::GiveUp { mut players, reply } => Box::pin({
-                // Who has a seat again by now, or through another session, keeps its row.
-                players.retain(|player| !self.room.seats.has(*player));
-                async move {
-                    if !players.is_empty() {
-                        persist("seats", || rows.give_up_seats(fence.clone(), players.clone())).await;
-                    }
-                    match reply {
-                        Some(GivenUp::Left(reply)) => {
-                            let _ = reply.send(());
-                        }
-                        Some(GivenUp::Refused(refused)) => drop(refused),
-                        None => {}
-                    }
-                    Written::Other
-                }
-            }),
-            Op::Effects => {
-                let effects = self.room.effects.clone();
-                let upto = effects.last().map_or(0, |effect| effect.ordinal);
-                Box::pin(async move {
-                    let ours = persist("effects", || rows.append_effects(fence.clone(), effects.clone())).await;
-                    Written::Effects(upto, ours)
-                })
-            }
-            Op::Backfill => {
-                let Some(asked) = self.room.backfill.clone() else {
-                    return;
-                };
-                Box::pin(async move {
-                    persist("wish for players", || rows.request_backfill(fence.clone(), asked.clone())).await;
-                    Written::Other
-                })
-            }
-            Op::Listing => {
-                let (settings, state) = (self.room.settings.clone(), self.room.listing());
-                Box::pin(async move {
-                    persist("listing", || rows.put_listing(fence.clone(), settings.clone(), state)).await;
-                    Written::Other
-                })
-            }
-        });
-    }
-
-    async fn written(&mut self, written: Written) {
-        match written {
-            Written::Seat(joining, taken) => self.seat_written(joining, taken).await,
-            Written::Effects(upto, true) => {
-                self.room.effects.retain(|effect| effect.ordinal > upto);
-            }
-            Written::Finished(true) => {
-                let result = self.room.end.as_ref().map(|end| end.result.clone());
-                self.room.close(result.as_deref());
-                self.over = true;
-            }
-            Written::Effects(_, false) | Written::Finished(false) => self.lost(),
-            Written::Other => {}
-        }
     }
 
     async fn seat_written(&mut self, joining: Joining, taken: Result<SeatTaken, asobi_store::Error>) {
@@ -256,12 +220,11 @@ impl Actor {
             self.room.settle().await;
         }
     }
-}
 
-async fn next(writing: &mut Option<Writing>) -> Written {
-    match writing {
-        Some(writing) => writing.await,
-        None => std::future::pending().await,
+    fn refuse_to_move(&mut self, why: MoveError) {
+        if let Some(moving) = self.moving.take() {
+            moving.refuse(why);
+        }
     }
 }
 
@@ -269,24 +232,5 @@ async fn until(due: Option<Instant>) {
     match due {
         Some(at) => sleep_until(at).await,
         None => std::future::pending().await,
-    }
-}
-
-/// Repeats a write until the database says what became of it; the match goes on meanwhile.
-async fn persist<T, F, W>(what: &'static str, mut write: F) -> T
-where
-    F: FnMut() -> W,
-    W: Future<Output = Result<T, asobi_store::Error>>,
-{
-    let mut pause = Duration::from_millis(100);
-    loop {
-        match write().await {
-            Ok(value) => return value,
-            Err(error) => {
-                tracing::warn!(%error, what, retry_ms = pause.as_millis() as u64, "A match could not write its {what} yet.");
-                sleep(pause).await;
-                pause = (pause * 2).min(Duration::from_secs(2));
-            }
-        }
     }
 }

@@ -2,18 +2,22 @@
 
 use std::sync::{
     Arc,
-    atomic::{AtomicUsize, Ordering},
+    atomic::{AtomicBool, AtomicI64, AtomicUsize, Ordering},
 };
 
 use asobi_session::link::{Entered, LinkError, SessionNo};
 use bytes::Bytes;
 use tokio::{
     runtime::Handle,
-    sync::{mpsc, oneshot},
+    sync::{mpsc, oneshot, watch},
 };
 use uuid::Uuid;
 
-use super::port::Port;
+use super::{
+    peers::{MoveError, Target},
+    port::Port,
+};
+use crate::game::GameFactory;
 
 /// A session as a match knows it: its edge's number and its own.
 pub type SessionKey = (u64, SessionNo);
@@ -31,7 +35,7 @@ pub enum Message {
     /// Answered when the seat's row is gone.
     Leave {
         session: SessionKey,
-        reply: oneshot::Sender<()>,
+        reply: oneshot::Sender<Result<(), LinkError>>,
     },
     /// Players whom the queue chose, and whose rows of seats are written. Answers who sits here.
     Add {
@@ -46,7 +50,13 @@ pub enum Message {
     Detach {
         session: SessionKey,
     },
-    Stop(Stop),
+    /// Answered when the match runs there, with its epoch, or will go on here.
+    Move {
+        target: Target,
+        reply: oneshot::Sender<Result<i64, MoveError>>,
+    },
+    /// The mode's code has changed: go on with this.
+    Reload(Arc<dyn GameFactory>),
 }
 
 /// Why a match stops that is not over.
@@ -62,19 +72,34 @@ pub enum Stop {
 #[derive(Clone)]
 pub struct MatchHandle {
     pub match_id: Uuid,
-    pub epoch: i64,
     sender: mpsc::Sender<Message>,
-    /// Inputs in the queue or waiting for their tick.
-    inputs: Arc<AtomicUsize>,
+    /// Past the queue: what stops a match does not wait behind what it was told before.
+    stops: watch::Sender<Option<Stop>>,
+    shared: Arc<Shared>,
     input_limit: usize,
     runtime: Handle,
+}
+
+/// What both sides see.
+#[derive(Default)]
+pub struct Shared {
+    /// The one under which it runs here. It changes when a move came to nothing.
+    pub epoch: AtomicI64,
+    /// The match is frozen, and its row may name another host or epoch.
+    pub moving: AtomicBool,
+    /// Inputs in the queue or waiting for their tick.
+    inputs: AtomicUsize,
 }
 
 /// The receiving side.
 pub struct Mailbox {
     pub receiver: mpsc::Receiver<Message>,
-    inputs: Arc<AtomicUsize>,
+    pub shared: Arc<Shared>,
+    pub stops: Stops,
 }
+
+/// Why the match shall stop, as it is said.
+pub struct Stops(watch::Receiver<Option<Stop>>);
 
 /// Room for what is not an input.
 const CONTROL: usize = 64;
@@ -83,25 +108,44 @@ const CONTROL: usize = 64;
 #[must_use]
 pub fn mailbox(match_id: Uuid, epoch: i64, input_limit: usize, runtime: Handle) -> (MatchHandle, Mailbox) {
     let (sender, receiver) = mpsc::channel(input_limit + CONTROL);
-    let inputs = Arc::new(AtomicUsize::new(0));
-    let handle = MatchHandle { match_id, epoch, sender, inputs: Arc::clone(&inputs), input_limit, runtime };
-    (handle, Mailbox { receiver, inputs })
+    let (stops, stopped) = watch::channel(None);
+    let shared = Arc::new(Shared { epoch: AtomicI64::new(epoch), ..Shared::default() });
+    let mailbox = Mailbox { receiver, shared: Arc::clone(&shared), stops: Stops(stopped) };
+    (MatchHandle { match_id, sender, stops, shared, input_limit, runtime }, mailbox)
 }
 
 impl MatchHandle {
+    #[must_use]
+    pub fn epoch(&self) -> i64 {
+        self.shared.epoch.load(Ordering::Acquire)
+    }
+
+    /// Whether nobody can say at the moment whose the match is.
+    #[must_use]
+    pub fn is_moving(&self) -> bool {
+        self.shared.moving.load(Ordering::Acquire)
+    }
+
+    /// Whether it leads to the same run of the same match.
+    #[must_use]
+    pub fn is(&self, shared: &Arc<Shared>) -> bool {
+        Arc::ptr_eq(&self.shared, shared)
+    }
+
     /// Queues an input.
     ///
     /// # Errors
     /// [`LinkError::Full`] over the limit, [`LinkError::Unavailable`] when the match is over.
     pub fn input(&self, session: SessionKey, number: u64, payload: Bytes) -> Result<(), LinkError> {
-        if self.inputs.fetch_add(1, Ordering::Relaxed) >= self.input_limit {
-            self.inputs.fetch_sub(1, Ordering::Relaxed);
+        let inputs = &self.shared.inputs;
+        if inputs.fetch_add(1, Ordering::Relaxed) >= self.input_limit {
+            inputs.fetch_sub(1, Ordering::Relaxed);
             metrics::counter!("asobi_match_inputs_refused_total").increment(1);
             return Err(LinkError::Full);
         }
         let message = Message::Input { session, number, payload };
         self.sender.try_send(message).map_err(|error| {
-            self.inputs.fetch_sub(1, Ordering::Relaxed);
+            inputs.fetch_sub(1, Ordering::Relaxed);
             match error {
                 mpsc::error::TrySendError::Full(_) => LinkError::Full,
                 mpsc::error::TrySendError::Closed(_) => LinkError::Unavailable,
@@ -123,11 +167,42 @@ impl MatchHandle {
             }
         }
     }
+
+    /// Stops the match. One that was lost stays so.
+    pub fn stop(&self, why: Stop) {
+        self.stops.send_if_modified(|stop| {
+            let news = *stop != Some(Stop::Lost) && *stop != Some(why);
+            if news {
+                *stop = Some(why);
+            }
+            news
+        });
+    }
 }
 
 impl Mailbox {
     /// An input was applied or thrown away.
     pub fn input_done(&self) {
-        self.inputs.fetch_sub(1, Ordering::Relaxed);
+        self.shared.inputs.fetch_sub(1, Ordering::Relaxed);
+    }
+
+    /// Inputs that came with the match and not through here wait, too.
+    pub fn inputs_taken_up(&self, inputs: usize) {
+        self.shared.inputs.fetch_add(inputs, Ordering::Relaxed);
+    }
+}
+
+impl Stops {
+    /// Waits for the next reason to stop. May be given up without losing one.
+    pub async fn next(&mut self) -> Stop {
+        loop {
+            if self.0.changed().await.is_err() {
+                // Nobody can reach the match any more, and nobody wants it stopped.
+                std::future::pending::<()>().await;
+            }
+            if let Some(stop) = *self.0.borrow_and_update() {
+                return stop;
+            }
+        }
     }
 }

@@ -1,20 +1,30 @@
 //! The matches of one host: how they come, how they are found, and how they go.
 //!
 //! ```text
-//!   CreateMatch ─▶ Starting: game loaded, init, joins ─▶ row claimed ─▶ Running ─▶ end committed ─▶ gone
-//!                        │ script fails, row not ours          │ lost, stopped
-//!                        └────────────▶ gone ◀─────────────────┘
+//!   CreateMatch ─▶ Starting: game loaded, init, joins ──────┐
+//!      restore  ─▶ Starting: game loaded, last checkpoint ──┼─▶ row claimed ─▶ Running ─▶ end committed ─▶ gone
+//!   AdoptMatch  ─▶ Starting: game loaded, snapshot ─────────┘                    │ moved, lost, stopped
+//!                        └── script fails, row not ours ─▶ gone ◀────────────────┘
 //! ```
 //! Invariant: a match that has not claimed its row delivers nothing and answers nobody.
+//!
+//! Invariant: of two hosts that hold a match in memory one has its row. The other is frozen and asks the row, or is in doubt and takes
+//! nothing, or finds out at its next write, which changes nothing.
 
 mod actor;
-mod claims;
+mod creating;
 mod mailbox;
+mod meters;
+mod moment;
+mod outside;
+mod peers;
 mod port;
 mod room;
 mod rows;
 mod schedule;
 mod seats;
+mod together;
+mod trust;
 mod worker;
 
 #[cfg(test)]
@@ -24,34 +34,31 @@ use std::{
     collections::{HashMap, HashSet},
     sync::{
         Arc,
-        atomic::{AtomicBool, AtomicI64, Ordering},
+        atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering},
     },
     time::{Duration, Instant},
 };
 
 use asobi_proto::mode::ModeSettings;
 use asobi_store::matches::Fence;
-use parking_lot::Mutex;
+use parking_lot::{Mutex, RwLock};
 use tokio::{
     runtime::Handle,
     sync::{Notify, oneshot, watch},
 };
-use tracing::Instrument as _;
 use uuid::Uuid;
 
-use self::{
-    actor::Actor,
-    mailbox::{Mailbox, mailbox},
-    room::Room,
-    worker::Worker,
-};
 pub use self::{
+    creating::{Adoption, CreateError, NewMatch, Origin},
     mailbox::{MatchHandle, Message, SessionKey, Stop},
+    peers::{Adopted, MoveError, Peers, Target},
     port::{Entering, HostLink, Port, refused},
     room::Manners,
     rows::{PgRows, Rows},
+    trust::Trust,
 };
-use crate::game::{GameFactory, Outside, Registry, Setup};
+use self::{mailbox::Shared, meters::Meters, worker::Worker};
+use crate::game::{Outside, Registry};
 
 /// What a host is made of.
 pub struct HostDeps {
@@ -60,6 +67,9 @@ pub struct HostDeps {
     pub registry: Registry,
     pub rows: Arc<dyn Rows>,
     pub outside: Arc<dyn Outside>,
+    pub peers: Arc<dyn Peers>,
+    /// Whether it may act for its matches.
+    pub trust: Arc<Trust>,
     pub manners: Manners,
     /// Matches it takes.
     pub capacity: usize,
@@ -69,20 +79,6 @@ pub struct HostDeps {
     pub workers: usize,
     /// Told the number of matches whenever it changes.
     pub on_load: Box<dyn Fn(u32) + Send + Sync>,
-}
-
-/// A match that shall be made here, as its row says.
-#[derive(Debug, Clone)]
-pub struct NewMatch {
-    pub match_id: Uuid,
-    pub mode: String,
-    pub epoch: i64,
-    /// Of the leader that asks; 0: no leader.
-    pub term: i64,
-    pub host_incarnation: i64,
-    pub players: Vec<Uuid>,
-    /// The players by team; empty: no teams.
-    pub teams: Vec<Vec<Uuid>>,
 }
 
 /// Players for a match that runs here.
@@ -107,28 +103,12 @@ pub enum AddError {
     Unanswered,
 }
 
-/// Why a match was not made.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum CreateError {
-    #[error("{0}")]
-    Fenced(String),
-    #[error("mode `{0}` is not served here")]
-    UnknownMode(String),
-    #[error("this host has all the matches it takes")]
-    Full,
-    #[error("this host takes no more matches")]
-    Draining,
-    #[error("the game did not start: {0}")]
-    Game(String),
-    #[error("the match's row could not be claimed in time")]
-    Unclaimed,
-}
-
 /// Since when it runs, or why it does not.
 type Done = Option<Result<Instant, CreateError>>;
 
 struct Entry {
     handle: MatchHandle,
+    mode: String,
     /// How its start went, once that is known.
     done: watch::Receiver<Done>,
 }
@@ -137,9 +117,12 @@ struct Entry {
 pub struct Host {
     node_id: String,
     incarnation: i64,
-    registry: Registry,
+    registry: RwLock<Registry>,
     rows: Arc<dyn Rows>,
     outside: Arc<dyn Outside>,
+    peers: Arc<dyn Peers>,
+    trust: Arc<Trust>,
+    meters: Arc<Meters>,
     manners: Manners,
     capacity: usize,
     input_limit: usize,
@@ -151,12 +134,14 @@ pub struct Host {
     draining: AtomicBool,
     on_load: Box<dyn Fn(u32) + Send + Sync>,
     changed: Notify,
+    /// See [`room::Ground::void`].
+    void: Arc<AtomicU64>,
 }
 
-/// How often a claim whose outcome is unknown is repeated.
-const CLAIMS: u32 = 3;
 /// How long a match may take to seat players whom the queue chose.
 const ADD: Duration = Duration::from_secs(2);
+/// How long a move may take, from the wish to the answer.
+const MOVE: Duration = Duration::from_secs(10);
 
 impl Host {
     /// Starts the worker threads. Call within the process's runtime.
@@ -170,9 +155,12 @@ impl Host {
         Ok(Arc::new(Self {
             node_id: deps.node_id,
             incarnation: deps.incarnation,
-            registry: deps.registry,
+            registry: RwLock::new(deps.registry),
             rows: deps.rows,
             outside: deps.outside,
+            peers: deps.peers,
+            trust: deps.trust,
+            meters: Arc::new(Meters::new()),
             manners: deps.manners,
             capacity: deps.capacity,
             input_limit: deps.input_limit,
@@ -183,13 +171,55 @@ impl Host {
             draining: AtomicBool::new(false),
             on_load: deps.on_load,
             changed: Notify::new(),
+            void: Arc::default(),
         }))
     }
 
-    /// What this host announces.
+    /// What this host announces: each mode with its settings and the version of its code.
     #[must_use]
-    pub fn modes(&self) -> Vec<(String, ModeSettings)> {
-        self.registry.modes()
+    pub fn modes(&self) -> Vec<(String, ModeSettings, String)> {
+        self.registry.read().modes()
+    }
+
+    /// Takes other code for its modes: new matches are made of it, and running ones whose mode's code has changed go on with it.
+    pub fn reload(&self, registry: Registry) {
+        let before = std::mem::replace(&mut *self.registry.write(), registry);
+        let now = self.registry.read();
+        for entry in self.matches.lock().values() {
+            let (Some(old), Some(new)) = (before.get(&entry.mode), now.get(&entry.mode)) else { continue };
+            if old.version() != new.version() {
+                entry.handle.post(Message::Reload(Arc::clone(new)));
+            }
+        }
+    }
+
+    /// Moves a running match to another host, live. Answers the epoch it has there.
+    ///
+    /// # Errors
+    /// Why it stays here. After [`MoveError::Unanswered`] it may have moved all the same.
+    pub async fn move_match(&self, match_id: Uuid, target: Target) -> Result<i64, MoveError> {
+        if self.running(match_id).is_none() {
+            return Err(MoveError::NotHere);
+        }
+        if !self.trust.holds() {
+            return Err(MoveError::InDoubt);
+        }
+        let handle = self.find(match_id).ok_or(MoveError::NotHere)?;
+        let (reply, answer) = oneshot::channel();
+        handle.post(Message::Move { target, reply });
+        match tokio::time::timeout(MOVE, answer).await {
+            Ok(Ok(moved)) => moved,
+            Ok(Err(_)) => Err(MoveError::NotHere),
+            Err(_) => Err(MoveError::Unanswered("the match is busy".into())),
+        }
+    }
+
+    /// Matches that run here at this moment, with their modes.
+    #[must_use]
+    pub fn running_matches(&self) -> Vec<(Uuid, String)> {
+        let matches = self.matches.lock();
+        let runs = |entry: &&Entry| matches!(&*entry.done.borrow(), Some(Ok(_)));
+        matches.values().filter(runs).map(|entry| (entry.handle.match_id, entry.mode.clone())).collect()
     }
 
     /// How to reach a match that is here, also one that is just starting: it answers when it runs.
@@ -204,7 +234,7 @@ impl Host {
         let matches = self.matches.lock();
         let entry = matches.get(&match_id)?;
         let runs = matches!(&*entry.done.borrow(), Some(Ok(_)));
-        runs.then_some(entry.handle.epoch)
+        runs.then(|| entry.handle.epoch())
     }
 
     #[must_use]
@@ -215,20 +245,6 @@ impl Host {
     #[must_use]
     pub fn incarnation(&self) -> i64 {
         self.incarnation
-    }
-
-    /// Makes a match. A repeat for the same match and epoch answers as the first call did, and waits with it. What was begun goes on when the
-    /// caller does not wait.
-    ///
-    /// # Errors
-    /// See [`CreateError`].
-    pub async fn create(self: &Arc<Self>, new: NewMatch) -> Result<(), CreateError> {
-        self.check_fences(new.host_incarnation, new.term).map_err(CreateError::Fenced)?;
-        let mut done = self.begin(new)?;
-        match done.wait_for(Option::is_some).await {
-            Ok(done) => done.clone().unwrap_or(Err(CreateError::Unclaimed)).map(drop),
-            Err(_) => Err(CreateError::Game("its task broke off".into())),
-        }
     }
 
     fn check_fences(&self, host_incarnation: i64, term: i64) -> Result<(), String> {
@@ -266,71 +282,25 @@ impl Host {
         }
     }
 
-    fn begin(self: &Arc<Self>, new: NewMatch) -> Result<watch::Receiver<Done>, CreateError> {
-        let mut matches = self.matches.lock();
-        if let Some(entry) = matches.get(&new.match_id) {
-            if entry.handle.epoch == new.epoch {
-                return Ok(entry.done.clone());
-            }
-            if entry.handle.epoch > new.epoch {
-                return Err(CreateError::Fenced(format!(
-                    "epoch {} is over, {} runs here",
-                    new.epoch, entry.handle.epoch
-                )));
-            }
-            entry.handle.post(Message::Stop(Stop::Lost));
-        }
-        if self.draining.load(Ordering::Relaxed) {
-            return Err(CreateError::Draining);
-        }
-        let Some(factory) = self.registry.get(&new.mode).cloned() else {
-            return Err(CreateError::UnknownMode(new.mode));
-        };
-        if matches.len() >= self.capacity {
-            return Err(CreateError::Full);
-        }
-        let worker = self.workers.iter().min_by_key(|worker| worker.matches());
-        let Some(worker) = worker else {
-            return Err(CreateError::Full);
-        };
-        let (handle, inbox) = mailbox(new.match_id, new.epoch, self.input_limit, self.runtime.clone());
-        let (tell, done) = watch::channel(None);
-        let presence = Presence {
-            host: Arc::clone(self),
-            match_id: new.match_id,
-            epoch: new.epoch,
-            load: Arc::clone(&worker.load),
-        };
-        worker.load.fetch_add(1, Ordering::Relaxed);
-        let span = tracing::Span::current();
-        let given = worker.give(Box::new(move || {
-            tokio::task::spawn_local(live(presence, factory, new, inbox, tell, span));
-        }));
-        if !given {
-            // The job was dropped, and with it the presence that counted it.
-            return Err(CreateError::Full);
-        }
-        matches.insert(handle.match_id, Entry { handle, done: done.clone() });
-        let count = matches.len();
-        drop(matches);
-        self.tell_load(count);
-        Ok(done)
-    }
-
     fn tell_load(&self, count: usize) {
         metrics::gauge!("asobi_match_running").set(f64::from(u32::try_from(count).unwrap_or(u32::MAX)));
         (self.on_load)(u32::try_from(count).unwrap_or(u32::MAX));
         self.changed.notify_waiters();
     }
 
-    fn remove(&self, match_id: Uuid, epoch: i64) {
+    fn remove(&self, match_id: Uuid, run: &Arc<Shared>) {
         let mut matches = self.matches.lock();
-        if matches.get(&match_id).is_some_and(|entry| entry.handle.epoch == epoch) {
+        if matches.get(&match_id).is_some_and(|entry| entry.handle.is(run)) {
             matches.remove(&match_id);
         }
         let count = matches.len();
         drop(matches);
         self.tell_load(count);
+    }
+
+    /// The database came back from a crash: checkpoints it answered for may be lost, and all are written again.
+    pub fn void_checkpoints(&self) {
+        self.void.fetch_add(1, Ordering::AcqRel);
     }
 
     /// Takes no more matches from here on.
@@ -341,7 +311,7 @@ impl Host {
     /// Tells every match to stop.
     pub fn stop_all(&self, why: Stop) {
         for entry in self.matches.lock().values() {
-            entry.handle.post(Message::Stop(why));
+            entry.handle.stop(why);
         }
     }
 
@@ -370,8 +340,8 @@ impl Host {
         for (id, entry) in matches.iter() {
             // One that was claimed since is not in what was read.
             let ran = matches!(&*entry.done.borrow(), Some(Ok(since)) if *since < read_from);
-            if ran && !held.contains(&(*id, entry.handle.epoch)) {
-                entry.handle.post(Message::Stop(Stop::Lost));
+            if ran && !entry.handle.is_moving() && !held.contains(&(*id, entry.handle.epoch())) {
+                entry.handle.stop(Stop::Lost);
             }
         }
         rows.iter().filter(|(id, _)| !matches.contains_key(id)).copied().collect()
@@ -387,82 +357,4 @@ impl Host {
         let ended = self.rows.finish(self.fence(match_id, epoch), false, result, Vec::new()).await;
         tracing::warn!(game.match_id = %match_id, ?ended, "A row without a match was ended.");
     }
-}
-
-/// Keeps a match in the host's books for as long as its task lives, however that ends.
-struct Presence {
-    host: Arc<Host>,
-    match_id: Uuid,
-    epoch: i64,
-    load: Arc<std::sync::atomic::AtomicUsize>,
-}
-
-impl Drop for Presence {
-    fn drop(&mut self) {
-        self.load.fetch_sub(1, Ordering::Relaxed);
-        // Not here: a job that is dropped unrun is dropped under the lock of the books.
-        let (host, match_id, epoch) = (Arc::clone(&self.host), self.match_id, self.epoch);
-        self.host.runtime.spawn(async move {
-            host.remove(match_id, epoch);
-        });
-    }
-}
-
-/// The whole life of a match, on its worker's thread.
-async fn live(
-    presence: Presence,
-    factory: Arc<dyn GameFactory>,
-    new: NewMatch,
-    inbox: Mailbox,
-    tell: watch::Sender<Done>,
-    span: tracing::Span,
-) {
-    let host = &presence.host;
-    let fence = host.fence(new.match_id, new.epoch);
-    let room = prepare(host, factory.as_ref(), &new)
-        .instrument(span)
-        .await
-        .map_err(|error| CreateError::Game(error.to_string()));
-    let claimed = match room {
-        Ok(room) => claim(host.rows.as_ref(), &fence).await.map(|()| room),
-        Err(error) => Err(error),
-    };
-    match claimed {
-        Ok(room) => {
-            tracing::info!(game.match_id = %new.match_id, game.mode = new.mode, players = new.players.len(), "A match runs.");
-            tell.send_replace(Some(Ok(Instant::now())));
-            Actor::new(room, fence, inbox, Arc::clone(&host.rows)).run().await;
-            tracing::info!(game.match_id = %new.match_id, game.mode = new.mode, "A match has ended.");
-        }
-        Err(error) => {
-            if error == CreateError::Unclaimed {
-                // It may be claimed all the same, and nobody may be told of a match that is not there.
-                host.fail_row(new.match_id, new.epoch).await;
-            }
-            tracing::warn!(game.match_id = %new.match_id, game.mode = new.mode, %error, "A match was not made.");
-            tell.send_replace(Some(Err(error)));
-        }
-    }
-    drop(presence);
-}
-
-async fn prepare(host: &Host, factory: &dyn GameFactory, new: &NewMatch) -> Result<Room, crate::game::GameError> {
-    let setup = Setup::new(new.match_id, new.mode.clone()).with_teams(new.teams.clone());
-    let game = factory.create(&setup, Arc::clone(&host.outside))?;
-    Room::start(game, setup, factory.settings().clone(), host.manners, &new.players).await
-}
-
-async fn claim(rows: &dyn Rows, fence: &Fence) -> Result<(), CreateError> {
-    for _ in 0..CLAIMS {
-        match rows.claim(fence.clone()).await {
-            Ok(true) => return Ok(()),
-            Ok(false) => {
-                return Err(CreateError::Fenced("the match's row is not, or no longer, this host's".into()));
-            }
-            Err(error) => {
-                tracing::warn!(%error, game.match_id = %fence.match_id, "A match's row could not be claimed yet.");
-            }
-        }
-    }
-    Err(CreateError::Unclaimed)
 }

@@ -9,7 +9,7 @@ use std::{
     time::Duration,
 };
 
-use asobi_session::link::{Edge, Entered, Entry, FrameKind, LinkError, MatchLink, SessionNo};
+use asobi_session::link::{Edge, Entered, Entry, FrameKind, LinkError, MatchLink, MovedTo, SessionNo};
 use async_trait::async_trait;
 use bytes::Bytes;
 use parking_lot::Mutex;
@@ -63,6 +63,19 @@ impl Port {
             }
         }
         self.edge.dropped(sessions, match_id);
+    }
+
+    /// The match of these sessions runs elsewhere from now on.
+    pub fn moved(&self, sessions: &[SessionNo], to: &MovedTo) {
+        for session in sessions {
+            self.forget(*session, to.match_id);
+        }
+        self.edge.moved(sessions, to);
+    }
+
+    /// Inputs up to these numbers are safe.
+    pub fn applied(&self, inputs: &[(SessionNo, u64)]) {
+        self.edge.applied(inputs);
     }
 
     /// The edge is gone: all its sessions are detached.
@@ -143,7 +156,7 @@ impl HostLink {
 
     /// The first half of [`MatchLink::leave`]; none: the session is in no match.
     #[must_use]
-    pub fn start_leave(&self, session: SessionNo) -> Option<oneshot::Receiver<()>> {
+    pub fn start_leave(&self, session: SessionNo) -> Option<oneshot::Receiver<Result<(), LinkError>>> {
         let handle = self.port.attached.lock().remove(&session)?;
         let (reply, answer) = oneshot::channel();
         handle.post(Message::Leave { session: (self.port.number, session), reply });
@@ -153,10 +166,14 @@ impl HostLink {
     /// The second half: waits until the seat is given up.
     ///
     /// # Errors
-    /// [`LinkError::Unavailable`] when that takes too long.
-    pub async fn finish_leave(&self, leaving: oneshot::Receiver<()>) -> Result<(), LinkError> {
-        // A dropped question: the match has ended, and the seat with it.
-        tokio::time::timeout(ANSWER, leaving).await.map(drop).map_err(|_| LinkError::Unavailable)
+    /// [`LinkError::Unavailable`] when that takes too long, or the match has just moved.
+    pub async fn finish_leave(&self, leaving: oneshot::Receiver<Result<(), LinkError>>) -> Result<(), LinkError> {
+        match tokio::time::timeout(ANSWER, leaving).await {
+            Ok(Ok(left)) => left,
+            // A dropped question: the match has ended, and the seat with it.
+            Ok(Err(_)) => Ok(()),
+            Err(_) => Err(LinkError::Unavailable),
+        }
     }
 }
 

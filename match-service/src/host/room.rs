@@ -6,13 +6,20 @@
 //!      └───────────────────── nobody came, stopped ──────────────────────────────────▲
 //! ```
 //! Waiting matches do not tick, and take inputs only where they never do (turn-based modes); Ending ones do neither and take nobody in.
+//!
+//! What a match does leaves in one of two ways. Frames of a match that ticks leave at once: a failover may take back what they showed, by a
+//! second at most. Frames of a turn-based one are held until the checkpoint with the move is committed, and so are those of any match while
+//! its host is in doubt. Effects always leave with a checkpoint.
 
 mod backfill;
+mod bots;
 mod calls;
+mod entering;
+mod saving;
 
 use std::{
     collections::{BinaryHeap, VecDeque},
-    sync::Arc,
+    sync::{Arc, atomic::AtomicU64},
     time::Duration,
 };
 
@@ -24,13 +31,19 @@ use serde_json::json;
 use tokio::{sync::oneshot, time::Instant};
 use uuid::Uuid;
 
+use self::saving::Held;
+pub use self::saving::Taken;
 use super::{
     mailbox::{Mailbox, SessionKey},
-    port::{Port, refused},
+    meters::Meters,
+    moment::Moment,
+    outside::Stored,
+    port::Port,
     schedule::TickClock,
-    seats::{Attached, Seats},
+    seats::Seats,
+    trust::Trust,
 };
-use crate::game::{Backfill, Game, GameError, Joined, Outcome, Setup, Timer};
+use crate::game::{Backfill, Game, GameError, Outcome, Outside, Setup, Timer};
 
 /// Failed callbacks in a row after which a match ends.
 const FAILURES: u32 = 20;
@@ -42,6 +55,8 @@ const OPS: usize = 64;
 pub const EFFECTS: usize = 8192;
 /// How long a match without any player waits for its first.
 const NOBODY_CAME: Duration = Duration::from_secs(30);
+/// How often a match that takes longer than its ticks last is spoken of.
+const OVERRUN_LOGGED: Duration = Duration::from_secs(10);
 
 /// How a host treats all its matches.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -66,8 +81,8 @@ pub enum Op {
         players: Vec<Uuid>,
         reply: Option<GivenUp>,
     },
-    /// Every effect that waits.
-    Effects,
+    /// The state as it is then, with every effect that waits.
+    Checkpoint,
     /// The listing as it is then.
     Listing,
     /// The last wish for players as it is then.
@@ -76,7 +91,7 @@ pub enum Op {
 
 /// Who waits until seats' rows are gone. Dropping it is an answer, too: then the match has ended, and its seats with it.
 pub enum GivenUp {
-    Left(oneshot::Sender<()>),
+    Left(oneshot::Sender<Result<(), LinkError>>),
     Refused(RefusedByGame),
 }
 
@@ -111,29 +126,54 @@ enum Phase {
     Ending,
 }
 
+/// What a room is made of, whether its match is new or comes from elsewhere.
+pub struct Ground {
+    pub game: Box<dyn Game>,
+    pub setup: Setup,
+    pub settings: ModeSettings,
+    pub manners: Manners,
+    pub trust: Arc<Trust>,
+    pub meters: Arc<Meters>,
+    /// What was stored and is not written yet.
+    pub stored: Arc<Stored>,
+    /// Given to the game; it sees `stored`.
+    pub outside: Arc<dyn Outside>,
+    /// Counts how often the database may have lost checkpoints that it had answered for.
+    pub void: Arc<AtomicU64>,
+}
+
 /// See the module.
 pub struct Room {
     setup: Setup,
     pub settings: ModeSettings,
     manners: Manners,
     game: Box<dyn Game>,
+    trust: Arc<Trust>,
+    meters: Arc<Meters>,
+    stored: Arc<Stored>,
+    outside: Arc<dyn Outside>,
     pub seats: Seats,
     phase: Phase,
     joinable: bool,
     clock: Option<TickClock>,
     /// Applied at the next tick, in the order of their arrival. Bounded by the mailbox's limit on inputs.
     inputs: VecDeque<(Uuid, Bytes)>,
+    /// Of bots, for this tick.
+    bot_inputs: Vec<(Uuid, Bytes)>,
     timers: BinaryHeap<Due>,
     timer_number: u64,
     failures: u32,
     /// Failed calls for a state in a row, counted apart: the ticks between them may succeed.
     state_failures: u32,
     logged: Option<Instant>,
+    overrun_logged: Option<Instant>,
     shared_last: Option<Bytes>,
     /// A turn-based game's state is to be sent.
     state_due: bool,
     /// When a match ends to which nobody ever came.
     deserted_at: Option<Instant>,
+    /// When bots fill up, see `bots`.
+    bots_at: Option<Instant>,
     /// Seats asked for whose rows are not written.
     pub joining: usize,
     pub ops: VecDeque<Op>,
@@ -141,6 +181,15 @@ pub struct Room {
     leaving: Vec<GivenUp>,
     pub effects: Vec<Effect>,
     next_ordinal: i64,
+    /// Frames that leave after the next checkpoint's commit.
+    held: Vec<Held>,
+    /// When the state is written next, if it has changed by then.
+    checkpoint_at: Instant,
+    /// Of the state that was written last.
+    written: Option<u64>,
+    /// What `void` was then.
+    written_in: u64,
+    void: Arc<AtomicU64>,
     listed: Option<ListingState>,
     /// The last wish for players, less who came by it.
     pub backfill: Option<Backfill>,
@@ -148,7 +197,7 @@ pub struct Room {
 }
 
 struct Due {
-    at: Instant,
+    at: Moment,
     number: u64,
     timer: Timer,
 }
@@ -167,68 +216,90 @@ impl PartialOrd for Due {
 impl Ord for Due {
     // The earliest is the greatest: a heap's top.
     fn cmp(&self, other: &Self) -> std::cmp::Ordering {
-        (other.at, other.number).cmp(&(self.at, self.number))
+        (other.at.at, other.number).cmp(&(self.at.at, self.number))
     }
 }
 
 impl Room {
-    /// Starts the game and seats the players the match was formed with. Those the game refuses get no seat.
-    ///
-    /// # Errors
-    /// The game does not start.
-    pub async fn start(
-        game: Box<dyn Game>,
-        setup: Setup,
-        settings: ModeSettings,
-        manners: Manners,
-        players: &[Uuid],
-    ) -> Result<Self, GameError> {
+    fn new(ground: Ground) -> Self {
         let now = Instant::now();
-        let mut room = Self {
-            setup,
-            settings,
-            manners,
-            game,
+        let interval = Duration::from_millis(ground.settings.checkpoint_interval_ms);
+        Self {
+            setup: ground.setup,
+            settings: ground.settings,
+            manners: ground.manners,
+            game: ground.game,
+            trust: ground.trust,
+            meters: ground.meters,
+            stored: ground.stored,
+            outside: ground.outside,
             seats: Seats::default(),
             phase: Phase::Waiting,
             joinable: true,
             clock: None,
             inputs: VecDeque::new(),
+            bot_inputs: Vec::new(),
             timers: BinaryHeap::new(),
             timer_number: 0,
             failures: 0,
             state_failures: 0,
             logged: None,
+            overrun_logged: None,
             shared_last: None,
             state_due: false,
-            deserted_at: players.is_empty().then(|| now + NOBODY_CAME),
+            deserted_at: None,
+            bots_at: None,
             joining: 0,
             ops: VecDeque::new(),
             leaving: Vec::new(),
             effects: Vec::new(),
             next_ordinal: 1,
+            held: Vec::new(),
+            // Those of one host are spread over the interval.
+            checkpoint_at: now + interval.mul_f64(rand::random_range(0.1..1.0)),
+            written: None,
+            written_in: 0,
+            void: ground.void,
             listed: None,
             backfill: None,
             end: None,
-        };
+        }
+    }
+
+    /// Starts the game and seats the players the match was formed with. Those the game refuses get no seat.
+    ///
+    /// # Errors
+    /// The game does not start.
+    pub async fn start(ground: Ground, players: &[Uuid]) -> Result<Self, GameError> {
+        let mut room = Self::new(ground);
+        room.deserted_at = players.is_empty().then(|| Instant::now() + NOBODY_CAME);
         let mut outcome = Outcome::default();
         room.game.init(&mut outcome).await?;
-        room.apply(outcome);
-        let mut without: Vec<Uuid> = Vec::new();
-        for player in players {
-            match room.seat(*player, None).await {
-                Ok(()) => {}
-                Err(_) => without.push(*player),
-            }
-        }
-        if !without.is_empty() {
-            room.ops.push_back(Op::GiveUp { players: without, reply: None });
-        }
+        room.apply(outcome).await;
+        room.seat_all(players).await;
         if !players.is_empty() && room.seats.is_empty() {
             room.finish(true, json!({"reason": "nobody_came"}).to_string());
         }
         room.settle().await;
         Ok(room)
+    }
+
+    /// Seats players whose rows are written; who the game refuses gives the row up.
+    async fn seat_all(&mut self, players: &[Uuid]) {
+        let mut without: Vec<Uuid> = Vec::new();
+        for player in players {
+            if self.seat(*player, None).await.is_err() {
+                without.push(*player);
+            }
+        }
+        if !without.is_empty() {
+            self.ops.push_back(Op::GiveUp { players: without, reply: None });
+        }
+    }
+
+    #[must_use]
+    pub fn mode(&self) -> &str {
+        &self.setup.mode
     }
 
     fn ttl(&self) -> Duration {
@@ -252,174 +323,15 @@ impl Room {
         }
         [
             self.clock.as_ref().map(TickClock::next),
-            self.timers.peek().map(|due| due.at),
+            self.timers.peek().map(|due| due.at.at),
             self.seats.next_expiry(),
             self.deserted_at,
+            self.bots_at,
+            Some(self.checkpoint_at),
         ]
         .into_iter()
         .flatten()
         .min()
-    }
-
-    /// A session attaches to its player's seat, or asks for one.
-    pub async fn enter(
-        &mut self,
-        port: &Arc<Port>,
-        session: SessionNo,
-        player: Uuid,
-        join: Option<String>,
-        reply: oneshot::Sender<Result<Entered, LinkError>>,
-    ) {
-        let refusal = if self.ending() {
-            "match_not_found"
-        } else if self.seats.has(player) {
-            self.attach(port, session, player, reply).await;
-            return;
-        } else if join.is_none() {
-            "not_in_match"
-        } else if !self.joinable {
-            "match_locked"
-        } else if self.free() == 0 {
-            "match_full"
-        } else if self.ops.len() >= OPS {
-            let _ = reply.send(Err(LinkError::Full));
-            return;
-        } else {
-            self.joining += 1;
-            self.ops.push_back(Op::TakeSeat(Joining {
-                player,
-                port: Arc::clone(port),
-                session,
-                ctx: join.filter(|ctx| !ctx.is_empty()),
-                reply,
-            }));
-            return;
-        };
-        let _ = reply.send(Err(refused(refusal)));
-    }
-
-    /// The row of a seat is written: the game decides whether the player gets it.
-    pub async fn joined(&mut self, joining: Joining, still_there: bool) {
-        if self.ending() {
-            return;
-        }
-        if !self.seats.has(joining.player)
-            && let Err(reason) = self.seat(joining.player, joining.ctx.as_deref()).await
-        {
-            let refused = RefusedByGame { reply: Some(joining.reply), reason };
-            let reply = Some(GivenUp::Refused(refused));
-            self.ops.push_back(Op::GiveUp { players: vec![joining.player], reply });
-            self.settle().await;
-            return;
-        }
-        // Who completes the match is told that it runs.
-        self.begin();
-        if still_there {
-            self.attach(&joining.port, joining.session, joining.player, joining.reply).await;
-        }
-        self.settle().await;
-    }
-
-    /// Asks the game to seat a player; the error is its reason.
-    async fn seat(&mut self, player: Uuid, ctx: Option<&str>) -> Result<(), Option<String>> {
-        let joined = self
-            .callback(Some(player), async |game: &mut dyn Game, outcome: &mut Outcome| {
-                game.join(player, ctx, outcome).await
-            })
-            .await;
-        match joined {
-            Some((Joined::Seated, outcome)) => {
-                self.deserted_at = None;
-                self.seats.add(player, Instant::now() + self.ttl());
-                // Only now: what the game says in `join` may be for who joins.
-                self.apply(outcome);
-                self.state_due = true;
-                Ok(())
-            }
-            Some((Joined::Refused(reason), outcome)) => {
-                self.apply(outcome);
-                Err(reason)
-            }
-            None => Err(None),
-        }
-    }
-
-    async fn attach(
-        &mut self,
-        port: &Arc<Port>,
-        session: SessionNo,
-        player: Uuid,
-        reply: oneshot::Sender<Result<Entered, LinkError>>,
-    ) {
-        let Some(attached) = self.seats.attach(player, port, session) else {
-            let _ = reply.send(Err(refused("not_in_match")));
-            return;
-        };
-        let applied = self.seats.applied((port.number, session));
-        let _ = reply.send(Ok(Entered { view: self.view(), applied }));
-        if attached == Attached::Back {
-            self.run(Some(player), async |game: &mut dyn Game, outcome: &mut Outcome| {
-                game.on_reconnect(player, outcome).await
-            })
-            .await;
-        }
-        for frame in self.seats.take_early(player) {
-            port.deliver(&[session], FrameKind::Event, frame);
-        }
-        if self.turn_based() || !self.settings.send_unchanged || self.phase == Phase::Waiting {
-            self.show(player, port, session).await;
-        }
-        self.settle().await;
-    }
-
-    /// Sends one session the state as it is: the next regular one may be long in coming.
-    async fn show(&mut self, player: Uuid, port: &Arc<Port>, session: SessionNo) {
-        let whose = (!self.settings.shared_state).then_some(player);
-        if let Some(frame) = self.state_frame(whose).await {
-            port.deliver(&[session], FrameKind::State, frame);
-        }
-    }
-
-    /// A session is gone.
-    pub async fn detach(&mut self, session: SessionKey) {
-        let Some(player) = self.seats.detach(session, Instant::now() + self.ttl()) else {
-            return;
-        };
-        if !self.ending() {
-            self.run(Some(player), async |game: &mut dyn Game, outcome: &mut Outcome| {
-                game.on_disconnect(player, outcome).await
-            })
-            .await;
-            self.settle().await;
-        }
-    }
-
-    /// The session's player gives up the seat.
-    pub async fn leave(&mut self, session: SessionKey, reply: oneshot::Sender<()>) {
-        match self.seats.player_of(session) {
-            Some(player) if !self.ending() => self.vacate(vec![player], Some(GivenUp::Left(reply))).await,
-            // Nothing to give up: that is an answer too.
-            _ => {
-                let _ = reply.send(());
-            }
-        }
-    }
-
-    async fn vacate(&mut self, players: Vec<Uuid>, reply: Option<GivenUp>) {
-        for player in &players {
-            if let Some(sessions) = self.seats.remove(*player) {
-                self.inputs.retain(|(from, _)| from != player);
-                for (port, sessions) in sessions {
-                    port.dropped(&sessions, self.setup.match_id);
-                }
-                let player = *player;
-                self.run(None, async |game: &mut dyn Game, outcome: &mut Outcome| game.leave(player, outcome).await)
-                    .await;
-                self.state_due = true;
-            }
-        }
-        self.ops.push_back(Op::GiveUp { players, reply });
-        self.settle().await;
     }
 
     /// An input arrived.
@@ -433,6 +345,13 @@ impl Room {
         };
         self.inputs.push_back((player, payload));
         if self.turn_based() {
+            self.take_turns(mailbox).await;
+        }
+    }
+
+    /// Applies what waits in a turn-based match.
+    pub async fn take_turns(&mut self, mailbox: &Mailbox) {
+        if self.turn_based() && !self.inputs.is_empty() && !self.is_choked() {
             self.apply_inputs(mailbox).await;
             self.settle().await;
         }
@@ -441,30 +360,37 @@ impl Room {
     async fn apply_inputs(&mut self, mailbox: &Mailbox) {
         while let Some((player, payload)) = self.inputs.pop_front() {
             mailbox.input_done();
-            if self.end.is_some() {
-                continue;
-            }
-            if let Ok(input) = std::str::from_utf8(&payload) {
-                self.run(Some(player), async |game: &mut dyn Game, outcome: &mut Outcome| {
-                    game.input(player, input, outcome).await
-                })
-                .await;
-                self.state_due = true;
-            }
+            self.apply_input(player, &payload).await;
+        }
+        for (bot, payload) in std::mem::take(&mut self.bot_inputs) {
+            self.apply_input(bot, &payload).await;
+        }
+    }
+
+    async fn apply_input(&mut self, player: Uuid, payload: &[u8]) {
+        if self.end.is_some() {
+            return;
+        }
+        if let Ok(input) = std::str::from_utf8(payload) {
+            let call = async |game: &mut dyn Game, outcome: &mut Outcome| game.input(player, input, outcome).await;
+            self.run(Some(player), call).await;
+            self.state_due = true;
         }
     }
 
     /// Does whatever is due.
     pub async fn on_time(&mut self, mailbox: &Mailbox) {
         let now = Instant::now();
-        while self.timers.peek().is_some_and(|due| due.at <= now) && self.end.is_none() {
+        while self.timers.peek().is_some_and(|due| due.at.at <= now) && self.end.is_none() {
             if let Some(due) = self.timers.pop() {
-                self.run(None, async |game: &mut dyn Game, outcome: &mut Outcome| {
-                    game.timer(&due.timer, outcome).await
-                })
-                .await;
+                let timer = &due.timer;
+                self.run(None, async |game: &mut dyn Game, outcome: &mut Outcome| game.timer(timer, outcome).await)
+                    .await;
                 self.state_due = true;
             }
+        }
+        for player in self.seats.missing(now, self.ttl()) {
+            self.disconnected(player).await;
         }
         let expired = self.seats.expired(now);
         if !expired.is_empty() {
@@ -476,11 +402,21 @@ impl Room {
                 self.finish(true, json!({"reason": "nobody_came"}).to_string());
             }
         }
+        if self.bots_at.is_some_and(|at| at <= now) {
+            self.fill_with_bots().await;
+        }
+        let due = self.clock.as_ref().map(TickClock::next);
         if let Some(missed) = self.clock.as_mut().and_then(|clock| clock.due(now)) {
             if missed > 0 {
-                metrics::counter!("asobi_match_ticks_missed_total").increment(u64::from(missed));
+                self.meters.missed.increment(u64::from(missed));
             }
+            self.meters.lateness.record(due.map_or(0.0, |due| now.duration_since(due).as_secs_f64()));
             self.tick(mailbox).await;
+        }
+        if self.checkpoint_at <= now {
+            self.want_checkpoint();
+            // Until it is taken there is nothing to be reminded of.
+            self.checkpoint_at = now + self.checkpoint_interval();
         }
         self.settle().await;
     }
@@ -490,13 +426,34 @@ impl Room {
             return;
         }
         let started = std::time::Instant::now();
+        self.let_bots_think().await;
         self.apply_inputs(mailbox).await;
         if self.end.is_none() {
             self.run(None, async |game: &mut dyn Game, outcome: &mut Outcome| game.tick(outcome).await).await;
         }
         self.send_states().await;
         self.state_due = false;
-        metrics::histogram!("asobi_match_tick_seconds").record(started.elapsed().as_secs_f64());
+        let took = started.elapsed();
+        self.meters.ticks.record(took.as_secs_f64());
+        if let Some(clock) = &mut self.clock
+            && took > clock.period()
+        {
+            clock.hold_back(Instant::now() + took);
+            self.overran(took);
+        }
+    }
+
+    /// A match that takes longer than its ticks last gets half of its thread at most: it is slowed, and not its neighbours.
+    fn overran(&mut self, took: Duration) {
+        self.meters.overruns.increment(1);
+        let now = Instant::now();
+        if self.overrun_logged.is_none_or(|at| now.duration_since(at) >= OVERRUN_LOGGED) {
+            self.overrun_logged = Some(now);
+            tracing::warn!(
+                game.mode = self.setup.mode, game.match_id = %self.setup.match_id, tick_ms = took.as_millis() as u64,
+                tick_rate = self.settings.tick_rate, "A match's tick takes longer than its rate allows; it is slowed."
+            );
+        }
     }
 
     /// Ends the match as failed without calling the game again.
@@ -521,7 +478,7 @@ impl Room {
         if self.ending() {
             return;
         }
-        if self.seats.is_empty() && self.joining == 0 && self.deserted_at.is_none() {
+        if self.seats.humans() == 0 && self.joining == 0 && self.deserted_at.is_none() {
             self.finish(true, json!({"reason": "everybody_left"}).to_string());
         }
         self.begin();
@@ -545,8 +502,9 @@ impl Room {
             self.listed = Some(listing);
             self.ops.push_back(Op::Listing);
         }
-        if !self.effects.is_empty() && !self.ops.iter().any(|op| matches!(op, Op::Effects)) {
-            self.ops.push_back(Op::Effects);
+        self.mind_bots();
+        if !self.effects.is_empty() || !self.held.is_empty() {
+            self.want_checkpoint();
         }
     }
 
@@ -562,7 +520,7 @@ impl Room {
     /// The payload of `match.joined`.
     fn view(&self) -> String {
         let status = if self.phase == Phase::Waiting { "waiting" } else { "running" };
-        let players: Vec<Uuid> = self.seats.players().collect();
+        let players: Vec<String> = self.seats.names().collect();
         json!({
             "match_id": self.setup.match_id, "mode": self.setup.mode, "status": status,
             "player_count": players.len(), "max_players": self.settings.max_players, "players": players,
@@ -573,6 +531,10 @@ impl Room {
 
     /// The last word to everybody; the sessions are free afterwards. Without a result nobody is told how it ended.
     pub fn close(&mut self, result: Option<&str>) {
+        if result.is_some() {
+            let held = std::mem::take(&mut self.held);
+            self.release(held);
+        }
         if let Some(result) = result {
             let id = self.setup.match_id;
             let payload = format!(r#"{{"match_id":"{id}","result":{result}}}"#);

@@ -10,7 +10,8 @@ use asobi_proto::{
 use asobi_store::{
     Error,
     backfill::{self, RequestError},
-    effects::{self, Effect},
+    checkpoints::{self, Adoption, Checkpoint},
+    effects::Effect,
     matches::{self, Ending, Fence, ListingState, SeatTaken},
 };
 use async_trait::async_trait;
@@ -19,14 +20,22 @@ use sqlx::PgPool;
 use tokio::runtime::Handle;
 use uuid::Uuid;
 
-use super::claims::Claims;
+use super::together::Together;
 use crate::game::Backfill;
 
 /// A match's rows. Every call is bounded in time; after an error the outcome is unknown and the call may be repeated.
 #[async_trait]
 pub trait Rows: Send + Sync {
-    /// Whether the match is this host's, and runs. Repeating it answers the same.
-    async fn claim(&self, fence: Fence) -> Result<bool, Error>;
+    /// Whether the match is this host's, and runs, with this version of its code. Repeating it answers the same.
+    async fn claim(&self, fence: Fence, version: String) -> Result<bool, Error>;
+    /// What the match was when it was written last, see [`checkpoints::read`].
+    async fn last_checkpoint(&self, fence: Fence) -> Result<Option<Vec<u8>>, Error>;
+    /// False: the match is not, or no longer, the writer's.
+    async fn checkpoint(&self, checkpoint: Checkpoint) -> Result<bool, Error>;
+    /// See [`checkpoints::adopt`].
+    async fn adopt(&self, adoption: Adoption) -> Result<bool, Error>;
+    /// See [`checkpoints::reclaim`].
+    async fn reclaim(&self, fence: Fence) -> Result<bool, Error>;
     /// True once the match has ended under this fence, also when it had before.
     async fn finish(&self, fence: Fence, finished: bool, result: String, effects: Vec<Effect>) -> Result<bool, Error>;
     /// See [`matches::take_seat`].
@@ -35,8 +44,6 @@ pub trait Rows: Send + Sync {
     async fn give_up_seats(&self, fence: Fence, players: Vec<Uuid>) -> Result<(), Error>;
     /// See [`matches::put_listing`].
     async fn put_listing(&self, fence: Fence, settings: ModeSettings, state: ListingState) -> Result<(), Error>;
-    /// See [`effects::append`].
-    async fn append_effects(&self, fence: Fence, effects: Vec<Effect>) -> Result<bool, Error>;
     /// Asks the queue for players, in place of what was asked before. What the mode does not offer is let go.
     async fn request_backfill(&self, fence: Fence, asked: Backfill) -> Result<(), Error>;
 }
@@ -48,14 +55,22 @@ pub struct PgRows {
     publisher: Publisher,
     runtime: Handle,
     timeout: Duration,
-    claims: Arc<Claims>,
+    claims: Arc<Together<(Fence, String), bool>>,
+    checkpoints: Arc<Together<Checkpoint, bool>>,
 }
 
 impl PgRows {
     /// Call within the process's runtime. `timeout`: of one call, from our side.
     #[must_use]
     pub fn new(pool: PgPool, publisher: Publisher, timeout: Duration) -> Self {
-        Self { pool, publisher, runtime: Handle::current(), timeout, claims: Arc::default() }
+        Self {
+            pool,
+            publisher,
+            runtime: Handle::current(),
+            timeout,
+            claims: Arc::default(),
+            checkpoints: Arc::default(),
+        }
     }
 
     async fn run<T, F>(&self, work: F) -> Result<T, Error>
@@ -79,9 +94,55 @@ impl PgRows {
 
 #[async_trait]
 impl Rows for PgRows {
-    async fn claim(&self, fence: Fence) -> Result<bool, Error> {
+    async fn claim(&self, fence: Fence, version: String) -> Result<bool, Error> {
         let (pool, claims, bound) = (self.pool.clone(), Arc::clone(&self.claims), self.timeout);
-        self.run(async move { claims.claim(&pool, fence, bound).await }).await
+        self.run(async move {
+            let write = |claimed: Vec<(Fence, String)>| {
+                let pool = pool.clone();
+                async move {
+                    let ours = matches::claim(&pool, &claimed).await?;
+                    Ok(claimed.iter().map(|(fence, _)| ours.contains(&(fence.match_id, fence.epoch))).collect())
+                }
+            };
+            claims.write((fence, version), bound, write).await
+        })
+        .await
+    }
+
+    async fn last_checkpoint(&self, fence: Fence) -> Result<Option<Vec<u8>>, Error> {
+        let pool = self.pool.clone();
+        self.run(async move { checkpoints::read(&pool, fence.match_id, fence.epoch).await }).await
+    }
+
+    async fn checkpoint(&self, checkpoint: Checkpoint) -> Result<bool, Error> {
+        let (pool, together, bound) = (self.pool.clone(), Arc::clone(&self.checkpoints), self.timeout);
+        let any = !checkpoint.effects.is_empty();
+        let written = self
+            .run(async move {
+                let write = |given: Vec<Checkpoint>| {
+                    let pool = pool.clone();
+                    async move {
+                        let ours = checkpoints::write(&pool, &given).await?;
+                        Ok(given.iter().map(|one| ours.contains(&(one.match_id, one.epoch))).collect())
+                    }
+                };
+                together.write(checkpoint, bound, write).await
+            })
+            .await?;
+        self.wake_effects(written && any);
+        Ok(written)
+    }
+
+    async fn adopt(&self, adoption: Adoption) -> Result<bool, Error> {
+        let (pool, any) = (self.pool.clone(), !adoption.effects.is_empty());
+        let adopted = self.run(async move { checkpoints::adopt(&pool, &adoption).await }).await?;
+        self.wake_effects(adopted && any);
+        Ok(adopted)
+    }
+
+    async fn reclaim(&self, fence: Fence) -> Result<bool, Error> {
+        let pool = self.pool.clone();
+        self.run(async move { checkpoints::reclaim(&pool, &fence).await }).await
     }
 
     async fn finish(&self, fence: Fence, finished: bool, result: String, effects: Vec<Effect>) -> Result<bool, Error> {
@@ -110,13 +171,6 @@ impl Rows for PgRows {
     async fn put_listing(&self, fence: Fence, settings: ModeSettings, state: ListingState) -> Result<(), Error> {
         let pool = self.pool.clone();
         self.run(async move { matches::put_listing(&pool, &fence, &settings, state).await }).await
-    }
-
-    async fn append_effects(&self, fence: Fence, effects: Vec<Effect>) -> Result<bool, Error> {
-        let pool = self.pool.clone();
-        let written = self.run(async move { effects::append(&pool, &fence, &effects).await }).await?;
-        self.wake_effects(written);
-        Ok(written)
     }
 
     async fn request_backfill(&self, fence: Fence, asked: Backfill) -> Result<(), Error> {

@@ -27,6 +27,16 @@ impl TickClock {
         self.next
     }
 
+    #[must_use]
+    pub fn period(&self) -> Duration {
+        self.period
+    }
+
+    /// No tick before then; those it would have been time for are let go.
+    pub fn hold_back(&mut self, until: Instant) {
+        self.next = self.next.max(until);
+    }
+
     /// Whether a tick is due now; then the one after it is scheduled, and the number of ticks that were let go is returned.
     pub fn due(&mut self, now: Instant) -> Option<u32> {
         if now < self.next {

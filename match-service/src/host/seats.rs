@@ -1,13 +1,17 @@
 //! Who sits in a match, in seat order, and through which sessions they are there.
 
-use std::{collections::HashMap, sync::Arc};
+mod saved;
+
+pub use saved::Safe;
+
+use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use asobi_session::link::{FrameKind, SessionNo};
 use bytes::Bytes;
 use tokio::time::Instant;
 use uuid::Uuid;
 
-use super::{mailbox::SessionKey, port::Port};
+use super::{mailbox::SessionKey, moment::Moment, port::Port};
 
 /// Frames kept for a player whose first session is still on its way, such as what a script says in `join`. The oldest goes when there are more.
 const EARLY: usize = 16;
@@ -17,16 +21,30 @@ const REMEMBERED: usize = 16;
 /// A seat and its player.
 pub struct Seat {
     pub player: Uuid,
+    /// What the game calls a bot; none: a player.
+    pub bot: Option<Arc<str>>,
     sessions: Vec<(Arc<Port>, SessionNo)>,
     /// When the seat is given up, while no session is attached.
-    pub gone_at: Option<Instant>,
+    gone_at: Option<Moment>,
+    /// The match came from another host, where somebody was attached: until then nobody is missed.
+    awaited: Option<Instant>,
     /// Whether any session ever was attached.
     attached_once: bool,
     early: Vec<Bytes>,
-    /// The last input number of each session, by the node it is on.
-    numbers: Vec<(Arc<str>, SessionNo, u64)>,
+    numbers: Vec<Number>,
     /// The last state sent, to leave out one that is the same.
-    pub last_state: Option<Bytes>,
+    last_state: Option<Bytes>,
+}
+
+/// How far a session's inputs have come.
+struct Number {
+    /// The node it is on, `node_id#incarnation`.
+    origin: Arc<str>,
+    session: SessionNo,
+    /// The last that was taken.
+    taken: u64,
+    /// The last its node was told of as safe.
+    told: u64,
 }
 
 /// All seats of a match.
@@ -81,17 +99,33 @@ impl Seats {
         !self.by_session.is_empty()
     }
 
-    /// A new seat, nobody attached yet; it waits until `gone_at`.
-    pub fn add(&mut self, player: Uuid, gone_at: Instant) {
-        self.seats.push(Seat {
-            player,
-            sessions: Vec::new(),
-            gone_at: Some(gone_at),
-            attached_once: false,
-            early: Vec::new(),
-            numbers: Vec::new(),
-            last_state: None,
-        });
+    /// A new seat, nobody attached yet; it waits so long.
+    pub fn add(&mut self, player: Uuid, ttl: Duration) {
+        self.seats.push(Seat { gone_at: Some(Moment::after(ttl)), ..Seat::new(player) });
+    }
+
+    /// A bot's seat, which waits for nobody.
+    pub fn add_bot(&mut self, bot: Uuid, id: Arc<str>) {
+        self.seats.push(Seat { bot: Some(id), ..Seat::new(bot) });
+    }
+
+    /// Bots, in seat order.
+    pub fn bots(&self) -> impl Iterator<Item = (Uuid, &Arc<str>)> {
+        self.seats.iter().filter_map(|seat| Some((seat.player, seat.bot.as_ref()?)))
+    }
+
+    /// Seats of players.
+    #[must_use]
+    pub fn humans(&self) -> usize {
+        self.seats.iter().filter(|seat| seat.bot.is_none()).count()
+    }
+
+    /// What everybody calls who sits there, in seat order.
+    pub fn names(&self) -> impl Iterator<Item = String> {
+        self.seats.iter().map(|seat| match &seat.bot {
+            Some(id) => id.to_string(),
+            None => seat.player.hyphenated().to_string(),
+        })
     }
 
     fn seat(&mut self, player: Uuid) -> Option<&mut Seat> {
@@ -102,16 +136,18 @@ impl Seats {
     pub fn attach(&mut self, player: Uuid, port: &Arc<Port>, session: SessionNo) -> Option<Attached> {
         let key = (port.number, session);
         if self.by_session.get(&key).is_some_and(|other| *other != player) {
-            self.detach(key, Instant::now());
+            self.detach(key, Duration::ZERO);
         }
         let seat = self.seat(player)?;
         let attached = match (seat.sessions.is_empty(), seat.attached_once) {
+            // Who is back from the match's last host was never away.
+            _ if seat.awaited.is_some() => Attached::Also,
             (false, _) => Attached::Also,
             (true, false) => Attached::First,
             (true, true) => Attached::Back,
         };
         seat.attached_once = true;
-        seat.gone_at = None;
+        (seat.gone_at, seat.awaited) = (None, None);
         if !seat.sessions.iter().any(|(at, number)| at.number == port.number && *number == session) {
             seat.sessions.push((Arc::clone(port), session));
         }
@@ -125,8 +161,8 @@ impl Seats {
         self.seat(player).map(|seat| std::mem::take(&mut seat.early)).unwrap_or_default()
     }
 
-    /// Detaches a session. The player is returned when it was their last one; the seat then waits until `gone_at`.
-    pub fn detach(&mut self, session: SessionKey, gone_at: Instant) -> Option<Uuid> {
+    /// Detaches a session. The player is returned when it was their last one; the seat then waits so long.
+    pub fn detach(&mut self, session: SessionKey, ttl: Duration) -> Option<Uuid> {
         let player = self.by_session.remove(&session)?;
         self.groups = None;
         let seat = self.seat(player)?;
@@ -134,7 +170,7 @@ impl Seats {
         if !seat.sessions.is_empty() {
             return None;
         }
-        seat.gone_at = Some(gone_at);
+        seat.gone_at = Some(Moment::after(ttl));
         Some(player)
     }
 
@@ -154,15 +190,16 @@ impl Seats {
         let player = self.player_of(session)?;
         let seat = self.seat(player)?;
         let (port, session) = seat.sessions.iter().find(|(port, at)| (port.number, *at) == session)?;
-        let known = seat.numbers.iter_mut().find(|(origin, at, _)| *origin == port.origin && at == session);
+        let known = seat.numbers.iter_mut().find(|known| known.session == *session && known.origin == port.origin);
         match known {
-            Some((_, _, last)) if number <= *last => return None,
-            Some((_, _, last)) => *last = number,
+            Some(known) if number <= known.taken => return None,
+            Some(known) => known.taken = number,
             None => {
                 if seat.numbers.len() >= REMEMBERED {
                     seat.numbers.remove(0);
                 }
-                seat.numbers.push((Arc::clone(&port.origin), *session, number));
+                let origin = Arc::clone(&port.origin);
+                seat.numbers.push(Number { origin, session: *session, taken: number, told: 0 });
             }
         }
         Some(player)
@@ -174,25 +211,37 @@ impl Seats {
         let seat = self.player_of(session).and_then(|player| self.seats.iter().find(|seat| seat.player == player));
         let Some(seat) = seat else { return 0 };
         let Some((port, no)) = seat.sessions.iter().find(|(port, at)| (port.number, *at) == session) else { return 0 };
-        seat.numbers.iter().find(|(origin, at, _)| *origin == port.origin && at == no).map_or(0, |known| known.2)
+        let known = seat.numbers.iter().find(|known| known.session == *no && known.origin == port.origin);
+        known.map_or(0, |known| known.taken)
     }
 
     /// Players whose seats have waited long enough.
     #[must_use]
     pub fn expired(&self, now: Instant) -> Vec<Uuid> {
-        self.seats.iter().filter(|seat| seat.gone_at.is_some_and(|at| at <= now)).map(|seat| seat.player).collect()
+        let over = |seat: &&Seat| seat.gone_at.is_some_and(|gone| gone.at <= now);
+        self.seats.iter().filter(over).map(|seat| seat.player).collect()
+    }
+
+    /// Players who were attached at the match's last host and have not come here in time; from now on their seats wait so long.
+    pub fn missing(&mut self, now: Instant, ttl: Duration) -> Vec<Uuid> {
+        let late = self.seats.iter_mut().filter(|seat| seat.awaited.is_some_and(|until| until <= now));
+        late.map(|seat| {
+            (seat.awaited, seat.gone_at) = (None, Some(Moment::after(ttl)));
+            seat.player
+        })
+        .collect()
     }
 
     /// When the next seat will have waited long enough.
     #[must_use]
     pub fn next_expiry(&self) -> Option<Instant> {
-        self.seats.iter().filter_map(|seat| seat.gone_at).min()
+        self.seats.iter().filter_map(|seat| seat.gone_at.map(|gone| gone.at).or(seat.awaited)).min()
     }
 
     /// One frame to everybody, once per edge. Players nobody has attached yet keep events for later.
     pub fn deliver_all(&mut self, kind: FrameKind, frame: &Bytes) {
         if kind == FrameKind::Event {
-            for seat in self.seats.iter_mut().filter(|seat| !seat.attached_once) {
+            for seat in self.seats.iter_mut().filter(|seat| !seat.attached_once && seat.bot.is_none()) {
                 keep(seat, frame);
             }
         }
@@ -206,7 +255,7 @@ impl Seats {
         let Some(seat) = self.seat(player) else {
             return;
         };
-        if !seat.attached_once && kind == FrameKind::Event {
+        if !seat.attached_once && seat.bot.is_none() && kind == FrameKind::Event {
             keep(seat, frame);
             return;
         }
@@ -226,6 +275,16 @@ impl Seats {
         self.seats.iter_mut().filter(|seat| !seat.sessions.is_empty())
     }
 
+    /// Keeps a player's state as the last one; true when it was that already.
+    pub fn replace_last(&mut self, player: Uuid, frame: &Bytes) -> bool {
+        let Some(seat) = self.seat(player) else { return false };
+        let same = seat.last_state.as_ref() == Some(frame);
+        if !same {
+            seat.last_state = Some(frame.clone());
+        }
+        same
+    }
+
     /// Every attached session by its edge.
     pub fn groups(&mut self) -> &[(Arc<Port>, Vec<SessionNo>)] {
         self.groups.get_or_insert_with(|| {
@@ -236,10 +295,17 @@ impl Seats {
 }
 
 impl Seat {
-    /// One frame to all sessions of this seat.
-    pub fn deliver(&self, kind: FrameKind, frame: &Bytes) {
-        for (port, sessions) in grouped(&self.sessions) {
-            port.deliver(&sessions, kind, frame.clone());
+    fn new(player: Uuid) -> Self {
+        Self {
+            player,
+            bot: None,
+            sessions: Vec::new(),
+            gone_at: None,
+            awaited: None,
+            attached_once: false,
+            early: Vec::new(),
+            numbers: Vec::new(),
+            last_state: None,
         }
     }
 }

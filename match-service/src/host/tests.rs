@@ -4,24 +4,27 @@ mod bench;
 mod database;
 mod hosts;
 mod matches;
+mod moves;
 mod streams;
 
 use std::{
     collections::VecDeque,
     sync::{
         Arc,
-        atomic::{AtomicU32, Ordering},
+        atomic::{AtomicBool, AtomicU32, Ordering},
     },
     time::Duration,
 };
 
 use asobi_proto::{
     effect::{EffectBody, ScoreEffect},
+    match_v1::AdoptMatchRequest,
     mode::ModeSettings,
 };
 use asobi_session::link::{Edge, FrameKind, MovedTo, SessionNo};
 use asobi_store::{
     Error,
+    checkpoints::{Adoption, Checkpoint},
     effects::Effect,
     matches::{Fence, ListingState, SeatTaken},
 };
@@ -31,7 +34,7 @@ use parking_lot::Mutex;
 use serde_json::Value as Json;
 use uuid::Uuid;
 
-use super::Rows;
+use super::{Adopted, Peers, Rows, Target};
 use crate::game::{Backfill, Game, GameError, GameFactory, Joined, Outcome, Outside, Push, Setup, Timer};
 
 /// What was written, and what shall be answered.
@@ -46,7 +49,11 @@ pub struct FakeRows {
     /// So many claims happen whose answers are lost.
     pub mute: AtomicU32,
     /// The row belongs to another host.
-    pub not_ours: std::sync::atomic::AtomicBool,
+    pub not_ours: AtomicBool,
+    /// Checkpoints are not answered.
+    pub silent: AtomicBool,
+    /// Bodies that were written.
+    pub checkpoints: Mutex<Vec<Bytes>>,
 }
 
 impl FakeRows {
@@ -61,7 +68,7 @@ impl FakeRows {
 
 #[async_trait]
 impl Rows for FakeRows {
-    async fn claim(&self, fence: Fence) -> Result<bool, Error> {
+    async fn claim(&self, fence: Fence, _: String) -> Result<bool, Error> {
         self.note(format!("claim {}", fence.epoch));
         let left = self.mute.load(Ordering::SeqCst);
         if left > 0 {
@@ -98,15 +105,56 @@ impl Rows for FakeRows {
         Ok(())
     }
 
-    async fn append_effects(&self, _: Fence, effects: Vec<Effect>) -> Result<bool, Error> {
-        self.note(format!("effects {}", effects.len()));
-        self.effects.lock().extend(effects);
+    async fn last_checkpoint(&self, fence: Fence) -> Result<Option<Vec<u8>>, Error> {
+        self.note(format!("read {}", fence.epoch));
+        Ok(self.checkpoints.lock().last().map(|body| body.to_vec()))
+    }
+
+    async fn checkpoint(&self, checkpoint: Checkpoint) -> Result<bool, Error> {
+        if self.silent.load(Ordering::SeqCst) {
+            return Err(Error::Deadline(Duration::ZERO));
+        }
+        if !checkpoint.effects.is_empty() {
+            self.note(format!("effects {}", checkpoint.effects.len()));
+        }
+        self.checkpoints.lock().extend(checkpoint.body);
+        self.effects.lock().extend(checkpoint.effects);
+        Ok(self.ours())
+    }
+
+    async fn adopt(&self, adoption: Adoption) -> Result<bool, Error> {
+        self.note(format!("adopt {} {}", adoption.to.epoch, adoption.effects.len()));
+        Ok(self.ours())
+    }
+
+    async fn reclaim(&self, fence: Fence) -> Result<bool, Error> {
+        self.note(format!("reclaim {}", fence.epoch));
         Ok(self.ours())
     }
 
     async fn request_backfill(&self, _: Fence, asked: Backfill) -> Result<(), Error> {
         self.note(format!("backfill {} {}", asked.wanted, asked.properties));
         Ok(())
+    }
+}
+
+/// Other hosts that answer as they are told, and remember what they were asked.
+pub struct FakePeers {
+    pub answer: Mutex<Adopted>,
+    pub asked: Mutex<Vec<AdoptMatchRequest>>,
+}
+
+impl Default for FakePeers {
+    fn default() -> Self {
+        Self { answer: Mutex::new(Adopted::Yes), asked: Mutex::default() }
+    }
+}
+
+#[async_trait]
+impl Peers for FakePeers {
+    async fn adopt(&self, _: &Target, request: AdoptMatchRequest) -> Adopted {
+        self.asked.lock().push(request);
+        self.answer.lock().clone()
     }
 }
 

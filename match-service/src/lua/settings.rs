@@ -35,6 +35,7 @@ pub fn read(vm: &Vm, source: &Source, problems: &mut Vec<Problem>) -> ModeSettin
         player_ttl_ms: reader.whole("player_ttl_ms").unwrap_or(defaults.player_ttl_ms),
         max_wait_seconds: reader.whole("max_wait_seconds").map_or(defaults.max_wait_seconds, narrow),
         checkpoint_interval_ms: reader.whole("checkpoint_interval_ms").unwrap_or(defaults.checkpoint_interval_ms),
+        bots: None,
     };
     for (global, what) in settings.problems() {
         reader.complain(global, &what);

@@ -103,6 +103,8 @@ fn allocating(form: Forming) -> Open {
         host_incarnation: form.host_incarnation,
         epoch: 1,
         attempts: 1,
+        failovers: 0,
+        version: String::new(),
         players: form.tickets.into_iter().map(|(_, player)| player).collect(),
         teams: form.teams.map(|teams| json!(teams)),
         regions: form.regions,

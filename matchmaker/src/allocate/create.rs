@@ -9,11 +9,11 @@ use tokio::{sync::mpsc, task::JoinSet};
 use tonic::Code;
 use uuid::Uuid;
 
-use super::{ATTEMPTS, host_of};
+use super::{ATTEMPTS, Lost, host_of, lose};
 use crate::{
     deps::{Error, Reign, Result, lock},
     frames,
-    hosts::HostId,
+    hosts::{HostId, Wish},
 };
 
 /// Calls under way at once.
@@ -40,6 +40,7 @@ async fn place(reign: Arc<Reign>, job: Open, tells: mpsc::Sender<Uuid>) {
     match settle(&reign, job).await {
         // The teller lets go of it.
         Ok(true) => {
+            reign.not_stranded([match_id]);
             metrics::histogram!("asobi_matchmaker_create_seconds").record(started.elapsed());
             let _ = tells.send(match_id).await;
         }
@@ -62,13 +63,13 @@ async fn settle(reign: &Reign, mut job: Open) -> Result<bool> {
         tracing::info!(match.id = %job.id, match.epoch = job.epoch, host.node = host.node, problem, "A host did not take a match.");
         metrics::counter!("asobi_matchmaker_create_failures_total").increment(1);
         tried.push(host);
-        let next = if job.attempts >= ATTEMPTS {
-            None
-        } else {
-            lock(&reign.hosts).choose(&job.mode, &job.regions, &tried, Instant::now()).ok()
-        };
+        let next = next_host(reign, &job, &tried);
         let moved = match &next {
             Some(next) => reassign(reign, &job, next).await?,
+            // The next look at the rows tries again.
+            None if job.failovers > 0 && reign.stranded_for(job.id, Instant::now()) < reign.deps.limits.failover => {
+                return Ok(false);
+            }
             None => {
                 if give_up(reign, &job).await? {
                     return Ok(false);
@@ -86,6 +87,20 @@ async fn settle(reign: &Reign, mut job: Open) -> Result<bool> {
             _ => return stands(reign, &job).await,
         }
     }
+}
+
+/// Who is asked next; none: nobody, for now. A match whose players know of it is worth more tries than one that they can queue for again: its
+/// bound is a time.
+fn next_host(reign: &Reign, job: &Open, tried: &[HostId]) -> Option<HostId> {
+    let running = job.failovers > 0;
+    let attempts = if running { tried.len() } else { usize::try_from(job.attempts).unwrap_or(0) };
+    if attempts >= ATTEMPTS {
+        return None;
+    }
+    let version = if running && !reign.deps.limits.any_version { job.version.as_str() } else { "" };
+    let wish = Wish { mode: &job.mode, regions: &job.regions, version, tried };
+    let (mut hosts, now) = (lock(&reign.hosts), Instant::now());
+    if running { hosts.choose_for_running(&wish, now).ok() } else { hosts.choose(&wish, now).ok() }
 }
 
 /// Where the row stands when a compare-and-set did not hit: the host has claimed it after all, or another leader has moved it.
@@ -111,7 +126,7 @@ async fn ask(reign: &Reign, job: &Open, host: &HostId) -> Result<(), &'static st
         term: reign.leadership.term,
         host_incarnation: job.host_incarnation,
         players: job.players.iter().map(Uuid::to_string).collect(),
-        restore: false,
+        restore: job.failovers > 0,
         traceparent: telemetry::traceparent().unwrap_or_default(),
     };
     let deadline = reign.deps.limits.create;
@@ -159,6 +174,9 @@ async fn reassign(reign: &Reign, job: &Open, next: &HostId) -> Result<bool> {
 
 /// True: the match is no more, and its tickets wait again or their players were told.
 async fn give_up(reign: &Reign, job: &Open) -> Result<bool> {
+    if job.failovers > 0 {
+        return lose(reign, &[(job.id, job.epoch)], Lost::Stranded).await.map(|lost| lost > 0);
+    }
     give_up_all(reign, &[(job.id, job.epoch)], false).await.map(|given_up| given_up > 0)
 }
 

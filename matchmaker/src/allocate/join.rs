@@ -99,7 +99,9 @@ async fn settle(reign: &Reign, job: &Open) -> Result<()> {
             if refused.is_empty() { Ok(()) } else { put_back(reign, job.match_id, Some(&refused), "refused").await }
         }
         Answer::Refused(why) => put_back(reign, job.match_id, None, why).await,
-        Answer::Unknown(why) if job.attempts + 1 >= ATTEMPTS => put_back(reign, job.match_id, None, why).await,
+        Answer::Unknown(why) if usize::try_from(job.attempts).unwrap_or(0) + 1 >= ATTEMPTS => {
+            put_back(reign, job.match_id, None, why).await
+        }
         Answer::Unknown(why) => {
             tracing::info!(match.id = %job.match_id, problem = why, "A host did not say whom it seats; it is asked again.");
             reign

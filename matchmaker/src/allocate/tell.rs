@@ -20,7 +20,7 @@ pub async fn run(reign: Arc<Reign>, mut queue: mpsc::Receiver<Uuid>) {
     let mut matches = Vec::with_capacity(BATCH);
     while queue.recv_many(&mut matches, BATCH).await > 0 {
         match tell(&reign, &matches).await {
-            Ok(told) => metrics::counter!("asobi_matchmaker_matches_total").increment(told as u64),
+            Ok(new) => metrics::counter!("asobi_matchmaker_matches_total").increment(new as u64),
             Err(Error::Over) => {}
             Err(error) => {
                 tracing::warn!(matches = matches.len(), %error, "Players could not be told of their matches for now; the rows are looked at again.");
@@ -30,6 +30,7 @@ pub async fn run(reign: Arc<Reign>, mut queue: mpsc::Receiver<Uuid>) {
     }
 }
 
+/// Answers how many of them were new.
 async fn tell(reign: &Reign, matches: &[Uuid]) -> Result<usize> {
     let (told, events, seqs) = reign
         .bounded(async {
@@ -42,7 +43,7 @@ async fn tell(reign: &Reign, matches: &[Uuid]) -> Result<usize> {
         })
         .await?;
     reign.publish(&seqs, &events);
-    Ok(told.len())
+    Ok(told.iter().filter(|told| told.failovers == 0).count())
 }
 
 /// What the players of these matches hear. A match that was over before anybody could be told is announced all the same, for clients that
@@ -50,6 +51,10 @@ async fn tell(reign: &Reign, matches: &[Uuid]) -> Result<usize> {
 fn events(told: &[Told]) -> Vec<(Uuid, InboxEvent)> {
     let mut events = Vec::new();
     for told in told {
+        if told.failovers > 0 {
+            events.extend(told.players.iter().map(|player| (*player, moved(told))));
+            continue;
+        }
         let mut announce = frames::matched(told);
         if told.state == "running" {
             events.extend(told.players.iter().map(|player| (*player, announce.clone())));
@@ -66,6 +71,14 @@ fn events(told: &[Told]) -> Vec<(Uuid, InboxEvent)> {
     events
 }
 
+/// What the players of a match hear that went on at another host: where it is, or how it ended there.
+fn moved(told: &Told) -> InboxEvent {
+    if told.state == "running" {
+        return frames::moved(told.id);
+    }
+    frames::finished(told.id, told.result.as_ref().unwrap_or(&serde_json::Value::Null))
+}
+
 #[cfg(test)]
 mod tests {
     use asobi_proto::bus::InboxAction;
@@ -80,6 +93,7 @@ mod tests {
             mode: "arena".into(),
             state: state.into(),
             players,
+            failovers: 0,
             teams: None,
             result: Some(json!({"winner": null})),
         }
@@ -99,6 +113,16 @@ mod tests {
         let expected = json!({"type": "match.matched", "payload": {
             "match_id": Uuid::from_u128(9), "players": [Uuid::from_u128(1), Uuid::from_u128(2)], "mode": "arena", "teams": null}});
         assert_eq!(frame(event), expected);
+    }
+
+    #[test]
+    fn a_match_that_went_on_elsewhere_is_not_announced_again() {
+        let events = events(&[Told { failovers: 1, ..told("running") }]);
+        assert_eq!(events.len(), 2);
+        assert!(events.iter().all(|(_, event)| event.frame.is_none()));
+        assert_eq!(events[0].1.action, Some(InboxAction::Moved { match_id: Uuid::from_u128(9) }));
+        let ended = super::events(&[Told { failovers: 1, ..told("finished") }]);
+        assert_eq!(ended.iter().map(|(_, e)| frame(e)["type"].clone()).collect::<Vec<_>>(), ["match.finished"; 2]);
     }
 
     #[test]

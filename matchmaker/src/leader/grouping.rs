@@ -15,6 +15,7 @@ use super::feed::Feed;
 use crate::{
     allocate::{self, Batch},
     deps::{Error, Reign, Result, lock},
+    hosts::Wish,
     index::Taken,
 };
 
@@ -151,7 +152,7 @@ impl Grouping {
                     break;
                 }
                 let Some(taken) = index.take_group(&mode, &open, now_us) else { break };
-                match hosts.choose(&mode, &taken.regions, &[], now) {
+                match hosts.choose(&Wish { mode: &mode, regions: &taken.regions, version: "", tried: &[] }, now) {
                     Ok(host) => batch.push((taken, host)),
                     Err(_) => {
                         index.put_back(taken, |_| true);

@@ -1,16 +1,23 @@
-//! What a leader does while it leads: five tasks that share a [`Reign`].
+//! What a leader does while it leads: tasks that share a [`Reign`].
 //!
 //! ```text
 //!  bus ──► grouping ──(claimed)──► creates ──(running)──► tells ──► inboxes, bus
 //!             ▲  └────(claimed for a running match)──► joins ──────────────┘
 //!             │ requeued tickets      │ ▲               │ ▲ ▲
 //!             └───────────────────────┴─┼───────────────┘ │ │
-//!                                       └──── sweep ──────┴─┘  what the rows say was left over
+//!                                       ├──── sweep ──────┴─┤  what the rows say was left over
+//!                                       └──── watch ────────┘  matches whose host is dead go to another
+//!          moves ──► hosts: MoveMatch, from a host that cannot reach the database, and from a full one to an empty one
 //! ```
 
+mod failover;
 pub mod feed;
 mod grouping;
+mod moves;
+mod rebalance;
+mod resume;
 mod sweep;
+mod watch;
 
 use std::{sync::Arc, time::Duration};
 
@@ -84,8 +91,10 @@ fn start(
     let mut work = JoinSet::new();
     let grouping = Grouping { reign: Arc::clone(&reign), creates: creates.clone(), joins: joins.clone() };
     work.spawn(grouping.run(feed, quiet.clone()));
-    let sweep = sweep::Sweep::new(Arc::clone(&reign), sweep::Work { creates, tells: tells.clone(), joins });
-    work.spawn(sweep.run(quiet.clone()));
+    let left = resume::Work { creates, tells: tells.clone(), joins };
+    work.spawn(watch::Watch::new(Arc::clone(&reign), left.clone()).run(quiet.clone()));
+    work.spawn(sweep::Sweep::new(Arc::clone(&reign), left).run(quiet.clone()));
+    work.spawn(moves::run(Arc::clone(&reign), quiet.clone()));
     work.spawn(allocate::run_creates(Arc::clone(&reign), create_queue, tells));
     work.spawn(allocate::run_joins(Arc::clone(&reign), join_queue));
     work.spawn(republish(Arc::clone(&reign)));

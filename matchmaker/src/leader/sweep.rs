@@ -1,5 +1,5 @@
-//! What nobody announces: tickets that expire or belong to ghosts, matches whose host is gone, work an earlier leader left, rows nobody needs
-//! any more. One pass a second; each part is one statement over a partial index, and one fenced transaction where there is
+//! What nobody announces: tickets that expire or belong to ghosts, work an earlier leader left, rows nobody needs any more. (Hosts that die
+//! are watched for more often, see [`super::watch`].) One pass a second; each part is one statement over a partial index, and one fenced transaction where there is
 //! something to do.
 
 use std::{
@@ -8,25 +8,19 @@ use std::{
     time::{Duration, Instant},
 };
 
-use asobi_proto::{
-    bus::InboxEvent,
-    match_v1::{ProbeRequest, match_host_service_client::MatchHostServiceClient},
-};
-use asobi_service_kit::grpc::with_deadline;
+use asobi_proto::bus::InboxEvent;
 use asobi_store::{
-    allocation::{self, Open, Orphan, QueueNote},
-    backfill,
+    allocation::{self, QueueNote},
     tickets::COUNTED,
 };
-use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
+use super::resume::{self, Work};
 use crate::{
-    allocate::{give_up_all, put_back},
     deps::{Error, Reign, Result, lock},
     frames,
-    hosts::{HostId, NoHost},
+    hosts::NoHost,
 };
 
 const PERIOD: Duration = Duration::from_secs(1);
@@ -36,7 +30,6 @@ const ROWS: i64 = 1_000;
 const GHOST_SLICE: usize = 5_000;
 /// How long a mode may be without a host before its tickets fail: long enough for a host's restart.
 const UNSERVED: Duration = Duration::from_secs(10);
-const PROBE: Duration = Duration::from_secs(1);
 /// Passes between two purges.
 const PURGE_EVERY: u64 = 10;
 /// Passes between two looks for tickets that were written and never announced, because their gateway died in between.
@@ -47,13 +40,6 @@ const UNANNOUNCED_S: f64 = 30.0;
 const RECONCILE_ALL_EVERY: u64 = 20;
 /// Longer than any ticket waits, seconds.
 const ANY_AGE_S: f64 = 1e6;
-
-/// Where work goes that was left over.
-pub struct Work {
-    pub creates: mpsc::Sender<Open>,
-    pub tells: mpsc::Sender<Uuid>,
-    pub joins: mpsc::Sender<backfill::Open>,
-}
 
 pub struct Sweep {
     reign: Arc<Reign>,
@@ -105,15 +91,14 @@ impl Sweep {
         self.passes += 1;
         // Before the hosts were read every one looks gone, and what an earlier leader left would be given up.
         if lock(&self.reign.hosts).are_known() {
-            self.resume().await?;
-            self.resume_joins().await?;
+            resume::matches(&self.reign, &self.work).await?;
+            resume::joins(&self.reign, &self.work).await?;
             self.fail_unserved().await?;
         }
         self.expire().await?;
-        // Sessions and hosts are judged only by who was itself in contact for long enough.
+        // Sessions are judged only by who was itself in contact for long enough.
         if self.reign.deps.membership.may_judge() {
             self.withdraw_ghosts().await?;
-            self.bury_orphans().await?;
         } else {
             self.absent.clear();
         }
@@ -123,39 +108,6 @@ impl Sweep {
         }
         if self.passes.is_multiple_of(PURGE_EVERY) {
             self.purge().await?;
-        }
-        Ok(())
-    }
-
-    /// Goes on with matches that nobody in this process has in hand: an earlier leader's, or those of a call whose outcome is unknown.
-    async fn resume(&self) -> Result<()> {
-        let reign = &self.reign;
-        let rows = reign.bounded(async { Ok(allocation::untold(&reign.deps.pool, ROWS).await?) }).await?;
-        let mine = reign.take_in_hand(rows.iter().map(|row| row.id));
-        if !mine.is_empty() {
-            tracing::info!(matches = mine.len(), "Matches whose players were not told yet are taken up again.");
-        }
-        for row in rows.into_iter().filter(|row| mine.contains(&row.id)) {
-            let handed = if row.state == "allocating" {
-                self.work.creates.send(row).await.is_ok()
-            } else {
-                self.work.tells.send(row.id).await.is_ok()
-            };
-            if !handed {
-                return Err(Error::Over);
-            }
-        }
-        Ok(())
-    }
-
-    /// The same with players who were claimed for a running match.
-    async fn resume_joins(&self) -> Result<()> {
-        let reign = &self.reign;
-        let rows = reign.bounded(async { Ok(backfill::open(&reign.deps.pool, ROWS).await?) }).await?;
-        for row in rows {
-            if reign.take_joining(row.match_id) {
-                self.work.joins.send(row).await.map_err(|_| Error::Over)?;
-            }
         }
         Ok(())
     }
@@ -274,76 +226,6 @@ impl Sweep {
         Ok(())
     }
 
-    async fn bury_orphans(&self) -> Result<()> {
-        let reign = &self.reign;
-        let orphans = reign.bounded(async { Ok(allocation::orphans(&reign.deps.pool, ROWS).await?) }).await?;
-        if orphans.is_empty() {
-            return Ok(());
-        }
-        let dead = self.dead_hosts(&orphans).await;
-        let (mut unheard, mut lost) = (Vec::new(), Vec::new());
-        for orphan in orphans.iter().filter(|o| dead.contains(&host_of(o))) {
-            match (orphan.state.as_str(), orphan.told) {
-                ("running", false) => unheard.push((orphan.id, orphan.epoch)),
-                // Ours to place elsewhere: the creates do, or the next resume hands it to them.
-                ("allocating", _) if orphan.term > 0 => {}
-                _ => lost.push((orphan.id, orphan.epoch)),
-            }
-        }
-        if !unheard.is_empty() {
-            give_up_all(reign, &unheard, true).await?;
-        }
-        if lost.is_empty() {
-            return Ok(());
-        }
-        // Who was to join one of them has not heard of it, and waits again.
-        let joining = reign.bounded(async { Ok(backfill::open(&reign.deps.pool, ROWS).await?) }).await?;
-        for open in joining.iter().filter(|open| lost.iter().any(|(id, _)| *id == open.match_id)) {
-            put_back(reign, open.match_id, None, "its host is gone").await?;
-        }
-        let (events, seqs) = reign
-            .bounded(async {
-                let mut tx = reign.begin().await?;
-                let seats = allocation::fail_orphans(&mut tx, &lost).await?;
-                let events: Vec<_> = seats
-                    .into_iter()
-                    .map(|(match_id, player)| (player, frames::finished(match_id, &frames::host_lost())))
-                    .collect();
-                let seqs = asobi_store::inbox::append(&mut tx, &events).await?;
-                tx.commit().await?;
-                Ok((events, seqs))
-            })
-            .await?;
-        reign.publish(&seqs, &events);
-        metrics::counter!("asobi_matchmaker_orphans_total").increment(lost.len() as u64);
-        tracing::error!(matches = lost.len(), players = events.len(), "Matches were lost with their host.");
-        Ok(())
-    }
-
-    /// Hosts that were replaced or have stopped, and those whose lease ran out and who do not answer a probe either.
-    async fn dead_hosts(&self, orphans: &[Orphan]) -> HashSet<HostId> {
-        let mut asked: HashMap<HostId, &Orphan> = HashMap::new();
-        for orphan in orphans {
-            asked.entry(host_of(orphan)).or_insert(orphan);
-        }
-        let probes = asked.into_iter().map(|(host, orphan)| async move {
-            let answers = match &orphan.grpc_addr {
-                Some(address) => self.answers(address, orphan).await,
-                None => false,
-            };
-            (host, answers)
-        });
-        let answers = futures_util::future::join_all(probes).await;
-        answers.into_iter().filter(|(_, answers)| !answers).map(|(host, _)| host).collect()
-    }
-
-    async fn answers(&self, address: &str, orphan: &Orphan) -> bool {
-        let mut client = MatchHostServiceClient::new(self.reign.deps.channels.get(address));
-        let request = ProbeRequest { match_id: orphan.id.to_string(), host_incarnation: orphan.host_incarnation };
-        let answer = tokio::time::timeout(PROBE, client.probe(with_deadline(request, PROBE))).await;
-        matches!(answer, Ok(Ok(_)))
-    }
-
     async fn note_queues(&mut self) -> Result<()> {
         let reign = &self.reign;
         let stats = reign.deps.stats().unwrap_or_default();
@@ -418,10 +300,6 @@ impl Shown for QueueNote {
     fn shown(&self) -> (bool, Option<i64>) {
         (i64::from(self.queued) >= LONG, self.estimated_wait_ms)
     }
-}
-
-fn host_of(orphan: &Orphan) -> HostId {
-    HostId { node: orphan.host_node.clone(), incarnation: orphan.host_incarnation }
 }
 
 fn rows() -> usize {

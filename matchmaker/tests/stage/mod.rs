@@ -55,8 +55,8 @@ impl Stage {
     }
 
     pub fn config(&self, set: &[&str]) -> Arc<Config> {
-        let mut set: Vec<String> = set.iter().map(|s| (*s).to_owned()).collect();
-        set.extend(["grpc.listen=127.0.0.1:0", "metrics.listen=127.0.0.1:0", "node.lease_ms=2000"].map(str::to_owned));
+        let usual = ["grpc.listen=127.0.0.1:0", "metrics.listen=127.0.0.1:0", "node.lease_ms=2000"];
+        let set = usual.iter().chain(set).map(|s| (*s).to_owned()).collect();
         let args = ConfigArgs { set, database_url: Some(self.database.url.clone()), ..ConfigArgs::default() };
         let mut config = load(&args).expect("the configuration is right");
         config.name_node("test");
@@ -71,11 +71,24 @@ impl Stage {
     }
 
     pub async fn host(&self, acts: Acts, modes: &[(&str, ModeSettings)]) -> anyhow::Result<Host> {
-        Host::start(self, acts, modes, "").await
+        Host::start(self.config(&[]), acts, announced(modes, "")).await
     }
 
     pub async fn host_in(&self, region: &str, modes: &[(&str, ModeSettings)]) -> anyhow::Result<Host> {
-        Host::start(self, Acts::Well, modes, region).await
+        Host::start(self.config(&[&format!("node.region={region}")]), Acts::Well, announced(modes, "")).await
+    }
+
+    /// A host that plays duels by that version of their script.
+    pub async fn duelling(&self, acts: Acts, version: &str) -> anyhow::Result<Host> {
+        Host::start(self.config(&[]), acts, announced(&[("duel", duel())], version)).await
+    }
+
+    /// The same, to be killed. Its lease is a long one: nobody waits for its end here.
+    pub async fn mortal(&self, version: &str) -> anyhow::Result<Mortal> {
+        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build()?;
+        let (config, modes) = (self.config(&["node.lease_ms=60000"]), announced(&[("duel", duel())], version));
+        let host = runtime.spawn(Host::start(config, Acts::Well, modes)).await;
+        Ok(Mortal { host: host??, runtime })
     }
 
     /// A player who is there, with a session on that host's node.
@@ -147,11 +160,25 @@ impl Stage {
 
     /// The frames in a player's inbox, in order.
     pub async fn frames(&self, player: Uuid) -> anyhow::Result<Vec<serde_json::Value>> {
-        let rows = sqlx::query("SELECT event->'f' AS frame FROM inbox_events WHERE player_id = $1 ORDER BY seq")
-            .bind(player)
-            .fetch_all(&self.database.pool)
-            .await?;
+        let rows = sqlx::query(
+            "SELECT event->'f' AS frame FROM inbox_events WHERE player_id = $1 AND event ? 'f' ORDER BY seq",
+        )
+        .bind(player)
+        .fetch_all(&self.database.pool)
+        .await?;
         Ok(rows.iter().map(|row| row.get("frame")).collect())
+    }
+
+    /// Waits until a player's sessions have been sent to where their match runs now.
+    pub async fn moved(&mut self, player: Uuid, match_id: Uuid) -> anyhow::Result<()> {
+        self.until(&format!("{player} is moved with {match_id}"), async |stage: &Self| {
+            let sql = "SELECT count(*) FROM inbox_events WHERE player_id = $1 AND event->'a'->>'k' = 'moved'
+                         AND event->'a'->>'match_id' = $2 AND event->'f' IS NULL";
+            let moves: i64 =
+                sqlx::query_scalar(sql).bind(player).bind(match_id.to_string()).fetch_one(&stage.database.pool).await?;
+            Ok((moves > 0).then_some(()))
+        })
+        .await
     }
 
     /// Waits until a player has been sent a frame of that type; answers its payload.
@@ -227,6 +254,25 @@ pub enum Acts {
     TurnsAway,
     /// It takes matches, and does not say whom it seats in one that runs.
     IsSlow,
+    /// Nobody listens at its address. It lives.
+    IsDeaf,
+}
+
+fn announced(modes: &[(&str, ModeSettings)], version: &str) -> Vec<(String, ModeSettings, String)> {
+    modes.iter().map(|(mode, settings)| ((*mode).to_owned(), settings.clone(), version.to_owned())).collect()
+}
+
+/// A host in a runtime of its own.
+pub struct Mortal {
+    pub host: Host,
+    runtime: tokio::runtime::Runtime,
+}
+
+impl Mortal {
+    /// All of its sockets close, as those of a killed process do, and it says goodbye to nobody.
+    pub fn kill(self) {
+        self.runtime.shutdown_background();
+    }
 }
 
 pub struct Host {
@@ -234,26 +280,40 @@ pub struct Host {
     shutdown: Shutdown,
     calls: Arc<Mutex<Vec<CreateMatchRequest>>>,
     joins: Arc<Mutex<Vec<AddPlayersRequest>>>,
+    moves: Arc<Mutex<Vec<MoveMatchRequest>>>,
 }
 
 impl Host {
-    async fn start(stage: &Stage, acts: Acts, modes: &[(&str, ModeSettings)], region: &str) -> anyhow::Result<Self> {
-        let (config, shutdown) = (stage.config(&[&format!("node.region={region}")]), Shutdown::manual(GRACE));
+    async fn start(
+        config: Arc<Config>,
+        acts: Acts,
+        modes: Vec<(String, ModeSettings, String)>,
+    ) -> anyhow::Result<Self> {
+        let shutdown = Shutdown::manual(GRACE);
         let (grpc, grpc_addr) = server::bind("grpc.listen", "127.0.0.1:0").await?;
         let addresses = NodeAddresses { http: None, grpc: grpc_addr, metrics: grpc_addr };
         let node = Arc::new(Node::join(&config, Role::Match, addresses, [], &shutdown).await?);
-        let (calls, joins) = (Arc::<Mutex<Vec<_>>>::default(), Arc::<Mutex<Vec<_>>>::default());
-        let service = Service { node: Arc::clone(&node), acts, calls: Arc::clone(&calls), joins: Arc::clone(&joins) };
+        let (calls, joins, moves) = <(Arc<Mutex<Vec<_>>>, Arc<Mutex<Vec<_>>>, Arc<Mutex<Vec<_>>>)>::default();
+        let service = Service {
+            node: Arc::clone(&node),
+            acts,
+            calls: Arc::clone(&calls),
+            joins: Arc::clone(&joins),
+            moves: Arc::clone(&moves),
+        };
         let readiness = Readiness::new();
         let routes = Routes::new(MatchHostServiceServer::new(service));
-        server::serve_grpc(grpc, routes, &readiness, node.cluster_key.as_str(), &shutdown);
-        let modes: Vec<_> = modes.iter().map(|(mode, settings)| ((*mode).to_owned(), settings.clone())).collect();
+        if acts == Acts::IsDeaf {
+            drop(grpc);
+        } else {
+            server::serve_grpc(grpc, routes, &readiness, node.cluster_key.as_str(), &shutdown);
+        }
         let me = node.membership.identity();
         asobi_store::modes::publish(&node.pool, &me.node_id, me.incarnation, &modes).await?;
         readiness.set_ready(true);
         node.membership.set_state(NodeState::Ready);
         node.bus.publisher().publish(Topic::Modes, &asobi_proto::bus::WakeItem {})?;
-        Ok(Self { node, shutdown, calls, joins })
+        Ok(Self { node, shutdown, calls, joins, moves })
     }
 
     pub fn id(&self) -> (String, i64) {
@@ -270,7 +330,12 @@ impl Host {
         self.joins.lock().expect("no panic").clone()
     }
 
-    /// Its matches die with it.
+    /// The moves it was asked for.
+    pub fn moves(&self) -> Vec<MoveMatchRequest> {
+        self.moves.lock().expect("no panic").clone()
+    }
+
+    /// It leaves its matches behind.
     pub async fn die(self) {
         self.shutdown.begin();
         self.node.leave().await;
@@ -282,6 +347,7 @@ struct Service {
     acts: Acts,
     calls: Arc<Mutex<Vec<CreateMatchRequest>>>,
     joins: Arc<Mutex<Vec<AddPlayersRequest>>>,
+    moves: Arc<Mutex<Vec<MoveMatchRequest>>>,
 }
 
 #[tonic::async_trait]
@@ -327,8 +393,9 @@ impl MatchHostService for Service {
         Err(Status::unimplemented("not played here"))
     }
 
-    async fn move_match(&self, _: Request<MoveMatchRequest>) -> Result<Response<MoveMatchResponse>, Status> {
-        Err(Status::unimplemented("not played here"))
+    async fn move_match(&self, request: Request<MoveMatchRequest>) -> Result<Response<MoveMatchResponse>, Status> {
+        self.moves.lock().expect("no panic").push(request.into_inner());
+        Err(Status::failed_precondition("only asked for here"))
     }
 
     async fn drain(&self, _: Request<DrainRequest>) -> Result<Response<DrainResponse>, Status> {

@@ -71,7 +71,8 @@ async fn a_party_one_of_whom_is_gone_waits_no_longer() -> anyhow::Result<()> {
         let matchmaker = stage.matchmaker(&["matchmaker.disconnect_grace_ms=300"]);
         let ada = stage.player(&host).await?;
         let quartet = ModeSettings { match_size: 4, max_players: 4, min_players: 4, ..duel() };
-        modes::publish(&stage.database.pool, &host.id().0, host.id().1, &[("quartet".into(), quartet)]).await?;
+        modes::publish(&stage.database.pool, &host.id().0, host.id().1, &[("quartet".into(), quartet, String::new())])
+            .await?;
         let ticket = stage.queue_as(&[ada, Uuid::now_v7()], "quartet", json!({})).await?;
         assert_eq!(stage.told(ada, "matchmaker.removed").await?["reason"], "member_gone");
         assert_eq!(state(&stage, ticket).await?, "cancelled");

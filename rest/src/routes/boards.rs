@@ -121,8 +121,9 @@ async fn submit(
     // A board may add scores up: what may have arrived is not sent again.
     let answered =
         rest.social.boards(&board, Repeat::Never, request, |mut c, r| async move { c.submit_score(r).await }).await?;
-    let entry = answered.entry.ok_or_else(|| ApiError::internal(&"a submitted score came back without its entry"))?;
-    Ok(axum::Json(answer(entry)))
+    let submitted =
+        answered.entry.ok_or_else(|| ApiError::internal(&"a submitted score came back without its entry"))?;
+    Ok(axum::Json(entry(submitted)))
 }
 
 fn could_be(board: &str) -> bool {
@@ -130,11 +131,13 @@ fn could_be(board: &str) -> bool {
 }
 
 fn entries(entries: Vec<LeaderboardEntry>) -> Json {
-    let entries: Vec<Value> = entries.into_iter().map(answer).collect();
+    let entries: Vec<Value> = entries.into_iter().map(entry).collect();
     axum::Json(json!({"entries": entries}))
 }
 
-fn answer(entry: LeaderboardEntry) -> Value {
+/// A board's entry as clients see it, and games.
+#[must_use]
+pub fn entry(entry: LeaderboardEntry) -> Value {
     json!({
         "leaderboard_id": entry.leaderboard_id,
         "player_id": entry.player_id,

@@ -11,6 +11,8 @@ mod notifications;
 mod players;
 mod queue;
 
+pub use boards::entry as board_entry;
+
 use std::{str::FromStr, sync::Arc};
 
 use asobi_proto::error::ErrorCode;

@@ -186,7 +186,14 @@ impl Layers {
         }
     }
 
-    fn finish(self) -> Result<Config, ConfigErrors> {
+    fn finish(mut self) -> Result<Config, ConfigErrors> {
+        let text = |key: &str| self.values.get(key).and_then(|(value, _)| value.as_str());
+        if let Some((key, right)) = rules::check_together(text)
+            && let Some((value, source)) = self.values.get(key)
+        {
+            let (problem, source) = (wrong(key, value, right), source.clone());
+            self.mistake(key, source, problem);
+        }
         if !self.mistakes.is_empty() {
             return Err(ConfigErrors(self.mistakes));
         }

@@ -76,6 +76,13 @@ fn rule(key: &str) -> Option<Rule> {
         "session.max_per_player" => Rule::Whole(1, 10_000),
         "session.max_sockets" => Rule::Whole(0, 10_000_000),
         "session.auth_timeout_ms" | "session.silence_ms" | "session.slow_ms" => Rule::Whole(100, 24 * HOUR_MS),
+        "migrate.via" => Rule::OneOf(&["url", "affinity", "pod", "off"]),
+        "migrate.url" => {
+            Rule::Text(|url| url.is_empty() || is_ws_url(url), "empty, or ws(s)://host[:port]/path without a fragment")
+        }
+        "migrate.cookie" | "migrate.query" => {
+            Rule::Text(|name| !name.is_empty() && is_word(name, 64), "1 to 64 of letters, digits, '-', '_' and '.'")
+        }
         "chat.global_channels" => {
             Rule::Text(is_channel_name, "1 to 64 of letters, digits, '-', '_' and '.', without \"global:\"")
         }
@@ -95,6 +102,7 @@ fn rule(key: &str) -> Option<Rule> {
         "matchmaker.max_queue" => Rule::Whole(1, 100_000_000),
         "matchmaker.party_size" => Rule::Whole(1, 100),
         "matchmaker.invites_per_minute" => Rule::Whole(0, 1_000_000),
+        "matchmaker.failover_timeout_ms" => Rule::Whole(0, HOUR_MS),
         "matchmaker.create_timeout_ms" | "social.timeout_ms" => Rule::Whole(10, HOUR_MS),
         "social.groups_per_player" => Rule::Whole(1, 10_000),
         "social.notification_days" => Rule::Whole(1, 3_650),
@@ -104,6 +112,7 @@ fn rule(key: &str) -> Option<Rule> {
         "match.memory_bytes" => Rule::Whole(1 << 20, 16 * GIB),
         "match.callback_ms" => Rule::Whole(1, 60_000),
         "match.input_queue" => Rule::Whole(1, 1_000_000),
+        "match.move_to" => Rule::OneOf(&["same", "any"]),
         "match.games" => Rule::Text(|dir| !dir.is_empty(), "the path of a folder"),
         "log.format" => Rule::OneOf(&["pretty", "json"]),
         "log.filter" => Rule::Text(
@@ -114,6 +123,12 @@ fn rule(key: &str) -> Option<Rule> {
         "telemetry.sample_ratio" => Rule::Number(0.0, 1.0),
         _ => return None,
     })
+}
+
+/// What is wrong of values that are right each by itself: a key, and what it should be.
+pub(super) fn check_together<'a>(text: impl Fn(&str) -> Option<&'a str>) -> Option<(&'static str, &'static str)> {
+    let lacks_url = text("migrate.via") == Some("affinity") && text("migrate.url").is_none_or(str::is_empty);
+    lacks_url.then_some(("migrate.url", "the balancer's ws(s)://host[:port]/path, because migrate.via is \"affinity\""))
 }
 
 /// Whether a rule exists; a test holds every number to it, so that no value outside its field's type gets through.
@@ -154,6 +169,13 @@ fn is_http_url(url: &str) -> bool {
     rest.is_some_and(|authority| is_address(authority) || is_address(&format!("{authority}:0")))
 }
 
+fn is_ws_url(url: &str) -> bool {
+    let Some(rest) = url.strip_prefix("wss://").or_else(|| url.strip_prefix("ws://")) else { return false };
+    let Some((authority, path)) = rest.split_once('/') else { return false };
+    let path_is_right = path.bytes().all(|b| b.is_ascii_graphic() && b != b'#');
+    path_is_right && is_http_url(&format!("http://{authority}"))
+}
+
 fn is_network(network: &str) -> bool {
     let (address, bits) = network.split_once('/').unwrap_or((network, "0"));
     match address.parse() {
@@ -180,6 +202,14 @@ mod tests {
         }
         for wrong in ["play.example.com", "https://host/", "https://", "ws://host"] {
             assert!(!is_http_url(wrong), "{wrong}");
+        }
+        for right in ["wss://play.example.com/ws", "ws://10.0.0.1:80/ws?x=1", "ws://[::1]:80/"] {
+            assert!(is_ws_url(right), "{right}");
+        }
+        for wrong in
+            ["wss://play.example.com", "https://play.example.com/ws", "ws:///ws", "ws://host/ws#x", "ws://host/w s"]
+        {
+            assert!(!is_ws_url(wrong), "{wrong}");
         }
         assert!(is_network("10.0.0.0/8") && is_network("::1") && !is_network("10.0.0.0/33"));
     }

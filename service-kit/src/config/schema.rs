@@ -19,6 +19,7 @@ pub struct Config {
     pub limits: Limits,
     pub session: Session,
     pub chat: Chat,
+    pub migrate: Migrate,
     pub presence: Presence,
     pub auth: Auth,
     pub leaderboards: Leaderboards,
@@ -120,6 +121,24 @@ pub struct Chat {
     pub retention_days: u32,
 }
 
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum MigrateVia {
+    Url,
+    Affinity,
+    Pod,
+    Off,
+}
+
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Migrate {
+    pub via: MigrateVia,
+    pub url: String,
+    pub cookie: String,
+    pub query: String,
+}
+
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Presence {
@@ -150,6 +169,8 @@ pub struct Matchmaker {
     pub max_queue: usize,
     pub disconnect_grace_ms: u64,
     pub create_timeout_ms: u64,
+    pub failover_timeout_ms: u64,
+    pub rebalance: bool,
     pub party_size: usize,
     pub invites_per_minute: u32,
 }
@@ -159,11 +180,22 @@ pub struct Matchmaker {
 pub struct Matches {
     pub capacity: u32,
     pub games: PathBuf,
+    pub reload: bool,
     pub workers: usize,
     pub dev_errors: bool,
     pub memory_bytes: usize,
     pub callback_ms: u64,
     pub input_queue: usize,
+    pub move_to: MoveTo,
+}
+
+/// Which hosts may go on with a running match.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum MoveTo {
+    /// Those with the version of its script that it started with.
+    Same,
+    Any,
 }
 
 #[derive(Debug, Clone, Deserialize)]
@@ -309,6 +341,10 @@ impl Matchmaker {
 
     pub const fn create_timeout(&self) -> Duration {
         ms(self.create_timeout_ms)
+    }
+
+    pub const fn failover_timeout(&self) -> Duration {
+        ms(self.failover_timeout_ms)
     }
 }
 

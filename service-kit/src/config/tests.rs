@@ -166,3 +166,11 @@ fn a_node_without_a_name_gets_one_of_its_role() {
     named.name_node("gateway");
     assert_eq!(named.node.id, "g0");
 }
+
+#[test]
+fn a_balancer_for_migration_needs_its_address() {
+    let error = Config::with_sets([("migrate.via", "affinity")]).unwrap_err().to_string();
+    assert!(error.contains("migrate.url"), "{error}");
+    let config = Config::with_sets([("migrate.via", "affinity"), ("migrate.url", "wss://play.example/ws")]).unwrap();
+    assert_eq!(config.migrate.via, MigrateVia::Affinity);
+}

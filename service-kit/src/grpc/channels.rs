@@ -15,7 +15,8 @@ use super::{ClusterKey, KEY_HEADER};
 use crate::telemetry;
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
-const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(5);
+/// A peer that does not answer any more is given up within about a lease, also where nothing says so: the network may swallow all.
+const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(3);
 const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// A connection to one process of the cluster; made lazily, re-made when it breaks, shared by its clones. Clients take

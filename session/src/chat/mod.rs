@@ -27,13 +27,9 @@ use std::{
 };
 
 use asobi_bus::{Bus, BusEvent, Subscription};
-use asobi_proto::{
-    bus::{ChatItem, Topic},
-    frame,
-};
+use asobi_proto::bus::{ChatItem, Topic};
 use asobi_service_kit::{Config, telemetry};
 use asobi_store::chat::Message;
-use serde::Serialize;
 use time::OffsetDateTime;
 use tokio::sync::{Notify, mpsc};
 use tracing::Span;
@@ -195,28 +191,6 @@ fn delivery(traceparent: Option<&str>) -> Span {
     span
 }
 
-/// The `chat.message` frame of a stored message: written once per node that has to.
-pub(crate) fn message_frame(message: &Message) -> String {
-    #[derive(Serialize)]
-    struct Payload<'a> {
-        channel_id: &'a str,
-        sender_id: Uuid,
-        content: &'a str,
-        sent_at: i64,
-        message_id: Uuid,
-        seq: i64,
-    }
-    let payload = Payload {
-        channel_id: &message.channel_id,
-        sender_id: message.sender_id,
-        content: &message.content,
-        sent_at: message.sent_at_ms(),
-        message_id: message.message_id,
-        seq: message.seq,
-    };
-    frame::push("chat.message", payload)
-}
-
 pub(crate) fn shared_frame(message: &Message) -> Frame {
-    Frame::from(message_frame(message))
+    Frame::from(message.frame())
 }

@@ -15,21 +15,18 @@ use std::{
     time::{Duration, Instant},
 };
 
-use asobi_proto::{
-    bus::{ChatItem, InboxEvent, Topic},
-    frame,
-};
+use asobi_proto::bus::{ChatItem, InboxEvent, Topic};
 use asobi_store::{
     Error,
     chat::{self, Batch, Message, NewMessage, Placed, Stored, WriterId, unix_ms},
     inbox, within,
 };
-use serde_json::{json, value::RawValue};
+use serde_json::value::RawValue;
 use sqlx::{Connection as _, PgConnection};
 use tokio::sync::mpsc;
 use uuid::Uuid;
 
-use super::{Outgoing, SendError, Sent, known::Known, message_frame};
+use super::{Outgoing, SendError, Sent, known::Known};
 use crate::{frame::Frame, hub::Hub};
 
 /// Bound of getting a connection, and of one statement or transaction on it.
@@ -329,27 +326,18 @@ async fn write(
     let events: Vec<(Uuid, InboxEvent)> = pending
         .iter()
         .zip(&placed)
-        .filter_map(|(p, placed)| Some((p.recipient?, direct_event(&p.new, placed))))
+        .filter_map(|(p, placed)| Some((p.recipient?, chat::direct_event(&p.new, placed))))
         .collect();
     let seqs = inbox::append(&mut tx, &events).await?;
     tx.commit().await?;
     Ok(Some((placed, events.into_iter().zip(seqs).map(|((player, event), seq)| (player, seq, event)).collect())))
 }
 
-fn direct_event(message: &NewMessage, placed: &Placed) -> InboxEvent {
-    let text = frame::push(
-        "dm.message",
-        json!({"channel_id": message.channel_id, "sender_id": message.sender_id, "content": message.content,
-               "sent_at": unix_ms(placed.sent_at)}),
-    );
-    InboxEvent { frame: RawValue::from_string(text).ok(), action: None }
-}
-
 /// Hints stored messages to every node, and gives them to the members here.
 fn spread(hub: &Hub, messages: Vec<(Message, Option<String>)>) {
     let mut here = Vec::with_capacity(messages.len());
     for (message, traceparent) in &messages {
-        let Ok(frame) = RawValue::from_string(message_frame(message)) else { continue };
+        let Ok(frame) = RawValue::from_string(message.frame()) else { continue };
         let (topic, channel_id) = (Topic::chat(&message.channel_id), message.channel_id.as_str().into());
         let item = ChatItem { channel_id, seq: message.seq, frame: Some(&frame) };
         // What is lost here (a full queue, counted there) is found by the sweep of each node.

@@ -1,8 +1,10 @@
 //! One player's connection: what others hold of it ([`Conn`]), its queue ([`outbox`]), its task ([`socket`]) and the way in
 //! ([`upgrade`]).
 
+pub(crate) mod inputs;
 pub(crate) mod limits;
 pub(crate) mod outbox;
+mod seat;
 pub(crate) mod socket;
 pub(crate) mod upgrade;
 
@@ -10,19 +12,23 @@ use std::{
     collections::HashMap,
     sync::{
         Arc, OnceLock,
-        atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering},
     },
 };
 
 use parking_lot::{Mutex, MutexGuard};
 use uuid::Uuid;
 
-use self::{limits::OncePer, outbox::Outbox};
+pub(crate) use self::{
+    inputs::Opened,
+    seat::{Seat, Via},
+};
+use self::{limits::OncePer, outbox::Outbox, seat::Seated};
 use crate::{
     auth::Claims,
     close::Close,
     frame::{Frame, FrameKind},
-    link::{MatchLink, SessionNo},
+    link::SessionNo,
     presence::Seen,
 };
 
@@ -61,21 +67,14 @@ impl Capabilities {
     }
 }
 
-/// The match a session is attached to, and the way there.
-#[derive(Clone)]
-pub(crate) struct Seat {
-    pub match_id: Uuid,
-    pub link: Arc<dyn MatchLink>,
-}
-
 /// What others hold of a connection. A few hundred bytes while idle.
 pub(crate) struct Conn {
     pub no: SessionNo,
     pub session_id: Uuid,
     pub outbox: Outbox,
     player: OnceLock<Uuid>,
-    /// Inputs are numbered per session from 1.
-    inputs: AtomicU64,
+    /// The link of the seat, as a [`Via`]; 0: there is none. Changes under the lock of [`Self::local`] only.
+    via: AtomicUsize,
     /// Requests that will be answered by somebody else's task.
     in_flight: AtomicU32,
     /// No more frames are read; the socket closes when what is in flight was answered.
@@ -91,7 +90,9 @@ pub(crate) type Told = HashMap<Uuid, Seen, foldhash::fast::RandomState>;
 pub(crate) struct Local {
     pub claims: Option<Claims>,
     pub capabilities: Capabilities,
-    pub seat: Option<Seat>,
+    seated: Option<Box<Seated>>,
+    /// The number of the last input, from 1 on; never used again in this session.
+    numbered: u64,
     /// Chat channels joined.
     pub channels: Vec<Arc<str>>,
     /// With the capability `presence`.
@@ -108,7 +109,7 @@ impl Conn {
             session_id: Uuid::now_v7(),
             outbox: Outbox::new(bounds),
             player: OnceLock::new(),
-            inputs: AtomicU64::new(0),
+            via: AtomicUsize::new(0),
             in_flight: AtomicU32::new(0),
             draining: AtomicBool::new(false),
             local: Mutex::default(),
@@ -143,10 +144,6 @@ impl Conn {
         self.outbox.end(close);
     }
 
-    pub(crate) fn next_input(&self) -> u64 {
-        self.inputs.fetch_add(1, Ordering::Relaxed) + 1
-    }
-
     /// Stops reading, answers what is in flight, then closes with 1012.
     pub(crate) fn drain(&self) {
         self.draining.store(true, Ordering::Release);
@@ -165,12 +162,6 @@ impl Conn {
     pub(crate) fn in_flight(self: &Arc<Self>) -> InFlight {
         self.in_flight.fetch_add(1, Ordering::AcqRel);
         InFlight(Arc::clone(self))
-    }
-
-    /// Takes the seat away if it is one of this match.
-    pub(crate) fn clear_seat(&self, match_id: Uuid) -> Option<Seat> {
-        let mut local = self.local();
-        if local.seat.as_ref().is_some_and(|seat| seat.match_id == match_id) { local.seat.take() } else { None }
     }
 }
 

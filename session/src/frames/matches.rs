@@ -13,8 +13,9 @@ use super::{Asker, Call, Work, ctx, fields, input as inputs};
 use crate::{
     conn::limits::joins_share,
     hub::Hub,
-    link::{Entered, LinkError},
-    quick_play, seat,
+    link::LinkError,
+    quick_play,
+    seat::{self, Attached},
 };
 
 const DEADLINE: Duration = Duration::from_secs(3);
@@ -118,26 +119,26 @@ async fn take_seat(hub: &Arc<Hub>, asker: &Asker, match_id: Uuid, ctx: String) {
 /// Attaches, or takes a seat where a ctx is given, and answers.
 async fn answer(hub: &Arc<Hub>, asker: &Asker, live: &LiveSeat, ctx: Option<String>) {
     asker.conn.outbox.hold();
-    let entered = match ctx {
-        Some(ctx) => seat::join(hub, &asker.conn, live, ctx).await,
-        None => seat::attach(hub, &asker.conn, live).await,
+    let attached = match ctx {
+        Some(ctx) => seat::join(hub, &asker.conn, live.into(), ctx).await,
+        None => seat::attach(hub, &asker.conn, live.into()).await,
     };
-    report(hub, asker, live, entered);
+    report(hub, asker, attached);
     asker.conn.outbox.release();
 }
 
 /// Answers a join that went through or did not.
-pub(crate) fn report(hub: &Hub, asker: &Asker, live: &LiveSeat, entered: Result<Entered, LinkError>) {
-    match entered {
-        Ok(entered) => {
-            match RawValue::from_string(entered.view) {
+pub(crate) fn report(hub: &Hub, asker: &Asker, attached: Result<Attached, LinkError>) {
+    match attached {
+        Ok(Attached { view, at }) => {
+            match RawValue::from_string(view) {
                 Ok(view) => asker.reply("match.joined", view),
                 Err(error) => {
-                    tracing::error!(%error, match.id = %live.match_id, "A host's view of a match is no JSON.");
+                    tracing::error!(%error, match.id = %at.match_id, "A host's view of a match is no JSON.");
                     asker.error("internal", "The match cannot be shown.");
                 }
             }
-            seat::offer_migration(hub, &asker.conn, live, "joined");
+            seat::offer_migration(hub, &asker.conn, &at, "joined");
         }
         Err(error) => refuse(asker, &error),
     }
@@ -172,16 +173,14 @@ pub(super) fn find_or_create(call: &Call<'_>) -> Option<Work> {
 }
 
 pub(super) fn leave(call: &Call<'_>) -> Option<Work> {
-    let Some(seat) = call.conn.local().seat.clone() else {
+    let Some(seat) = call.conn.seat() else {
         call.reply("match.left", json!({"success": true}));
         return None;
     };
     let (hub, asker) = (Arc::clone(call.hub), call.asker());
     Some(Box::pin(async move {
-        match seat.link.leave(asker.conn.no).await {
-            // A refusal means that there is no seat to give up.
+        match seat::leave(&hub, &asker.conn, seat.match_id).await {
             Ok(()) | Err(LinkError::Refused { .. }) => {
-                asker.conn.clear_seat(seat.match_id);
                 // The match's chat is its players'.
                 super::chat::forget(&hub, &asker.conn, &format!("match:{}", seat.match_id));
                 asker.reply("match.left", json!({"success": true}));
@@ -197,27 +196,19 @@ pub(super) fn input(call: &Call<'_>) -> Option<Work> {
         call.error("invalid_payload", "data is neither an object nor the text of one.");
         return None;
     };
-    let link = {
-        let mut local = call.conn.local();
-        match &local.seat {
-            Some(seat) => Arc::clone(&seat.link),
-            None => {
-                let told = local.not_in_match.allows(NOT_IN_MATCH_EVERY, std::time::Instant::now());
-                drop(local);
-                // Whoever waits for a cid is answered each time.
-                if call.cid.is_some() || told {
-                    call.asker().typed().error("not_in_match", "You are in no match.");
-                }
-                return None;
-            }
-        }
-    };
-    match link.input(call.conn.no, call.conn.next_input(), payload) {
-        Ok(()) => {}
-        Err(error) => {
+    match call.conn.input(payload) {
+        Some(Ok(())) => {}
+        Some(Err(error)) => {
             metrics::counter!("asobi_session_frames_dropped_total", "reason" => "input").increment(1);
             if call.cid.is_some() {
                 refuse(&call.asker(), &error);
+            }
+        }
+        None => {
+            let told = call.conn.local().not_in_match.allows(NOT_IN_MATCH_EVERY, std::time::Instant::now());
+            // Whoever waits for a cid is answered each time.
+            if call.cid.is_some() || told {
+                call.asker().typed().error("not_in_match", "You are in no match.");
             }
         }
     }

@@ -10,7 +10,7 @@ use super::{Asker, Call, Work, fields};
 use crate::{
     auth::{AuthError, Claims, migration},
     chat::now_ms,
-    conn::Capabilities,
+    conn::{Capabilities, Conn},
     hub::Hub,
     link::LinkError,
     queue, seat,
@@ -67,7 +67,7 @@ async fn authenticate(hub: &Arc<Hub>, asker: &Asker, proof: Proof, asked: Option
     let verified = match proof {
         Proof::Token(token) => hub.verifier.verify(&token).await.map(|claims| (claims, None)),
         Proof::Migration(token) => {
-            migration::verify(&hub.verifier, &token, &hub.audience()).await.map(|m| (m.session, Some(m.capabilities)))
+            migration::verify(&hub.verifier, &token, &hub.audience()).await.map(|m| (m.session, Some(m)))
         }
     };
     let (claims, carried) = match verified {
@@ -80,7 +80,8 @@ async fn authenticate(hub: &Arc<Hub>, asker: &Asker, proof: Proof, asked: Option
             return asker.error("invalid_token", "The token is not valid.");
         }
     };
-    let names = asked.or(carried);
+    let to = carried.as_ref().map(|migration| (migration.match_id, migration.epoch));
+    let names = asked.or(carried.map(|migration| migration.capabilities));
     let conn = &asker.conn;
     if conn.player().is_some_and(|player| player != claims.player_id) {
         return asker.error("invalid_token", "The token is another player's.");
@@ -90,19 +91,36 @@ async fn authenticate(hub: &Arc<Hub>, asker: &Asker, proof: Proof, asked: Option
     } else {
         first(hub, asker, claims, &names.unwrap_or_default()).await;
     }
+    if let Some((match_id, epoch)) = to {
+        arrived(hub, &asker.conn, match_id, epoch);
+    }
+}
+
+/// A token that was made for a match that is not here any more, at that epoch, opens the session all the same: it is attached to wherever its
+/// player's match is now.
+fn arrived(hub: &Hub, conn: &Conn, match_id: Uuid, epoch: i64) {
+    let here = conn
+        .seat()
+        .is_some_and(|seat| seat.match_id == match_id && seat.epoch == epoch && seat.via() == hub.near_via());
+    let outcome = if here { "here" } else { "elsewhere" };
+    metrics::counter!("asobi_session_migrations_total", "outcome" => outcome).increment(1);
+    if !here {
+        tracing::debug!(match.id = %match_id, match.epoch = epoch, "A session has migrated to a node where its match is no more.");
+    }
 }
 
 /// A token refresh on a socket that is authenticated.
 async fn again(hub: &Arc<Hub>, asker: &Asker, claims: Claims, names: Option<Vec<String>>) {
-    let (had, has, match_id) = {
+    let (had, has) = {
         let mut local = asker.conn.local();
         let had = local.capabilities;
         local.claims = Some(claims);
         if let Some(names) = &names {
             local.capabilities = Capabilities::granted(names.iter().map(String::as_str));
         }
-        (had, local.capabilities, local.seat.as_ref().map(|seat| seat.match_id))
+        (had, local.capabilities)
     };
+    let match_id = asker.conn.seat().map(|seat| seat.match_id);
     let unread = unread(hub, claims.player_id).await;
     connected(hub, asker, claims.player_id, has, match_id, unread);
     hub.close_if_revoked(&asker.conn);
@@ -152,7 +170,7 @@ async fn first(hub: &Arc<Hub>, asker: &Asker, claims: Claims, names: &[String]) 
     };
     let mut match_id = None;
     if let Some(live) = live {
-        let attached = seat::attach(hub, conn, &live).await;
+        let attached = seat::attach(hub, conn, (&live).into()).await;
         // A host that does not answer is tried on; one that refuses says that the seat is no more.
         if !matches!(attached, Err(LinkError::Refused { .. })) {
             match_id = Some(live.match_id);

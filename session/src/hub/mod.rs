@@ -10,7 +10,7 @@ mod revoked;
 use std::{
     net::IpAddr,
     sync::{
-        Arc,
+        Arc, Weak,
         atomic::{AtomicBool, AtomicUsize, Ordering},
     },
     time::Duration,
@@ -29,7 +29,7 @@ pub(crate) use self::registry::{Player, Registry};
 use crate::{
     auth::Verifier,
     chat::Chat,
-    conn::{Bounds, Conn, limits::PerKey, upgrade},
+    conn::{Bounds, Conn, Via, limits::PerKey, upgrade},
     inbox,
     link::NearHost,
     modes::Modes,
@@ -91,6 +91,10 @@ pub struct Hub {
     pub(crate) stop: CancellationToken,
     pub(crate) shutdown: Shutdown,
     draining: AtomicBool,
+    /// For what is called by reference and has tasks to start.
+    me: Weak<Self>,
+    /// Matches of this process call from threads of their own, on which no task of ours is to run.
+    runtime: tokio::runtime::Handle,
 }
 
 /// Handles of the counters that every frame moves.
@@ -110,7 +114,9 @@ impl Hub {
         let (chat, chat_writes) = Chat::new(&config);
         let (presence, presence_writes) = Presence::new();
         let (inbox, inbox_gaps) = inbox::new();
-        let hub = Arc::new(Self {
+        let hub = Arc::new_cyclic(|me| Self {
+            me: Weak::clone(me),
+            runtime: tokio::runtime::Handle::current(),
             registry: Registry::new(),
             modes: Modes::new(pool.clone()),
             chat,
@@ -184,6 +190,11 @@ impl Hub {
         crate::auth::migration::audience(&identity.node_id, identity.incarnation)
     }
 
+    /// The link to this process's own matches.
+    pub(crate) fn near_via(&self) -> Via {
+        self.near.as_ref().map_or(Via::NONE, |near| Via::of(&*near.link))
+    }
+
     pub(crate) fn node_id(&self) -> &str {
         &self.membership.identity().node_id
     }
@@ -191,6 +202,7 @@ impl Hub {
     /// Runs a task of the hub until it ends or the hub stops.
     pub(crate) fn spawn(&self, name: &'static str, task: impl Future<Output = ()> + Send + 'static) {
         let stop = self.stop.clone();
+        let _ours = self.runtime.enter();
         self.shutdown.spawn(name, async move {
             tokio::select! {
                 () = task => {}
@@ -218,11 +230,8 @@ impl Hub {
         self.count.sessions.decrement(1);
         let Some(player) = conn.player() else { return };
         self.registry.part(player, conn.no);
-        let (seat, channels) = {
-            let mut local = conn.local();
-            (local.seat.take(), std::mem::take(&mut local.channels))
-        };
-        if let Some(seat) = seat {
+        let channels = std::mem::take(&mut conn.local().channels);
+        if let Some(seat) = conn.stand() {
             seat.link.detach(conn.no);
         }
         for channel in channels {

@@ -53,7 +53,7 @@ impl Hub {
 fn give_up_seat(hub: &Arc<Hub>, player: Uuid) {
     let Some(player) = hub.registry.player(player) else { return };
     player.each(|conn| {
-        if let Some(seat) = conn.local().seat.take() {
+        if let Some(seat) = conn.stand() {
             let (conn, match_id) = (Arc::clone(conn), seat.match_id);
             hub.spawn("seat of an erased player", async move {
                 if let Err(error) = seat.link.leave(conn.no).await {

@@ -196,6 +196,10 @@ async fn work(hub: Arc<Hub>, player: Arc<Player>) {
                 tell(&player, &event);
                 hub.presence.friends_changed(&hub, &player).await;
             }
+            Some(InboxAction::Moved { match_id }) => {
+                seat::failed_over(&hub, &player, *match_id).await;
+                tell(&player, &event);
+            }
             Some(InboxAction::MatchGone { match_id }) => {
                 for conn in player.conns() {
                     if let Some(seat) = conn.clear_seat(*match_id) {

@@ -3,9 +3,17 @@
 //! ```text
 //!            first session                 stream up                    stream breaks
 //!  (none) ───────────────► connecting ───────────────► attached ─────────────────────► connecting
-//!     ▲                        │ all sessions are entered again             │ every session's match is looked up:
-//!     └── no session for IDLE ─┴────────────────────────────────────────────┘ same host: again; moved: to its relay; gone: dropped
+//!     ▲                        │ all sessions are entered again             │ their inputs wait
+//!     └── no session for IDLE ─┴────────────────────────────────────────────┘
 //! ```
+//!
+//! | what happens | what becomes of the sessions |
+//! | --- | --- |
+//! | the stream breaks, the host is alive | they wait, and are attached again by the next stream |
+//! | no stream, or the host's lease is over | their matches are looked up, all in one query, about twice a second: those that run elsewhere are followed, those that are over end |
+//! | the host says that a match moved | its sessions are attached where it runs now |
+//! | the host does not know a match any more | the row is asked before the seat counts as lost |
+//! | a host that was taken for dead speaks again | nobody hears it: who was brought elsewhere has a seat with another link |
 //!
 //! Invariant: the host hears of a session in the order things happened to it here, because everything goes through one queue;
 //! and what it answers changes [`State::sessions`] in the order it was said.

@@ -6,6 +6,7 @@ use asobi_proto::match_v1::{
     RelayEntered, RelayHello, RelayRequest, RelayResponse, match_host_service_client::MatchHostServiceClient,
     relay_request, relay_response::Kind,
 };
+use asobi_store::{matches, within};
 use tokio::{
     sync::mpsc,
     time::{Instant, timeout},
@@ -16,15 +17,17 @@ use uuid::Uuid;
 
 use super::{QUEUE, Relay, Waiting, enter_request, offer};
 use crate::{
+    conn::Via,
     frame::FrameKind,
     hub::Hub,
-    link::{Edge, Entered, LinkError, SessionNo},
-    seat::{self, Whereabouts},
+    link::{Entered, LinkError, MovedTo, SessionNo},
+    seat,
 };
 
 /// How long a link without sessions is kept.
 pub(super) const IDLE: Duration = Duration::from_secs(30);
 const CONNECT: Duration = Duration::from_secs(2);
+const LOOK_UP: Duration = Duration::from_secs(2);
 const BACK_OFF_FIRST: Duration = Duration::from_millis(50);
 const BACK_OFF_MOST: Duration = Duration::from_secs(1);
 
@@ -33,30 +36,33 @@ const UNUSED: Duration = Duration::from_secs(3);
 /// How long rows may go on naming an incarnation that was replaced: until somebody has judged its matches.
 const JUDGED: Duration = Duration::from_secs(30);
 
+/// How often the matches of a host that is not there are looked up.
+const LOOK: Duration = Duration::from_millis(500);
+
 pub(super) async fn run(hub: Arc<Hub>, relay: Arc<Relay>) {
+    tokio::select! {
+        () = keep(&hub, &relay) => {}
+        () = watch(&hub, &relay) => {}
+    }
+}
+
+/// Keeps the stream up, until nobody has needed it for a while.
+async fn keep(hub: &Arc<Hub>, relay: &Arc<Relay>) {
     let mut back_off = BACK_OFF_FIRST;
-    let mut replaced: Option<Instant> = None;
     let mut told = false;
     loop {
-        let idle = if replaced.is_some() { UNUSED } else { IDLE };
-        if relay.is_idle(idle) && hub.relays.retire(&relay, idle) {
+        let replaced = is_replaced(hub, relay);
+        let idle = if replaced { UNUSED } else { IDLE };
+        if relay.is_idle(idle) && hub.relays.retire(relay, idle) {
             return;
         }
-        if replaced.is_none() && is_replaced(&hub, &relay) {
-            tracing::info!(
-                host.id = relay.node_id,
-                host.incarnation = relay.incarnation,
-                "A host's incarnation was replaced; its sessions are brought to where their matches are now."
-            );
-            replaced = Some(Instant::now());
-        }
-        if replaced.is_none() {
-            match connect(&hub, &relay).await {
+        if !replaced {
+            match connect(hub, relay).await {
                 Ok((outgoing, incoming)) => {
                     (back_off, told) = (BACK_OFF_FIRST, false);
-                    serve(&hub, &relay, outgoing, incoming).await;
-                    down(&relay);
-                    if relay.is_idle(IDLE) && hub.relays.retire(&relay, IDLE) {
+                    serve(hub, relay, outgoing, incoming).await;
+                    down(hub, relay);
+                    if relay.is_idle(IDLE) && hub.relays.retire(relay, IDLE) {
                         return;
                     }
                     tracing::info!(host.id = relay.node_id, "The relay to a host has ended; it is opened again.");
@@ -69,9 +75,33 @@ pub(super) async fn run(hub: Arc<Hub>, relay: Arc<Relay>) {
             }
             metrics::counter!("asobi_relay_losses_total").increment(1);
         }
-        follow(&hub, &relay, replaced.is_some_and(|since| since.elapsed() >= JUDGED)).await;
         tokio::time::sleep(back_off.mul_f64(rand::random_range(0.5..1.0))).await;
         back_off = (back_off * 2).min(BACK_OFF_MOST);
+    }
+}
+
+/// Looks for the matches of a host that is not there: a stream that stands says nothing about a host that was stopped, or that a network
+/// without a word has swallowed, but its lease does.
+async fn watch(hub: &Arc<Hub>, relay: &Relay) {
+    let mut replaced: Option<Instant> = None;
+    loop {
+        let changed = relay.wake.notified();
+        tokio::select! {
+            () = changed => {}
+            () = tokio::time::sleep(LOOK.mul_f64(rand::random_range(0.8..1.2))) => {}
+        }
+        if replaced.is_none() && is_replaced(hub, relay) {
+            tracing::info!(
+                host.id = relay.node_id,
+                host.incarnation = relay.incarnation,
+                "A host's incarnation was replaced; its sessions are brought to where their matches are now."
+            );
+            replaced = Some(Instant::now());
+        }
+        let alive = hub.directory.incarnation(&relay.node_id, relay.incarnation).is_some_and(|host| host.alive);
+        if !alive || relay.state.lock().outgoing.is_none() {
+            follow(hub, relay, alive, replaced.is_some_and(|since| since.elapsed() >= JUDGED)).await;
+        }
     }
 }
 
@@ -89,7 +119,8 @@ async fn connect(hub: &Hub, relay: &Relay) -> Result<Opened, String> {
         .incarnation(&relay.node_id, relay.incarnation)
         .ok_or("this incarnation of the host is not in the registry")?;
     let addr = host.grpc_addr.clone().ok_or("the host has no gRPC address")?;
-    let (outgoing, queue) = mpsc::channel(QUEUE);
+    // Room for everybody who is to be attached at once, and then as much as ever.
+    let (outgoing, queue) = mpsc::channel(QUEUE + relay.state.lock().sessions.len());
     let identity = hub.membership.identity();
     let hello = RelayHello { node_id: identity.node_id.clone(), incarnation: identity.incarnation };
     offer(&outgoing, relay_request::Kind::Hello(hello)).map_err(|error| error.to_string())?;
@@ -165,13 +196,16 @@ fn attach_all(relay: &Relay, outgoing: &mpsc::Sender<RelayRequest>) -> bool {
     true
 }
 
-/// Nobody is answered any more by the stream that has ended.
-fn down(relay: &Relay) {
-    let waiting = {
+/// Nobody is answered any more by the stream that has ended, and what was sent into it may be lost: inputs wait until the next one
+/// has said what arrived.
+fn down(hub: &Hub, relay: &Relay) {
+    let (waiting, sessions) = {
         let mut state = relay.state.lock();
         state.outgoing = None;
-        std::mem::take(&mut state.waiting)
+        let sessions: Vec<SessionNo> = state.sessions.keys().copied().collect();
+        (std::mem::take(&mut state.waiting), sessions)
     };
+    hub.registry.among(&sessions, |conn| conn.close_gate(Via::of(relay)));
     for (_, waiting) in waiting {
         match waiting {
             Waiting::Enter(answer, ..) => drop(answer.send(Err(LinkError::Unavailable))),
@@ -179,6 +213,7 @@ fn down(relay: &Relay) {
             Waiting::Again(..) => {}
         }
     }
+    relay.wake.notify_waiters();
 }
 
 fn handle(hub: &Arc<Hub>, relay: &Relay, kind: Kind) {
@@ -192,17 +227,35 @@ fn handle(hub: &Arc<Hub>, relay: &Relay, kind: Kind) {
         }
         Kind::Deliver(deliver) => {
             let kind = FrameKind::try_from(deliver.kind).unwrap_or(FrameKind::Event);
-            let sessions: Vec<SessionNo> = deliver.sessions.into_iter().map(SessionNo).collect();
-            Edge::deliver(&**hub, &sessions, kind, deliver.frame);
+            let sessions = numbered(deliver.sessions);
+            hub.deliver_via(Via::of(relay), &sessions, kind, deliver.frame);
         }
         Kind::Dropped(dropped) => {
             let Ok(match_id) = Uuid::try_parse(&dropped.match_id) else { return };
-            let sessions: Vec<SessionNo> = dropped.sessions.into_iter().map(SessionNo).collect();
+            let sessions = numbered(dropped.sessions);
             forget(relay, &sessions, match_id);
-            hub.dropped(&sessions, match_id);
+            hub.dropped_via(Via::of(relay), &sessions, match_id);
         }
-        Kind::Applied(_) | Kind::Moved(_) => {}
+        Kind::Applied(applied) => {
+            for (session, number) in applied.sessions.into_iter().zip(applied.numbers) {
+                if let Some(conn) = hub.registry.conn(SessionNo(session)) {
+                    conn.safe(number);
+                }
+            }
+        }
+        Kind::Moved(moved) => {
+            let Ok(match_id) = Uuid::try_parse(&moved.match_id) else { return };
+            let sessions = numbered(moved.sessions);
+            let to =
+                MovedTo { match_id, node_id: moved.to_node, incarnation: moved.to_incarnation, epoch: moved.epoch };
+            forget(relay, &sessions, match_id);
+            hub.moved_via(Via::of(relay), &sessions, &to);
+        }
     }
+}
+
+fn numbered(sessions: Vec<u64>) -> Vec<SessionNo> {
+    sessions.into_iter().map(SessionNo).collect()
 }
 
 fn answered(hub: &Arc<Hub>, relay: &Relay, entered: RelayEntered) {
@@ -226,13 +279,25 @@ fn answered(hub: &Arc<Hub>, relay: &Relay, entered: RelayEntered) {
             drop(state);
             drop(answer.send(result));
         }
-        // The seat was lost while the stream was down.
-        Some(Waiting::Again(session, match_id)) if result.is_err() => {
+        Some(Waiting::Again(session, match_id)) => {
+            if result.is_err() {
+                state.forget(session, match_id);
+            }
             drop(state);
-            forget(relay, &[session], match_id);
-            hub.dropped(&[session], match_id);
+            let Some(conn) = hub.registry.conn(session) else { return };
+            let Some(seat) = conn.seat().filter(|s| s.match_id == match_id && s.via() == Via::of(relay)) else {
+                return;
+            };
+            match result {
+                Ok(entered) => seat::open(hub, &conn, &seat, entered.applied),
+                // The seat was lost while the stream was down, unless the match is only on its way to another host.
+                Err(error) if seat::is_unknown(&error) => {
+                    hub.spawn("pursue match", seat::pursue(Arc::clone(hub), conn, match_id));
+                }
+                Err(_) => hub.dropped_via(Via::of(relay), &[session], match_id),
+            }
         }
-        _ => {}
+        Some(Waiting::Leave(_)) | None => {}
     }
 }
 
@@ -244,32 +309,40 @@ fn forget(relay: &Relay, sessions: &[SessionNo], match_id: Uuid) {
     state.used = Some(Instant::now());
 }
 
-/// While the host cannot be reached: where are the matches now? One that still is where nobody is any more (`given_up`)
-/// counts as gone.
-async fn follow(hub: &Arc<Hub>, relay: &Relay, given_up: bool) {
+/// Where are the matches now of a host that is not there? One that still is where nobody is any more (`given_up`) counts as gone.
+async fn follow(hub: &Arc<Hub>, relay: &Relay, alive: bool, given_up: bool) {
     let mut by_match: HashMap<Uuid, Vec<SessionNo>> = HashMap::new();
     for (no, attached) in &relay.state.lock().sessions {
         by_match.entry(attached.match_id).or_default().push(*no);
     }
+    let ids: Vec<Uuid> = by_match.keys().copied().collect();
+    if ids.is_empty() {
+        return;
+    }
+    let Ok(live) = within(LOOK_UP, matches::whereabouts(&hub.pool, &ids)).await else { return };
+    let mut live: HashMap<Uuid, MovedTo> = live.iter().map(|live| (live.match_id, live.into())).collect();
     for (match_id, sessions) in by_match {
-        match seat::whereabouts(hub, match_id, &relay.node_id, relay.incarnation).await {
-            Whereabouts::Unknown => {}
-            Whereabouts::Same if !given_up => {}
-            whereabouts @ (Whereabouts::Same | Whereabouts::Gone) => {
+        match live.remove(&match_id) {
+            Some(at) if at.node_id == relay.node_id && at.incarnation == relay.incarnation => {
+                if given_up {
+                    forget(relay, &sessions, match_id);
+                    hub.dropped_via(Via::of(relay), &sessions, match_id);
+                }
+            }
+            Some(at) => {
+                forget(relay, &sessions, match_id);
+                let reason = if alive { "drained" } else { "failed_over" };
+                for conn in sessions.iter().filter_map(|no| hub.registry.conn(*no)) {
+                    hub.spawn("follow match", seat::follow(Arc::clone(hub), conn, at.clone(), reason));
+                }
+            }
+            None => {
                 forget(relay, &sessions, match_id);
                 // A host that dies between the end's commit and its telling leaves that to us.
-                if matches!(whereabouts, Whereabouts::Gone)
-                    && let Some(finished) = seat::finished(hub, match_id).await
-                {
-                    hub.deliver(&sessions, FrameKind::Event, &finished);
+                if let Some(finished) = seat::finished(hub, match_id).await {
+                    hub.hand_out(Via::of(relay), &sessions, FrameKind::Event, &finished);
                 }
-                hub.dropped(&sessions, match_id);
-            }
-            Whereabouts::Moved(live) => {
-                forget(relay, &sessions, match_id);
-                for conn in sessions.iter().filter_map(|no| hub.registry.conn(*no)) {
-                    hub.spawn("follow match", seat::follow(Arc::clone(hub), conn, live.clone()));
-                }
+                hub.dropped_via(Via::of(relay), &sessions, match_id);
             }
         }
     }

@@ -54,7 +54,7 @@ pub struct Boards {
 struct Cell {
     slot: Mutex<Slot>,
     /// One load at a time.
-    loading: tokio::sync::Mutex<()>,
+    loading: Arc<tokio::sync::Mutex<()>>,
     used: AtomicU64,
 }
 
@@ -80,21 +80,29 @@ impl Boards {
         })
     }
 
-    /// Looks at a board; none: there is no such board.
+    /// Looks at a board; none: there is no such board. Whoever asks may go away: a load that has begun is finished, so that a board which
+    /// takes longer to read than they wait is there when they ask again.
     ///
     /// # Errors
     /// When it has to be read and the database fails.
-    pub async fn look<T>(&self, id: &str, see: impl FnOnce(&Board) -> T) -> asobi_store::Result<Option<T>> {
+    pub async fn look<T>(self: &Arc<Self>, id: &str, see: impl FnOnce(&Board) -> T) -> asobi_store::Result<Option<T>> {
         loop {
             let cell = self.cell(id);
             if let Slot::Ready(board) = &*lock(&cell.slot) {
                 return Ok(Some(see(board)));
             }
-            let _one = cell.loading.lock().await;
+            let one = Arc::clone(&cell.loading).lock_owned().await;
             if matches!(&*lock(&cell.slot), Slot::Ready(_)) {
                 continue;
             }
-            if !self.load(id, &cell).await? {
+            let (boards, id) = (Arc::clone(self), id.to_owned());
+            // One task per board, bounded in time by its read.
+            let load = tokio::spawn(async move {
+                let _one = one;
+                boards.load(&id, &cell).await
+            });
+            // It fails only when the runtime shuts down.
+            if !load.await.unwrap_or(Err(asobi_store::Error::Deadline(self.bound)))? {
                 return Ok(None);
             }
         }
@@ -168,7 +176,7 @@ impl Boards {
         }
         let cell = Arc::new(Cell {
             slot: Mutex::new(Slot::Early(Some(Vec::new()))),
-            loading: tokio::sync::Mutex::new(()),
+            loading: Arc::default(),
             used: AtomicU64::new(used),
         });
         cells.insert(id.to_owned(), Arc::clone(&cell));

@@ -1,6 +1,7 @@
 //! Friends, groups, notifications and boards, played over a real PostgreSQL with real services and their gRPC APIs.
 
 mod boards;
+mod effects;
 mod friends;
 mod groups;
 mod notifications;

@@ -1,10 +1,13 @@
 //! What the leading matchmaker does with tickets and matches. Functions that take a connection are parts of a transaction that
 //! began with the leader's fence; what they change they change for many rows at once.
 //!
-//! Lock order, everywhere: `match_players` (sorted by player), then `tickets`. Whoever takes a seat withdraws the player's tickets
-//! after it, in the same order.
+//! Lock order, everywhere: `leader`, `nodes`, `matches` (sorted by id), `match_checkpoints` (sorted by match), `match_players` (sorted by
+//! player), then `tickets`. Whoever takes a seat withdraws the player's tickets after it, in the same order. Whoever writes many
+//! checkpoints in one statement locks them sorted too.
 
 mod claim;
+mod failover;
+mod hosts;
 mod sweep;
 
 use std::collections::HashSet;
@@ -17,6 +20,8 @@ use crate::Result;
 
 pub(crate) use claim::withdraw;
 pub use claim::{Claimed, Forming, claim};
+pub use failover::*;
+pub use hosts::*;
 pub use sweep::*;
 
 /// A row of a pending ticket as the leader's index needs it: a party's ticket is several.
@@ -66,40 +71,6 @@ pub async fn pending_of(pool: &PgPool, heads: &[Uuid]) -> Result<Vec<Pending>> {
     .await?)
 }
 
-/// A host that can take matches.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Host {
-    pub node_id: String,
-    pub incarnation: i64,
-    pub grpc_addr: String,
-    /// Empty: it does not say.
-    pub region: String,
-    /// 0: not limited.
-    pub capacity: i32,
-    /// Its open matches, as the rows say.
-    pub open: i64,
-    pub modes: Vec<String>,
-}
-
-/// Hosts that are ready and whose lease is valid by the database's clock, with what they serve.
-///
-/// # Errors
-/// When the database fails.
-pub async fn hosts(pool: &PgPool) -> Result<Vec<Host>> {
-    Ok(sqlx::query_as!(
-        Host,
-        r#"SELECT n.node_id, n.incarnation, n.grpc_addr AS "grpc_addr!", n.region, n.capacity,
-             (SELECT count(*) FROM matches m WHERE m.host_node = n.node_id AND m.state IN ('allocating', 'running')) AS "open!",
-             (SELECT array_agg(h.mode) FROM host_modes h
-              WHERE h.node_id = n.node_id AND h.incarnation = n.incarnation) AS "modes!"
-           FROM nodes n
-           WHERE n.role = 'match' AND n.state = 'ready' AND n.lease_until > now() AND n.grpc_addr IS NOT NULL
-             AND EXISTS (SELECT 1 FROM host_modes h WHERE h.node_id = n.node_id AND h.incarnation = n.incarnation)"#
-    )
-    .fetch_all(pool)
-    .await?)
-}
-
 /// A match that is not where it should end up yet.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Open {
@@ -111,6 +82,12 @@ pub struct Open {
     pub host_incarnation: i64,
     pub epoch: i64,
     pub attempts: i32,
+    /// How often it went on elsewhere after its host was gone.
+    pub failovers: i32,
+    /// Of the script it started with; empty: unknown, or of no importance.
+    pub version: String,
+    /// In seat order: as formed, and of a match that goes on elsewhere those who hold seats now, without those whose claim its host has
+    /// yet to answer.
     pub players: Vec<Uuid>,
     /// Players by team, `[[player, …], …]`; none: no teams.
     pub teams: Option<serde_json::Value>,
@@ -125,8 +102,12 @@ pub struct Open {
 pub async fn untold(pool: &PgPool, limit: i64) -> Result<Vec<Open>> {
     Ok(sqlx::query_as!(
         Open,
-        "SELECT id, mode, state, host_node, host_incarnation, epoch, attempts, players, teams, regions
-         FROM matches WHERE NOT told ORDER BY id LIMIT $1",
+        r#"SELECT m.id, m.mode, m.state, m.host_node, m.host_incarnation, m.epoch, m.attempts, m.failovers, m.version, m.teams, m.regions,
+             CASE WHEN m.failovers = 0 THEN m.players ELSE ARRAY(
+               SELECT s.player_id FROM match_players s WHERE s.match_id = m.id
+                 AND NOT EXISTS (SELECT 1 FROM backfill_claims c WHERE c.match_id = m.id AND c.player_id = s.player_id)
+               ORDER BY array_position(m.players, s.player_id), s.joined_at, s.player_id) END AS "players!"
+           FROM matches m WHERE NOT m.told ORDER BY m.id LIMIT $1"#,
         limit,
     )
     .fetch_all(pool)
@@ -140,14 +121,19 @@ pub async fn untold(pool: &PgPool, limit: i64) -> Result<Vec<Open>> {
 pub async fn open(pool: &PgPool, match_id: Uuid) -> Result<Option<Open>> {
     Ok(sqlx::query_as!(
         Open,
-        "SELECT id, mode, state, host_node, host_incarnation, epoch, attempts, players, teams, regions FROM matches WHERE id = $1",
+        r#"SELECT m.id, m.mode, m.state, m.host_node, m.host_incarnation, m.epoch, m.attempts, m.failovers, m.version, m.teams, m.regions,
+             CASE WHEN m.failovers = 0 THEN m.players ELSE ARRAY(
+               SELECT s.player_id FROM match_players s WHERE s.match_id = m.id
+                 AND NOT EXISTS (SELECT 1 FROM backfill_claims c WHERE c.match_id = m.id AND c.player_id = s.player_id)
+               ORDER BY array_position(m.players, s.player_id), s.joined_at, s.player_id) END AS "players!"
+           FROM matches m WHERE m.id = $1"#,
         match_id,
     )
     .fetch_optional(pool)
     .await?)
 }
 
-/// Gives an allocating match to another host, under the next epoch. False: the row has moved on; read it.
+/// Gives an allocating match to another host, under the next epoch, and its checkpoint with it where it has one. False: the row has moved on; read it.
 ///
 /// # Errors
 /// When the database fails.
@@ -167,9 +153,13 @@ pub async fn reassign(
         host_incarnation,
         term,
     )
-    .execute(conn)
+    .execute(&mut *conn)
     .await?;
-    Ok(done.rows_affected() == 1)
+    let moved = done.rows_affected() == 1;
+    if moved && was.failovers > 0 {
+        failover::raise_checkpoints(conn, &[was.id]).await?;
+    }
+    Ok(moved)
 }
 
 /// What [`give_up`] did.
@@ -182,7 +172,7 @@ pub struct GivenUp {
     pub failed: Vec<Uuid>,
 }
 
-/// Ends matches, named by id and epoch, whose players were not told of them: seats go, tickets wait again (`requeue`, and only where
+/// Ends matches, named by id and epoch, whose players do not know of them: seats go, tickets wait again (`requeue`, and only where
 /// they have not expired) or fail. `started`: also those that run, because their host is gone.
 ///
 /// # Errors
@@ -197,7 +187,8 @@ pub async fn give_up(
     let ended = sqlx::query_scalar!(
         r#"UPDATE matches m SET state = 'failed', told = true, finished_at = now(), result = '{"error":"match_start_failed"}'
            FROM UNNEST($1::uuid[], $2::bigint[]) AS g (id, epoch)
-           WHERE m.id = g.id AND m.epoch = g.epoch AND NOT m.told AND (m.state = 'allocating' OR ($3 AND m.state = 'running'))
+           WHERE m.id = g.id AND m.epoch = g.epoch AND NOT m.told AND m.failovers = 0
+             AND (m.state = 'allocating' OR ($3 AND m.state = 'running'))
            RETURNING m.id"#,
         &ids,
         &epochs,
@@ -252,7 +243,11 @@ pub struct Told {
     pub mode: String,
     /// `running`, or how it ended before anybody could be told.
     pub state: String,
+    /// Who is to hear of it, in seat order: as formed. Of a match that went on elsewhere those who hold seats now and whose claim is not
+    /// open, and of one that ended there those as formed who sit nowhere else.
     pub players: Vec<Uuid>,
+    /// How often it went on elsewhere after its host was gone.
+    pub failovers: i32,
     /// Players by team, `[[player, …], …]`; none: no teams.
     pub teams: Option<serde_json::Value>,
     pub result: Option<serde_json::Value>,
@@ -266,8 +261,17 @@ pub struct Told {
 pub async fn tell(conn: &mut PgConnection, matches: &[Uuid]) -> Result<Vec<Told>> {
     Ok(sqlx::query_as!(
         Told,
-        "UPDATE matches SET told = true WHERE id = ANY($1) AND NOT told AND state <> 'allocating'
-         RETURNING id, mode, state, players, teams, result",
+        r#"UPDATE matches m SET told = true WHERE m.id = ANY($1) AND NOT m.told AND m.state <> 'allocating'
+           RETURNING m.id, m.mode, m.state, m.teams, m.result, m.failovers,
+             CASE WHEN m.failovers = 0 THEN m.players
+               WHEN m.state = 'running' THEN ARRAY(
+                 SELECT s.player_id FROM match_players s WHERE s.match_id = m.id
+                   AND NOT EXISTS (SELECT 1 FROM backfill_claims c WHERE c.match_id = m.id AND c.player_id = s.player_id)
+                 ORDER BY array_position(m.players, s.player_id), s.joined_at, s.player_id)
+               ELSE ARRAY(
+                 SELECT p.id FROM UNNEST(m.players) WITH ORDINALITY AS p (id, place)
+                 WHERE NOT EXISTS (SELECT 1 FROM match_players s WHERE s.player_id = p.id) ORDER BY p.place)
+             END AS "players!""#,
         matches,
     )
     .fetch_all(conn)

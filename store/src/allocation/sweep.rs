@@ -4,65 +4,10 @@ use asobi_proto::bus::InboxEvent;
 use sqlx::{PgConnection, PgPool};
 use uuid::Uuid;
 
-use super::clear;
 use crate::{
     Error, Result,
     inbox::{EVENT_LIFE_S, StoredEvent},
 };
-
-/// An open match whose host does not hold its lease.
-#[derive(Debug, Clone)]
-pub struct Orphan {
-    pub id: Uuid,
-    pub state: String,
-    pub host_node: String,
-    pub host_incarnation: i64,
-    pub epoch: i64,
-    pub term: i64,
-    pub told: bool,
-    /// Where that very incarnation may still answer a probe; none: it was replaced, or has stopped.
-    pub grpc_addr: Option<String>,
-}
-
-/// Open matches of hosts that were replaced, have stopped, or let their lease run out by the database's clock.
-///
-/// # Errors
-/// When the database fails.
-pub async fn orphans(pool: &PgPool, limit: i64) -> Result<Vec<Orphan>> {
-    Ok(sqlx::query_as!(
-        Orphan,
-        r#"SELECT m.id, m.state, m.host_node, m.host_incarnation, m.epoch, m.term, m.told, n.grpc_addr AS "grpc_addr?"
-           FROM matches m
-           LEFT JOIN nodes n ON n.node_id = m.host_node AND n.incarnation = m.host_incarnation AND n.state <> 'stopped'
-           WHERE m.state IN ('allocating', 'running') AND (n.node_id IS NULL OR n.lease_until <= now())
-           LIMIT $1"#,
-        limit,
-    )
-    .fetch_all(pool)
-    .await?)
-}
-
-/// Fails orphaned matches, named by id and epoch, whose host has not renewed its lease since, and answers who sat where. Players
-/// who were claimed for one and have not heard of it are to be put back before, see [`crate::backfill::put_back`].
-///
-/// # Errors
-/// When the database fails; the transaction is then to be rolled back.
-pub async fn fail_orphans(conn: &mut PgConnection, matches: &[(Uuid, i64)]) -> Result<Vec<(Uuid, Uuid)>> {
-    let (ids, epochs): (Vec<Uuid>, Vec<i64>) = matches.iter().copied().unzip();
-    let ended = sqlx::query_scalar!(
-        r#"UPDATE matches m SET state = 'failed', told = true, finished_at = now(), result = '{"error":"host_lost"}'
-           FROM UNNEST($1::uuid[], $2::bigint[]) AS g (id, epoch)
-           WHERE m.id = g.id AND m.epoch = g.epoch AND m.state IN ('allocating', 'running')
-             AND NOT EXISTS (SELECT 1 FROM nodes n WHERE n.node_id = m.host_node AND n.incarnation = m.host_incarnation
-                             AND n.state <> 'stopped' AND n.lease_until > now())
-           RETURNING m.id"#,
-        &ids,
-        &epochs,
-    )
-    .fetch_all(&mut *conn)
-    .await?;
-    clear(conn, &ended).await
-}
 
 /// Fails quick-play matches that nobody's host claimed: whoever formed them died in between.
 ///
@@ -191,6 +136,9 @@ pub async fn note_queues(conn: &mut PgConnection, notes: &[QueueNote]) -> Result
 /// Deletes a bounded number of rows that nobody asks for any more: tickets ended ten minutes ago, expired inbox events, effects
 /// applied an hour ago. Answers how many.
 ///
+/// The rows are what keeps an effect from happening twice. Those of a match that still runs stay until a checkpoint of an hour later is
+/// there: its host may have lost the answer to the transaction that wrote them, and may write them again after an outage of any length.
+///
 /// # Errors
 /// When the database fails.
 pub async fn purge(conn: &mut PgConnection, limit: i64) -> Result<u64> {
@@ -209,7 +157,12 @@ pub async fn purge(conn: &mut PgConnection, limit: i64) -> Result<u64> {
     .await?;
     let effects = sqlx::query!(
         "DELETE FROM match_effects e USING
-           (SELECT match_id, ordinal FROM match_effects WHERE applied_at < now() - interval '1 hour' LIMIT $1) AS o
+           (SELECT f.match_id, f.ordinal FROM match_effects f
+            WHERE f.applied_at < now() - interval '1 hour' AND NOT EXISTS (
+              SELECT 1 FROM matches m LEFT JOIN match_checkpoints c ON c.match_id = m.id
+              WHERE m.id = f.match_id AND m.state IN ('allocating', 'running')
+                AND (c.written_at IS NULL OR c.written_at < f.inserted_at + interval '1 hour'))
+            LIMIT $1) AS o
          WHERE e.match_id = o.match_id AND e.ordinal = o.ordinal",
         limit,
     )

@@ -9,6 +9,9 @@ use std::{
     time::Duration,
 };
 
+use asobi_proto::{bus::InboxEvent, frame};
+use serde::Serialize;
+use serde_json::{json, value::RawValue};
 use sqlx::PgPool;
 use time::OffsetDateTime;
 use uuid::Uuid;
@@ -34,6 +37,40 @@ impl Message {
     pub fn sent_at_ms(&self) -> i64 {
         unix_ms(self.sent_at)
     }
+
+    /// The `chat.message` frame.
+    #[must_use]
+    pub fn frame(&self) -> String {
+        #[derive(Serialize)]
+        struct Payload<'a> {
+            channel_id: &'a str,
+            sender_id: Uuid,
+            content: &'a str,
+            sent_at: i64,
+            message_id: Uuid,
+            seq: i64,
+        }
+        let payload = Payload {
+            channel_id: &self.channel_id,
+            sender_id: self.sender_id,
+            content: &self.content,
+            sent_at: self.sent_at_ms(),
+            message_id: self.message_id,
+            seq: self.seq,
+        };
+        frame::push("chat.message", payload)
+    }
+}
+
+/// What tells the recipient of a direct message about it, wherever they are.
+#[must_use]
+pub fn direct_event(message: &NewMessage, placed: &Placed) -> InboxEvent {
+    let text = frame::push(
+        "dm.message",
+        json!({"channel_id": message.channel_id, "sender_id": message.sender_id, "content": message.content,
+               "sent_at": unix_ms(placed.sent_at)}),
+    );
+    InboxEvent { frame: RawValue::from_string(text).ok(), action: None }
 }
 
 /// Unix milliseconds.

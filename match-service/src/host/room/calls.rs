@@ -11,7 +11,10 @@ use tokio::time::Instant;
 use uuid::Uuid;
 
 use super::{Due, EFFECTS, End, FAILURES, Room, TIMERS};
-use crate::game::{Game, GameError, Outcome, Push};
+use crate::{
+    game::{Game, GameError, Outcome, Push},
+    host::moment::Moment,
+};
 
 impl Room {
     pub(super) async fn send_states(&mut self) {
@@ -25,7 +28,7 @@ impl Room {
             if !self.settings.send_unchanged && self.shared_last.as_ref() == Some(&frame) {
                 return;
             }
-            self.seats.deliver_all(FrameKind::State, &frame);
+            self.tell_all(FrameKind::State, &frame);
             self.shared_last = Some(frame);
             return;
         }
@@ -34,13 +37,10 @@ impl Room {
             let Some(frame) = self.state_frame(Some(player)).await else {
                 continue;
             };
-            let unchanged_is_sent = self.settings.send_unchanged;
-            if let Some(seat) = self.seats.present().find(|seat| seat.player == player)
-                && (unchanged_is_sent || seat.last_state.as_ref() != Some(&frame))
-            {
-                seat.deliver(FrameKind::State, &frame);
-                seat.last_state = Some(frame);
+            if !self.settings.send_unchanged && self.seats.replace_last(player, &frame) {
+                continue;
             }
+            self.tell(player, FrameKind::State, &frame);
         }
     }
 
@@ -52,7 +52,7 @@ impl Room {
         match self.game.state(player, &mut json, &mut outcome).await {
             Ok(()) => {
                 self.state_failures = 0;
-                self.apply(outcome);
+                self.apply_but_bots(outcome);
                 json.push('}');
                 Some(Bytes::from(json))
             }
@@ -71,7 +71,7 @@ impl Room {
         call: impl AsyncFnOnce(&mut dyn Game, &mut Outcome) -> Result<(), GameError>,
     ) {
         if let Some(((), outcome)) = self.callback(player, call).await {
-            self.apply(outcome);
+            self.apply(outcome).await;
         }
     }
 
@@ -89,14 +89,14 @@ impl Room {
             }
             Err(error) => {
                 self.failures += 1;
-                self.apply(outcome);
+                self.apply_but_bots(outcome);
                 self.failed(player, &error);
                 None
             }
         }
     }
 
-    fn failed(&mut self, player: Option<Uuid>, error: &GameError) {
+    pub(super) fn failed(&mut self, player: Option<Uuid>, error: &GameError) {
         metrics::counter!("asobi_match_callback_errors_total").increment(1);
         // Once a second says as much as sixty times.
         let now = Instant::now();
@@ -114,7 +114,12 @@ impl Room {
                 "line": error.line, "message": error.message,
             })
             .to_string();
-            self.module_frame("error", &payload, player);
+            // Said at once, whatever is written: it is for who develops the game.
+            let frame = Bytes::from(frame::push_raw("module.error", &payload));
+            match player {
+                Some(player) => self.seats.deliver(player, FrameKind::Event, &frame),
+                None => self.seats.deliver_all(FrameKind::Event, &frame),
+            }
         }
         if error.fatal {
             self.finish(false, json!({"error": "out_of_memory"}).to_string());
@@ -123,25 +128,26 @@ impl Room {
         }
     }
 
-    /// Sessions repeat it under its old name where the operator wants that.
-    fn module_frame(&mut self, kind: &str, payload: &str, player: Option<Uuid>) {
-        let frame = Bytes::from(frame::push_raw(&format!("module.{kind}"), payload));
-        match player {
-            Some(player) => self.seats.deliver(player, FrameKind::Event, &frame),
-            None => self.seats.deliver_all(FrameKind::Event, &frame),
+    pub(super) async fn apply(&mut self, mut outcome: Outcome) {
+        let bots = std::mem::take(&mut outcome.bots);
+        self.apply_but_bots(outcome);
+        if !bots.is_empty() {
+            self.grant_bots(bots).await;
         }
     }
 
-    pub(super) fn apply(&mut self, outcome: Outcome) {
+    /// As [`apply`](Self::apply), for callbacks whose wishes about bots are not heard: those that are about bots themselves, and those for states.
+    pub(super) fn apply_but_bots(&mut self, outcome: Outcome) {
         for push in outcome.pushes {
             match push {
                 Push::Broadcast { event, payload } => {
                     let frame = Bytes::from(frame::push_raw(&format!("match.{event}"), &payload));
-                    self.seats.deliver_all(FrameKind::Event, &frame);
+                    self.tell_all(FrameKind::Event, &frame);
                 }
                 Push::Message { player, message } => {
                     let payload = format!(r#"{{"module":"lua","message":{message}}}"#);
-                    self.module_frame("message", &payload, Some(player));
+                    let frame = Bytes::from(frame::push_raw("module.message", &payload));
+                    self.tell(player, FrameKind::Event, &frame);
                 }
             }
         }
@@ -160,6 +166,9 @@ impl Room {
                 metrics::counter!("asobi_match_effects_dropped_total").increment(1);
                 continue;
             }
+            if let EffectBody::Store(store) = &body {
+                self.stored.note(self.next_ordinal, store);
+            }
             self.effects.push(Effect { ordinal: self.next_ordinal, body });
             self.next_ordinal += 1;
         }
@@ -169,7 +178,7 @@ impl Room {
                 break;
             }
             self.timer_number += 1;
-            self.timers.push(Due { at: Instant::now() + timer.after, number: self.timer_number, timer });
+            self.timers.push(Due { at: Moment::after(timer.after), number: self.timer_number, timer });
         }
         if let Some(result) = outcome.finished {
             self.finish(true, result);

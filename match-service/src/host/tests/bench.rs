@@ -11,12 +11,14 @@ use uuid::Uuid;
 
 use super::{
     super::{
-        actor::Actor,
+        Trust,
+        actor::{Actor, Surroundings},
         mailbox::{MatchHandle, Message, mailbox},
+        meters::Meters,
         port::Port,
-        room::{Manners, Room},
+        room::{Ground, Manners, Room},
     },
-    Diaries, FakeEdge, FakeRows, player,
+    Diaries, FakeEdge, FakePeers, FakeRows, player,
 };
 use crate::{
     game::{GameFactory, Setup},
@@ -29,7 +31,24 @@ pub const MATCH: Uuid = Uuid::from_u128(0xabc);
 pub struct Bench {
     pub handle: MatchHandle,
     pub rows: Arc<FakeRows>,
+    pub peers: Arc<FakePeers>,
     pub task: tokio::task::JoinHandle<()>,
+}
+
+/// What a match of diaries stands on.
+pub fn ground(factory: &dyn GameFactory, dev_errors: bool, trust: &Arc<Trust>) -> Ground {
+    let setup = Setup::new(MATCH, "diary");
+    Ground {
+        game: factory.create(&setup, Arc::new(Nowhere)).expect("creates"),
+        setup,
+        settings: factory.settings().clone(),
+        manners: Manners { dev_errors },
+        trust: Arc::clone(trust),
+        meters: Arc::new(Meters::new()),
+        stored: Arc::default(),
+        outside: Arc::new(Nowhere),
+        void: Arc::default(),
+    }
 }
 
 impl Bench {
@@ -39,17 +58,28 @@ impl Bench {
     }
 
     pub async fn with(factory: &dyn GameFactory, players: &[u128], dev_errors: bool) -> Self {
-        let rows = Arc::new(FakeRows::default());
-        let (handle, inbox) = mailbox(MATCH, 1, 8, Handle::current());
-        let setup = Setup::new(MATCH, "diary");
+        let trust = Arc::new(Trust::unbounded());
         let players: Vec<Uuid> = players.iter().copied().map(player).collect();
-        let game = factory.create(&setup, Arc::new(Nowhere)).expect("creates");
-        let settings = factory.settings().clone();
-        let room = Room::start(game, setup, settings, Manners { dev_errors }, &players).await.expect("starts");
+        let room = Room::start(ground(factory, dev_errors, &trust), &players).await.expect("starts");
+        Self::of(room, trust)
+    }
+
+    /// A match that goes on from a snapshot.
+    pub async fn restored(settings: ModeSettings, body: &[u8], rows: Option<&[u128]>) -> Self {
+        let trust = Arc::new(Trust::unbounded());
+        let rows: Option<Vec<Uuid>> = rows.map(|rows| rows.iter().copied().map(player).collect());
+        let ground = ground(&Diaries(settings), false, &trust);
+        Self::of(Room::restore(ground, body, rows.as_deref()).await.expect("restores"), trust)
+    }
+
+    pub fn of(room: Room, trust: Arc<Trust>) -> Self {
+        let (rows, peers) = (Arc::<FakeRows>::default(), Arc::<FakePeers>::default());
+        let (handle, inbox) = mailbox(MATCH, 1, 8, Handle::current());
         let fence = Fence { match_id: MATCH, host_node: "h".into(), host_incarnation: 1, epoch: 1 };
-        let actor = Actor::new(room, fence, inbox, Arc::clone(&rows) as _);
-        let task = tokio::task::spawn_local(actor.run());
-        Self { handle, rows, task }
+        let around =
+            Surroundings { rows: Arc::clone(&rows) as _, peers: Arc::clone(&peers) as _, trust, version: "v1".into() };
+        let task = tokio::task::spawn_local(Actor::new(room, fence, inbox, around).run());
+        Self { handle, rows, peers, task }
     }
 
     pub async fn enter(

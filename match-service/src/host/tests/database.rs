@@ -65,7 +65,9 @@ async fn many_matches_are_claimed_at_once_each_under_its_own_fence() -> anyhow::
     // Every third is asked for under an epoch that is not its row's; each twice, as a repeat would.
     let claims = (1..=600).chain(1..=600).map(|id| {
         let rows = Arc::clone(&stage.rows);
-        tokio::spawn(async move { rows.claim(fence(id, if id % 3 == 0 { 2 } else { 1 })).await.map(|ours| (id, ours)) })
+        tokio::spawn(async move {
+            rows.claim(fence(id, if id % 3 == 0 { 2 } else { 1 }), String::new()).await.map(|ours| (id, ours))
+        })
     });
     for claimed in join_all(claims).await {
         let (id, ours) = claimed??;
@@ -73,8 +75,11 @@ async fn many_matches_are_claimed_at_once_each_under_its_own_fence() -> anyhow::
     }
     assert_eq!(stage.running().await?, 400);
     let other = Fence { host_incarnation: 8, ..fence(3, 1) };
-    assert!(!stage.rows.claim(other).await?, "an earlier incarnation's row");
-    assert!(!stage.rows.claim(Fence { host_node: "g".into(), ..fence(3, 1) }).await?, "another host's row");
+    assert!(!stage.rows.claim(other, String::new()).await?, "an earlier incarnation's row");
+    assert!(
+        !stage.rows.claim(Fence { host_node: "g".into(), ..fence(3, 1) }, String::new()).await?,
+        "another host's row"
+    );
     stage.close().await
 }
 
@@ -83,10 +88,10 @@ async fn a_batch_that_fails_fails_for_everybody_in_it_and_may_be_repeated() -> a
     let stage = Stage::new().await?;
     stage.allocate(50).await?;
     sqlx::query("ALTER TABLE matches RENAME TO away").execute(&stage.database.pool).await?;
-    let claims = (1..=50).map(|id| stage.rows.claim(fence(id, 1)));
+    let claims = (1..=50).map(|id| stage.rows.claim(fence(id, 1), String::new()));
     assert!(join_all(claims).await.iter().all(Result::is_err));
     sqlx::query("ALTER TABLE away RENAME TO matches").execute(&stage.database.pool).await?;
-    let claims = (1..=50).map(|id| stage.rows.claim(fence(id, 1)));
+    let claims = (1..=50).map(|id| stage.rows.claim(fence(id, 1), String::new()));
     for claimed in join_all(claims).await {
         assert!(claimed?);
     }

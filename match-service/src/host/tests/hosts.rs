@@ -13,8 +13,8 @@ use serde_json::json;
 use uuid::Uuid;
 
 use super::{
-    super::{AddError, Addition, CreateError, Host, HostDeps, HostLink, Manners, NewMatch, Port, Stop},
-    Diaries, FakeEdge, FakeRows, edge, player,
+    super::{AddError, Addition, CreateError, Host, HostDeps, HostLink, Manners, NewMatch, Origin, Port, Stop, Trust},
+    Diaries, FakeEdge, FakePeers, FakeRows, edge, player,
 };
 use crate::{
     game::Registry,
@@ -30,6 +30,8 @@ pub(super) fn host(registry: Registry, capacity: usize) -> (Arc<Host>, Arc<FakeR
         registry,
         rows: Arc::clone(&rows) as _,
         outside: Arc::new(Nowhere),
+        peers: Arc::new(FakePeers::default()),
+        trust: Arc::new(Trust::unbounded()),
         manners: Manners { dev_errors: true },
         capacity,
         input_limit: 64,
@@ -55,6 +57,7 @@ pub(super) fn new(id: u128, mode: &str) -> NewMatch {
         host_incarnation: 7,
         players: vec![player(1), player(2)],
         teams: Vec::new(),
+        origin: Origin::New,
     }
 }
 

@@ -3,7 +3,7 @@
 use std::sync::atomic::Ordering;
 
 use asobi_proto::mode::ModeSettings;
-use asobi_session::link::{FrameKind, LinkError};
+use asobi_session::link::{Entered, FrameKind, LinkError};
 use asobi_store::matches::SeatTaken;
 use serde_json::{Value as Json, json};
 
@@ -26,7 +26,7 @@ fn pages(state: &Json) -> Vec<String> {
     serde_json::from_value(state["pages"].clone()).expect("pages")
 }
 
-fn reason(result: Result<String, LinkError>) -> String {
+fn reason(result: Result<Entered, LinkError>) -> String {
     match result {
         Err(LinkError::Refused { reason, .. }) => reason,
         other => format!("{other:?}"),
@@ -39,7 +39,7 @@ async fn a_shared_state_crosses_to_each_edge_once() {
         let play = Bench::start(shared(), &[1, 2, 3]).await;
         let (left, right) = (edge(), edge());
         let (a, b) = (port(&left, "g0#1"), port(&right, "g1#2"));
-        let view: Json = serde_json::from_str(&play.enter(&a, 1, 1, None).await.expect("attached")).expect("JSON");
+        let view: Json = serde_json::from_str(&play.enter(&a, 1, 1, None).await.expect("attached").view).expect("JSON");
         assert_eq!(
             (&view["status"], &view["player_count"], &view["max_players"], &view["joinable"], &view["listed"]),
             (&json!("running"), &json!(3), &json!(4), &json!(true), &json!(false))
@@ -174,7 +174,7 @@ async fn joining_takes_a_row_and_the_games_consent() {
         let play = Bench::start(ModeSettings { quick_play: true, ..turns() }, &[1]).await;
         let edge = edge();
         let a = port(&edge, "g0#1");
-        let view: Json = serde_json::from_str(&play.enter(&a, 1, 1, None).await.expect("attached")).expect("JSON");
+        let view: Json = serde_json::from_str(&play.enter(&a, 1, 1, None).await.expect("attached").view).expect("JSON");
         assert_eq!(view["status"], "waiting");
         play.input(&a, 1, 1, "early").expect("queued");
         assert_eq!(
@@ -184,7 +184,8 @@ async fn joining_takes_a_row_and_the_games_consent() {
         assert_eq!(play.written().last().map(String::as_str), Some("give up [2]"), "told when the row is gone");
         play.rows.seats.lock().push_back(SeatTaken::Elsewhere);
         assert_eq!(reason(play.enter(&a, 2, 2, Some("")).await), "already_in_match");
-        let view: Json = serde_json::from_str(&play.enter(&a, 2, 2, Some("")).await.expect("joined")).expect("JSON");
+        let view: Json =
+            serde_json::from_str(&play.enter(&a, 2, 2, Some("")).await.expect("joined").view).expect("JSON");
         assert_eq!(view["status"], "running", "who completes it is told so");
         play.enter(&a, 2, 2, Some("")).await.expect("again is the same");
         play.enter(&a, 3, 3, Some("")).await.expect("joined");
@@ -452,7 +453,7 @@ async fn a_host_that_goes_down_ends_its_matches() {
         let edge = edge();
         let a = port(&edge, "g0#1");
         play.enter(&a, 1, 1, None).await.expect("attached");
-        play.handle.post(Message::Stop(Stop::HostStopped));
+        play.handle.stop(Stop::HostStopped);
         pass(0).await;
         assert_eq!(play.written(), ["finish false {\"error\":\"host_stopped\"}"]);
         assert_eq!(edge.seen(1, "match.finished")[0]["result"], json!({"error": "host_stopped"}));

@@ -7,6 +7,7 @@ use asobi_proto::match_v1::{
     RelayRequest, RelayResponse, match_host_service_client::MatchHostServiceClient,
     match_host_service_server::MatchHostServiceServer, relay_request::Kind, relay_response::Kind as Answer,
 };
+use asobi_service_kit::Shutdown;
 use bytes::Bytes;
 use serde_json::{Value as Json, json};
 use tokio::{net::TcpListener, sync::mpsc};
@@ -19,7 +20,7 @@ use tonic::{
 use uuid::Uuid;
 
 use super::{
-    super::Host,
+    super::{Host, MoveError},
     hosts::{diaries, host},
     player,
 };
@@ -29,7 +30,13 @@ async fn serve(host: &Arc<Host>) -> (MatchHostServiceClient<Channel>, Cancellati
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
     let address = listener.local_addr().expect("an address");
     let stop = CancellationToken::new();
-    let service = HostService { host: Arc::clone(host), stop: stop.clone(), tasks: TaskTracker::new() };
+    let service = HostService {
+        host: Arc::clone(host),
+        named: Box::new(|node_id| Err(MoveError::NoSuchHost(node_id.to_owned()))),
+        shutdown: Shutdown::manual(Duration::ZERO),
+        stop: stop.clone(),
+        tasks: TaskTracker::new(),
+    };
     let serving = Server::builder()
         .add_service(MatchHostServiceServer::new(service))
         .serve_with_incoming(TcpListenerStream::new(listener));

@@ -7,10 +7,9 @@
 
 use std::{
     collections::HashMap,
+    sync::{Mutex, MutexGuard, PoisonError},
     time::{Duration, Instant},
 };
-
-use parking_lot::Mutex;
 
 /// Failures in a row that open a node's breaker.
 const FAILURES: u32 = 3;
@@ -30,10 +29,15 @@ struct Breaker {
 }
 
 impl Breakers {
+    // No holder can leave it half-changed.
+    fn lock(&self) -> MutexGuard<'_, HashMap<String, Breaker>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// Whether a call may be made now. The one that is let through after the moment keeps the others out for another one: should
     /// it be dropped before its outcome is known, the next follows then.
     pub fn admits(&self, address: &str, now: Instant) -> bool {
-        let mut breakers = self.0.lock();
+        let mut breakers = self.lock();
         match breakers.get_mut(address).map(|breaker| &mut breaker.open_until) {
             None | Some(None) => true,
             Some(Some(until)) if *until <= now => {
@@ -46,11 +50,11 @@ impl Breakers {
 
     /// The node answered, if only with a refusal.
     pub fn answered(&self, address: &str) {
-        self.0.lock().remove(address);
+        self.lock().remove(address);
     }
 
     pub fn failed(&self, address: &str, now: Instant) {
-        let mut breakers = self.0.lock();
+        let mut breakers = self.lock();
         if breakers.len() >= NODES && !breakers.contains_key(address) {
             breakers.clear();
         }
