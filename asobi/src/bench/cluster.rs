@@ -29,9 +29,37 @@ const GAMES: [(&str, &str); 4] = [
 const START: Duration = Duration::from_secs(60);
 const STOP: Duration = Duration::from_secs(20);
 
+/// What a cluster of the bench's own shall be.
+#[derive(Debug, Clone)]
+pub struct Wanted {
+    pub matchmakers: u16,
+    pub match_hosts: u16,
+    /// Scripts by their file names, beside or instead of the bench's own.
+    pub games: Vec<(String, String)>,
+    /// Keys of the configuration, as `key=value`.
+    pub sets: Vec<String>,
+}
+
+impl Default for Wanted {
+    fn default() -> Self {
+        Self { matchmakers: 1, match_hosts: 1, games: Vec::new(), sets: Vec::new() }
+    }
+}
+
+/// A match host that is known by a ready file.
+#[derive(Debug, Clone)]
+pub struct Host {
+    pub node_id: String,
+    pub pid: u32,
+    /// `host:port` of its metrics.
+    pub metrics: Option<String>,
+}
+
 pub struct Target {
     /// `http://host:port` of each gateway.
     pub gateways: Vec<String>,
+    /// Of a cluster whose ready file is known.
+    pub match_hosts: Vec<Host>,
     /// Of a cluster whose ready file is known.
     pub database_url: Option<String>,
     processes: Vec<(String, u32)>,
@@ -49,30 +77,32 @@ pub struct Spent(Vec<(String, f64)>);
 impl Target {
     /// # Errors
     /// When there is nothing to measure, with what to do about it.
-    pub async fn reach(common: &Common, matchmakers: u32) -> anyhow::Result<Self> {
+    pub async fn reach(common: &Common, wanted: &Wanted) -> anyhow::Result<Self> {
         if let Some(file) = &common.ready_file {
             return Self::from_ready(file, None);
         }
         if common.url.is_empty() {
-            return Self::start(matchmakers).await;
+            return Self::start(wanted).await;
         }
         let gateways = common.url.iter().map(|url| url.trim_end_matches('/').to_owned()).collect();
-        Ok(Self { gateways, database_url: None, processes: Vec::new(), own: None })
+        Ok(Self { gateways, match_hosts: Vec::new(), database_url: None, processes: Vec::new(), own: None })
     }
 
-    async fn start(matchmakers: u32) -> anyhow::Result<Self> {
+    async fn start(wanted: &Wanted) -> anyhow::Result<Self> {
         eprintln!("starting a cluster of its own …");
         let dir = tempfile::tempdir()?;
         let ready = dir.path().join("ready.json");
         let log = fs::File::create(dir.path().join("log"))?;
         let games = dir.path().join("games");
         fs::create_dir(&games)?;
-        for (name, script) in GAMES {
+        let own = GAMES.into_iter().chain(wanted.games.iter().map(|(name, script)| (name.as_str(), script.as_str())));
+        for (name, script) in own {
             fs::write(games.join(name), script)?;
         }
         let mut command = Command::new(std::env::current_exe()?);
-        command.args(["dev", "--port", "0", "--no-restart", "--match-hosts", "1"]);
-        command.args(["--matchmakers", &matchmakers.to_string()]);
+        command.args(["dev", "--port", "0", "--no-restart"]);
+        command.args(["--match-hosts", &wanted.match_hosts.to_string()]);
+        command.args(["--matchmakers", &wanted.matchmakers.to_string()]);
         command
             .arg("--ready-file")
             .arg(&ready)
@@ -94,6 +124,9 @@ impl Target {
         command.args(["--set", "matchmaker.disconnect_grace_ms=3600000", "--set", "matchmaker.max_queue=2000000"]);
         let channels: Vec<String> = (0..CHANNELS).map(|n| format!("c{n}")).collect();
         command.args(["--set", &format!("chat.global_channels={}", channels.join(","))]);
+        for set in &wanted.sets {
+            command.args(["--set", set]);
+        }
         command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
         let mut supervisor = command.spawn().context("asobi dev cannot be started")?;
         let started = Instant::now();
@@ -123,8 +156,9 @@ impl Target {
             .flat_map(list)
             .filter_map(|p| Some((p["node_id"].as_str()?.to_owned(), u32::try_from(p["pid"].as_u64()?).ok()?)))
             .collect();
+        let match_hosts = list("match_hosts").iter().filter_map(Host::read).collect();
         let database_url = ready["database_url"].as_str().map(str::to_owned);
-        Ok(Self { gateways, database_url, processes, own })
+        Ok(Self { gateways, match_hosts, database_url, processes, own })
     }
 
     /// Stops the cluster if it is the bench's own.
@@ -178,6 +212,16 @@ impl Target {
         let postgres = self.own.as_ref().map(Own::postgres).unwrap_or_default();
         let postgres = (!postgres.is_empty()).then(|| ("postgresql".to_owned(), postgres));
         self.processes.iter().map(|(name, pid)| (name.clone(), vec![*pid])).chain(postgres)
+    }
+}
+
+impl Host {
+    fn read(entry: &Value) -> Option<Self> {
+        Some(Self {
+            node_id: entry["node_id"].as_str()?.to_owned(),
+            pid: u32::try_from(entry["pid"].as_u64()?).ok()?,
+            metrics: entry["metrics"].as_str().map(str::to_owned),
+        })
     }
 }
 

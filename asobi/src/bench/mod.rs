@@ -6,6 +6,7 @@ mod connections;
 mod echo;
 mod flood;
 mod heartbeat;
+mod matches;
 mod matchmaking;
 mod one_row;
 mod player;
@@ -16,7 +17,7 @@ use std::{process::ExitCode, time::Duration};
 
 use clap::{Args, Subcommand};
 
-use cluster::Target;
+use cluster::{Target, Wanted};
 
 /// Measures a cluster over real sockets.
 #[derive(Debug, Args)]
@@ -33,6 +34,8 @@ enum Scenario {
     Chat(chat::Options),
     /// From queueing to being told of a match: a burst, a steady rate, and beside a long queue
     Matchmaking(matchmaking::Options),
+    /// Matches whose players send numbered inputs: what a delivered state costs, how late it is, what a move or a death costs
+    Match(matches::Options),
     /// Idle authenticated connections: what each costs in memory
     Connections(connections::Options),
     /// The bare server that heartbeats are compared with
@@ -82,21 +85,26 @@ pub async fn run(args: BenchArgs) -> anyhow::Result<ExitCode> {
         Scenario::Chat(options) => &options.common,
         Scenario::Connections(options) => &options.common,
         Scenario::Matchmaking(options) => &options.common,
+        Scenario::Match(options) => &options.common,
         Scenario::Echo => return echo::serve().await,
     };
     let json = common.json;
-    // One that can die.
-    let matchmakers = if matches!(args.scenario, Scenario::Matchmaking(_)) { 2 } else { 1 };
-    let mut target = Target::reach(common, matchmakers).await?;
+    let wanted = match &args.scenario {
+        // One that can die.
+        Scenario::Matchmaking(_) => Wanted { matchmakers: 2, ..Wanted::default() },
+        Scenario::Match(options) => options.wanted()?,
+        _ => Wanted::default(),
+    };
+    let mut target = Target::reach(common, &wanted).await?;
     let outcome = match &args.scenario {
         Scenario::Heartbeat(options) => heartbeat::run(options, &mut target).await,
         Scenario::Chat(options) => chat::run(options, &target).await,
         Scenario::Connections(options) => connections::run(options, &target).await,
         Scenario::Matchmaking(options) => matchmaking::run(options, &target).await,
+        Scenario::Match(options) => matches::run(options, &target).await,
         Scenario::Echo => return echo::serve().await,
     };
     target.stop().await;
     let report = outcome?;
-    report.print(json);
-    Ok(ExitCode::SUCCESS)
+    Ok(if report.print(json) { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }

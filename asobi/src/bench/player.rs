@@ -15,7 +15,7 @@ use super::cluster::Target;
 
 pub type Socket = WebSocketStream<MaybeTlsStream<TcpStream>>;
 
-const DEADLINE: Duration = Duration::from_secs(30);
+pub const DEADLINE: Duration = Duration::from_secs(30);
 /// Sign-ins under way at once.
 const CONCURRENCY: usize = 16;
 
@@ -44,6 +44,24 @@ pub async fn connect_many(target: &Target, count: usize) -> anyhow::Result<Vec<S
 }
 
 async fn connect(http: &reqwest::Client, gateway: &str, device_id: String) -> anyhow::Result<Socket> {
+    let guest = sign_in(http, gateway, device_id).await?;
+    let mut socket = open(&ws(gateway)).await?;
+    call(&mut socket, "session.connect", json!({"token": guest.access_token})).await?;
+    Ok(socket)
+}
+
+/// A guest's account.
+#[derive(Debug, Clone)]
+pub struct Guest {
+    pub player_id: String,
+    pub access_token: String,
+}
+
+/// Signs a guest in.
+///
+/// # Errors
+/// With what to change when the cluster refuses guests or limits this address.
+pub async fn sign_in(http: &reqwest::Client, gateway: &str, device_id: String) -> anyhow::Result<Guest> {
     // 32 bytes of nothing secret, in base64.
     let secret = "YmVuY2ggYmVuY2ggYmVuY2ggYmVuY2ggYmVuY2ggISE=";
     let body = json!({"device_id": device_id, "device_secret": secret});
@@ -63,9 +81,13 @@ async fn connect(http: &reqwest::Client, gateway: &str, device_id: String) -> an
         403 => bail!("{gateway} takes no guests: run it with --set auth.guest=true"),
         _ => bail!("{gateway} answered {status} to a guest's sign-in: {answer}"),
     }
-    let mut socket = open(&format!("{}/ws", gateway.replacen("http", "ws", 1))).await?;
-    call(&mut socket, "session.connect", json!({"token": answer["access_token"]})).await?;
-    Ok(socket)
+    let text = |key: &str| answer[key].as_str().map(str::to_owned).with_context(|| format!("{gateway} gave no {key}"));
+    Ok(Guest { player_id: text("player_id")?, access_token: text("access_token")? })
+}
+
+/// A gateway's WebSocket.
+pub fn ws(gateway: &str) -> String {
+    format!("{}/ws", gateway.replacen("http", "ws", 1))
 }
 
 /// Opens a bare socket.

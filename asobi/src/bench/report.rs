@@ -9,11 +9,13 @@ use serde_json::{Map, Value, json};
 pub struct Report {
     scenario: &'static str,
     fields: Vec<(&'static str, Value)>,
+    /// What is not as it must be: the command fails.
+    faults: Vec<&'static str>,
 }
 
 impl Report {
     pub fn new(scenario: &'static str) -> Self {
-        Self { scenario, fields: Vec::new() }
+        Self { scenario, fields: Vec::new(), faults: Vec::new() }
     }
 
     pub fn field(mut self, name: &'static str, value: impl Into<Value>) -> Self {
@@ -25,7 +27,13 @@ impl Report {
         self.field(name, quantiles(histogram))
     }
 
-    pub fn print(&self, as_json: bool) {
+    pub fn fails_if(mut self, wrong: bool, what: &'static str) -> Self {
+        self.faults.extend(wrong.then_some(what));
+        self
+    }
+
+    /// Prints it; whether everything is as it must be.
+    pub fn print(&self, as_json: bool) -> bool {
         eprintln!("\n{}", self.scenario);
         for (name, value) in &self.fields {
             match value.as_array() {
@@ -39,6 +47,8 @@ impl Report {
             object.extend(self.fields.iter().map(|(name, value)| ((*name).to_owned(), value.clone())));
             println!("{}", Value::Object(object));
         }
+        self.faults.iter().for_each(|what| eprintln!("  FAILED: {what}"));
+        self.faults.is_empty()
     }
 }
 

@@ -6,6 +6,7 @@ mod support;
 
 mod chat;
 mod crowd;
+mod hosts;
 mod matches;
 mod matchmaking;
 mod outage;

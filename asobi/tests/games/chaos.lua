@@ -35,6 +35,8 @@ function handle_input(player_id, input, state)
       return 1 + deeper(n + 1)
     end
     deeper(1)
+  elseif input.cmd == "huge" then
+    state.blob = string.rep("x", 2 * 1024 * 1024)
   end
   state.inputs = state.inputs + 1
   return state

@@ -2,6 +2,7 @@ return {
   duel = "duel.lua",
   crowd = "crowd.lua",
   chaos = "chaos.lua",
+  ledger = "ledger.lua",
   teams = "queue/teams.lua",
   skill = "queue/skill.lua",
   wishes = "queue/wishes.lua",

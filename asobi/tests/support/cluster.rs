@@ -2,8 +2,9 @@
 
 use std::{
     collections::BTreeMap,
+    ffi::{OsStr, OsString},
     fs,
-    os::unix::fs::PermissionsExt as _,
+    os::unix::{ffi::OsStrExt as _, fs::PermissionsExt as _},
     path::{Path, PathBuf},
     process::Stdio,
     time::{Duration, Instant},
@@ -57,11 +58,20 @@ pub struct Database {
 pub struct Cluster {
     supervisor: Child,
     ready_file: PathBuf,
-    _dir: tempfile::TempDir,
+    dir: tempfile::TempDir,
     log: PathBuf,
     pub database: Database,
     pub http: reqwest::Client,
     proxies: BTreeMap<String, Proxy>,
+    /// Nodes that the play has started again, by their ids.
+    again: BTreeMap<String, (Child, Process)>,
+}
+
+/// How a process was started.
+pub struct Recipe {
+    node_id: String,
+    arguments: Vec<OsString>,
+    environment: Vec<(OsString, OsString)>,
 }
 
 /// One process of the ready file.
@@ -153,7 +163,91 @@ impl Cluster {
 
     pub fn processes(&self, role: &str) -> Vec<Process> {
         let ready = read_ready(&self.ready_file).expect("the ready file stays readable");
-        ready[role].as_array().map(|list| list.iter().map(Process::read).collect()).unwrap_or_default()
+        let listed: Vec<Process> =
+            ready[role].as_array().map(|list| list.iter().map(Process::read).collect()).unwrap_or_default();
+        // The supervisor knows nothing of those that a play has started.
+        listed.into_iter().map(|p| self.again.get(&p.node_id).map_or(p, |(_, again)| again.clone())).collect()
+    }
+
+    /// How a process was started, as long as it lives.
+    pub fn recipe(&self, process: &Process) -> anyhow::Result<Recipe> {
+        let read = |what: &str| -> anyhow::Result<Vec<OsString>> {
+            let bytes = fs::read(format!("/proc/{}/{what}", process.pid))?;
+            let parts = bytes.split(|byte| *byte == 0).filter(|part| !part.is_empty());
+            Ok(parts.map(|part| OsStr::from_bytes(part).to_owned()).collect())
+        };
+        let variable = |both: OsString| {
+            let at = both.as_bytes().iter().position(|byte| *byte == b'=')?;
+            let (key, value) = both.as_bytes().split_at(at);
+            Some((OsStr::from_bytes(key).to_owned(), OsStr::from_bytes(&value[1..]).to_owned()))
+        };
+        Ok(Recipe {
+            node_id: process.node_id.clone(),
+            arguments: read("cmdline")?.split_off(1),
+            environment: read("environ")?.into_iter().filter_map(variable).collect(),
+        })
+    }
+
+    /// Starts a node again whose process has ended, as a new process, and waits until it is ready.
+    pub async fn start_again(&mut self, recipe: &Recipe) -> anyhow::Result<Process> {
+        let log = fs::OpenOptions::new().create(true).append(true).open(self.log.with_extension("again"))?;
+        let mut child = Command::new(env!("CARGO_BIN_EXE_asobi"))
+            .args(&recipe.arguments)
+            .env_clear()
+            .envs(recipe.environment.iter().map(|(key, value)| (key, value)))
+            .current_dir(self.dir.path())
+            // It ends with the play: its standard input closes.
+            .stdin(Stdio::piped())
+            .stdout(log.try_clone()?)
+            .stderr(log)
+            .kill_on_drop(true)
+            .spawn()?;
+        let pid = i32::try_from(child.id().context("it has ended at once")?)?;
+        let started = Instant::now();
+        let process = loop {
+            if let Some(process) = self.registered(&recipe.node_id, pid).await? {
+                break process;
+            }
+            if let Some(status) = child.try_wait()? {
+                bail!("{} ended with {status}:\n{}", recipe.node_id, self.log_tail());
+            }
+            ensure!(started.elapsed() < PATIENCE, "{} is not ready again:\n{}", recipe.node_id, self.log_tail());
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        };
+        self.again.insert(recipe.node_id.clone(), (child, process.clone()));
+        Ok(process)
+    }
+
+    /// The process of a node, once the registry has it as ready.
+    async fn registered(&self, node_id: &str, pid: i32) -> anyhow::Result<Option<Process>> {
+        type Row = (Option<String>, Option<String>, Option<String>, Option<String>);
+        let row: Option<Row> = sqlx::query_as(
+            "SELECT http_url, ws_url, grpc_addr, metrics_addr FROM nodes
+             WHERE node_id = $1 AND pid = $2 AND state = 'ready' AND lease_until > now()",
+        )
+        .bind(node_id)
+        .bind(pid)
+        .fetch_optional(&self.database.pool)
+        .await?;
+        Ok(row.map(|(http, ws, grpc, metrics)| Process {
+            node_id: node_id.to_owned(),
+            http,
+            ws,
+            grpc,
+            metrics,
+            pid,
+            leading: None,
+        }))
+    }
+
+    /// Runs `asobi ctl` on this cluster; what it prints.
+    pub async fn ctl(&self, arguments: &[&str]) -> anyhow::Result<String> {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_asobi"));
+        command.arg("ctl").args(arguments).args(["--database-url", &self.database.url]).kill_on_drop(true);
+        let output = tokio::time::timeout(PATIENCE, command.output()).await.context("asobi ctl does not end")??;
+        let (said, complaint) = (String::from_utf8(output.stdout)?, String::from_utf8_lossy(&output.stderr));
+        ensure!(output.status.success(), "asobi ctl {arguments:?} failed: {complaint}");
+        Ok(said)
     }
 
     /// The matchmaker that leads, waited for.
@@ -206,6 +300,11 @@ impl Cluster {
 
     /// Drains everything, as Ctrl-C does.
     pub async fn stop(mut self) -> anyhow::Result<()> {
+        for (node_id, (child, _)) in &mut self.again {
+            drop(child.stdin.take());
+            let ended = tokio::time::timeout(PATIENCE, child.wait()).await;
+            ensure!(matches!(&ended, Ok(Ok(_))), "{node_id} did not stop: {ended:?}");
+        }
         let pid = self.supervisor.id().context("the supervisor has ended early")?;
         kill(Pid::from_raw(i32::try_from(pid)?), Signal::SIGTERM)?;
         let ended = tokio::time::timeout(PATIENCE, self.supervisor.wait()).await;
@@ -218,7 +317,8 @@ impl Cluster {
 
     /// The end of the cluster's log, for a failure's message.
     pub fn log_tail(&self) -> String {
-        tail(&self.log)
+        let again = self.log.with_extension("again");
+        if again.exists() { format!("{}\n--- started again:\n{}", tail(&self.log), tail(&again)) } else { tail(&self.log) }
     }
 }
 
@@ -379,7 +479,7 @@ impl Builder {
             None => Database::connect(ready["database_url"].as_str().context("database_url")?).await?,
         };
         let http = reqwest::Client::builder().timeout(PATIENCE).build()?;
-        Ok(Cluster { supervisor, ready_file, _dir: dir, log, database, http, proxies })
+        Ok(Cluster { supervisor, ready_file, dir, log, database, http, proxies, again: BTreeMap::new() })
     }
 }
 
