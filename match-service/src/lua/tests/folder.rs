@@ -102,7 +102,7 @@ fn settings_have_their_defaults_and_names() {
         "match_size = 3\nmax_players = 6\nstrategy = 'skill_based'\nlisted = true\nplayer_ttl_ms = 5\nfunction init() end",
     )]);
     let registry = registry(dir.path());
-    let (mode, settings) = &registry.modes()[0];
+    let (mode, settings, _) = &registry.modes()[0];
     assert_eq!(mode, "default");
     assert_eq!((settings.match_size, settings.max_players, settings.min_players, settings.tick_rate), (3, 6, 3, 10));
     assert!(settings.listed && !settings.quick_play && !settings.shared_state && settings.send_unchanged);
