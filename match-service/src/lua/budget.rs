@@ -142,3 +142,33 @@ impl Budget {
 fn thread_cpu_time() -> Option<Duration> {
     clock_gettime(ClockId::CLOCK_THREAD_CPUTIME_ID).ok().map(Duration::from)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Works for so much of the thread's time, and looks whether it still may.
+    fn work(budget: &Budget, time: Duration) -> Result<(), Exhausted> {
+        let until = thread_cpu_time().expect("a clock") + time;
+        while thread_cpu_time().expect("a clock") < until {
+            budget.check()?;
+        }
+        Ok(())
+    }
+
+    #[test]
+    fn what_others_do_while_a_callback_waits_is_not_its_doing() {
+        let limit = Duration::from_millis(100);
+        let budget = Budget::new();
+        budget.start(limit);
+        work(&budget, limit / 8).expect("a part of it");
+        let spent = budget.spent();
+        assert_eq!(budget.stop(), None);
+        // Longer than any callback may take, on this very thread.
+        work(&budget, limit * 3).expect("others are not judged by it");
+        budget.go_on(limit, spent);
+        work(&budget, limit / 8).expect("the rest is left");
+        work(&budget, limit * 2).expect_err("but no more than that");
+        assert_eq!(budget.stop(), Some(Trip::Time));
+    }
+}

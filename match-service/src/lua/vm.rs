@@ -110,7 +110,8 @@ impl Vm {
             | StdLib::BUFFER
             | StdLib::VECTOR
             | StdLib::OS;
-        let lua = Lua::new_with(libs, LuaOptions::new().catch_rust_panics(false))?;
+        // Luau's own pcall, which can be suspended; a panic that it catches is raised again by the prelude's.
+        let lua = Lua::new_with(libs, LuaOptions::new())?;
         lua.set_memory_limit(limits.memory_bytes)?;
         let base = lua.globals();
         for name in ["collectgarbage", "loadstring", "getfenv", "setfenv", "newproxy", "debug", "require"] {

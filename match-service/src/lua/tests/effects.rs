@@ -169,8 +169,7 @@ fn wishes_about_bots_need_a_mode_with_bots() {
     game.bots.add(string.rep('x', 33)), game.bots.add(), game.bots.remove(''), game.bots.remove(5) }
   return s
 end";
-    let none = counter(wishes);
-    let mut none = none;
+    let mut none = counter(wishes);
     none.tick().expect("runs");
     assert_eq!(none.state()["n"][0], json!({"error": "the mode does not set bots"}));
     assert_eq!(none.outcome.bots, []);
