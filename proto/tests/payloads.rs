@@ -78,13 +78,15 @@ fn inboxes() {
             InboxAction::Group { group_id: id, member: true },
         ),
         (format!(r#"{{"k":"match_gone","match_id":"{id}"}}"#), InboxAction::MatchGone { match_id: id }),
+        (format!(r#"{{"k":"moved","match_id":"{id}"}}"#), InboxAction::Moved { match_id: id }),
     ] {
         // Whoever adds an action adds its text above.
         match &expected {
             InboxAction::Matched { .. }
             | InboxAction::Friends { .. }
             | InboxAction::Group { .. }
-            | InboxAction::MatchGone { .. } => {}
+            | InboxAction::MatchGone { .. }
+            | InboxAction::Moved { .. } => {}
         }
         assert_eq!(read::<InboxAction>(&action), expected);
         let stored = format!(r#"{{"f":{{"type":"x","payload":{{}}}},"a":{action}}}"#);

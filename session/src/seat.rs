@@ -32,6 +32,8 @@ const SOUGHT: Duration = Duration::from_secs(3);
 const PURSUED: Duration = Duration::from_secs(30);
 const PAUSE_FIRST: Duration = Duration::from_millis(40);
 const PAUSE_MOST: Duration = Duration::from_millis(400);
+/// How long a host that counts as dead may take to prove the opposite before its players' clients are answered without it.
+const GLIMPSE: Duration = Duration::from_millis(100);
 /// When the queue towards a match is full, what is left is sent so much later.
 const RESEND: Duration = Duration::from_millis(20);
 
@@ -198,7 +200,13 @@ async fn enter(hub: &Arc<Hub>, conn: &Arc<Conn>, at: &MovedTo, join: Option<Stri
         return Err(Failure::Elsewhere);
     }
     let joining = join.is_some();
-    let entered = seat.link.enter(Entry { session: conn.no, player_id, match_id: at.match_id, join }).await;
+    let entering = seat.link.enter(Entry { session: conn.no, player_id, match_id: at.match_id, join });
+    let entered = if !joining && is_dead(hub, at) {
+        // The relay knows of the session now, and looks for where its match goes on.
+        tokio::time::timeout(GLIMPSE, entering).await.unwrap_or(Err(LinkError::Unavailable))
+    } else {
+        entering.await
+    };
     // Meanwhile the socket may have ended, or another task have brought the session elsewhere.
     let now = conn.seat();
     if now.as_ref().is_some_and(|now| now.via() != seat.via()) || hub.registry.conn(conn.no).is_none() {
@@ -215,6 +223,11 @@ async fn enter(hub: &Arc<Hub>, conn: &Arc<Conn>, at: &MovedTo, join: Option<Stri
         Err(LinkError::Full) if !joining => Err(Failure::NotYet),
         Err(error) => Err(Failure::Refused(error)),
     }
+}
+
+/// Whether a host's lease is over, as far as is known here.
+fn is_dead(hub: &Hub, at: &MovedTo) -> bool {
+    !is_here(hub, at) && hub.directory.incarnation(&at.node_id, at.incarnation).is_some_and(|host| !host.alive)
 }
 
 fn is_here(hub: &Hub, at: &MovedTo) -> bool {
@@ -337,6 +350,10 @@ pub(crate) fn offer_migration(hub: &Hub, conn: &Conn, at: &MovedTo, reason: &str
         let local = conn.local();
         (local.capabilities, local.claims)
     };
+    // Another offer is on its way where the match has gone on meanwhile.
+    if conn.seat().is_none_or(|seat| seat.match_id != at.match_id || seat.epoch != at.epoch) {
+        return;
+    }
     let identity = hub.membership.identity();
     let here = identity.node_id == at.node_id && identity.incarnation == at.incarnation;
     let Some(session) = session.filter(|_| capabilities.migrate && !here && hub.config.migrate.via != MigrateVia::Off)

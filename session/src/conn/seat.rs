@@ -178,3 +178,90 @@ impl Conn {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use async_trait::async_trait;
+    use parking_lot::Mutex;
+
+    use super::*;
+    use crate::{
+        conn::Bounds,
+        link::{Entered, Entry, SessionNo},
+    };
+
+    /// A link that takes every input, and shows which.
+    #[derive(Default)]
+    struct Taker(Mutex<Vec<u64>>);
+
+    #[async_trait]
+    impl MatchLink for Taker {
+        async fn enter(&self, _: Entry) -> Result<Entered, LinkError> {
+            Err(LinkError::Unavailable)
+        }
+
+        async fn leave(&self, _: SessionNo) -> Result<(), LinkError> {
+            Err(LinkError::Unavailable)
+        }
+
+        fn input(&self, _: SessionNo, number: u64, _: Bytes) -> Result<(), LinkError> {
+            self.0.lock().push(number);
+            Ok(())
+        }
+
+        fn detach(&self, _: SessionNo) {}
+    }
+
+    fn seat(match_id: Uuid, epoch: i64, link: &Arc<Taker>) -> Seat {
+        Seat { match_id, epoch, link: Arc::clone(link) as Arc<dyn MatchLink> }
+    }
+
+    fn play(conn: &Conn, inputs: usize) {
+        for _ in 0..inputs {
+            assert_eq!(conn.input(Bytes::from_static(b"{}")), Some(Ok(())));
+        }
+    }
+
+    #[test]
+    fn a_seat_that_moves_takes_its_inputs_along() {
+        let conn = Conn::new(SessionNo(1), Bounds { frames: 4, bytes: 100 });
+        let (old, new, id) = (Arc::<Taker>::default(), Arc::<Taker>::default(), Uuid::from_u128(1));
+        let (first, second) = (seat(id, 1, &old), seat(id, 2, &new));
+        assert_eq!(conn.input(Bytes::new()), None);
+        assert!(conn.sit(first.clone()).is_ok_and(|before| before.is_none()));
+        play(&conn, 1);
+        assert_eq!(conn.open(&first, 0), Opened::Open);
+        play(&conn, 2);
+        assert!(conn.hears(first.via()) && !conn.hears(second.via()));
+
+        assert!(conn.move_seat(second.via(), second.clone()).is_none(), "it is not there yet");
+        assert!(conn.move_seat(first.via(), second.clone()).is_some_and(|before| before.is(&first)));
+        assert!(conn.move_seat(first.via(), second.clone()).is_none(), "it has moved");
+        assert!(!conn.hears(first.via()) && conn.hears(second.via()));
+        play(&conn, 1);
+        // Neither word of the old way nor an old row has a say.
+        assert_eq!(conn.open(&first, 3), Opened::No);
+        assert!(conn.sit(first.clone()).is_err() && conn.clear_seat_of(first.via(), id).is_none());
+        assert_eq!(conn.open(&second, 2), Opened::Open);
+        play(&conn, 1);
+        assert_eq!((old.0.lock().clone(), new.0.lock().clone()), (vec![1, 2, 3], vec![3, 4, 5]));
+        conn.close_gate(first.via());
+        assert!(conn.is_open(&second));
+        conn.close_gate(second.via());
+        assert!(!conn.is_open(&second));
+    }
+
+    #[test]
+    fn another_match_begins_without_the_inputs_of_the_last_but_not_with_their_numbers() {
+        let conn = Conn::new(SessionNo(1), Bounds { frames: 4, bytes: 100 });
+        let link = Arc::<Taker>::default();
+        let (first, second) = (seat(Uuid::from_u128(1), 1, &link), seat(Uuid::from_u128(2), 1, &link));
+        assert!(conn.sit(first).is_ok());
+        play(&conn, 3);
+        assert!(conn.sit(second.clone()).is_ok_and(|before| before.is_some()));
+        play(&conn, 1);
+        assert_eq!(conn.open(&second, 0), Opened::Open);
+        assert_eq!(*link.0.lock(), [4]);
+        assert!(conn.stand().is_some() && conn.stand().is_none() && !conn.hears(second.via()));
+    }
+}
