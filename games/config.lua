@@ -3,4 +3,5 @@ return {
     arena = "arena/match.lua",
     tictactoe = "tictactoe/match.lua",
     echo = "echo/match.lua",
+    pig = "pig/match.lua",
 }

@@ -16,7 +16,7 @@ use asobi_store::{
 use async_trait::async_trait;
 use futures_util::{StreamExt as _, stream};
 use sqlx::PgPool;
-use tokio::time::Instant;
+use tokio::{runtime::Handle, time::Instant};
 use tonic::Code;
 use uuid::Uuid;
 
@@ -31,9 +31,17 @@ const TRIES: usize = 3;
 const PAUSE: Duration = Duration::from_millis(500);
 const DEADLINE: Duration = Duration::from_secs(3);
 
-/// Other hosts over gRPC.
+/// Other hosts over gRPC. Connections belong to the process's main runtime, whichever worker's match asks.
 pub struct GrpcPeers {
-    pub channels: Channels,
+    channels: Channels,
+    runtime: Handle,
+}
+
+impl GrpcPeers {
+    /// Call within the process's runtime.
+    pub fn new(channels: Channels) -> Self {
+        Self { channels, runtime: Handle::current() }
+    }
 }
 
 #[async_trait]
@@ -41,7 +49,11 @@ impl Peers for GrpcPeers {
     async fn adopt(&self, target: &Target, request: AdoptMatchRequest) -> Adopted {
         let mut client =
             MatchHostServiceClient::new(self.channels.get(&target.grpc_addr)).max_encoding_message_size(MAX_SNAPSHOT);
-        let answer = tokio::time::timeout(ADOPT, client.adopt_match(with_deadline(request, ADOPT))).await;
+        let asking = async move {
+            tokio::time::timeout(ADOPT, client.adopt_match(with_deadline(request, ADOPT))).await
+        };
+        let answer = self.runtime.spawn(asking).await;
+        let Ok(answer) = answer else { return Adopted::Unknown("this host stops".to_owned()) };
         match answer {
             Ok(Ok(_)) => Adopted::Yes,
             Ok(Err(status)) => match status.code() {

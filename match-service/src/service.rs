@@ -211,7 +211,7 @@ fn start_host(config: &Config, node: &Node, registry: Registry, trust: &Arc<Trus
         registry,
         rows: Arc::new(PgRows::new(node.pool.clone(), node.bus.publisher().clone(), config.database.timeout())),
         outside: Arc::new(Services::new(node.pool.clone(), Arc::clone(&node.directory), node.channels.clone())),
-        peers: Arc::new(GrpcPeers { channels: node.channels.clone() }),
+        peers: Arc::new(GrpcPeers::new(node.channels.clone())),
         trust: Arc::clone(trust),
         manners: Manners { dev_errors: config.matches.dev_errors },
         capacity: match config.matches.capacity {

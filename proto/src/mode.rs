@@ -39,18 +39,18 @@ pub struct ModeSettings {
     pub player_ttl_ms: u64,
     pub max_wait_seconds: u32,
     pub checkpoint_interval_ms: u64,
-    /// Who fills seats that nobody takes; none: nobody.
+    /// None: no bots.
     pub bots: Option<Bots>,
 }
 
-/// The bots of a mode.
+/// Players that the host itself plays, to fill a match that too few came to or because the game wishes for them.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Bots {
-    /// Its script, a path inside the games folder.
+    /// The script that thinks for them, relative to the folder of the mode's own.
     pub script: String,
-    /// How long a seat is empty before a bot takes it.
+    /// How long a match waits for people before bots take the seats that are missing, ms.
     pub fill_after_ms: u64,
-    /// In one match.
+    /// Bots in one match at the same time.
     pub max: u32,
 }
 
@@ -97,6 +97,7 @@ impl Default for ModeSettings {
 }
 
 const DAY_MS: u64 = 86_400_000;
+const MAX_BOTS: u32 = 1000;
 /// Regions of one mode.
 const REGIONS: usize = 32;
 /// Bytes of a region's name, as of a node's.
@@ -151,6 +152,14 @@ impl ModeSettings {
                 problems.push(("teams", "must have a count and a size that make match_size when multiplied".into()));
             }
         }
+        if let Some(bots) = &self.bots {
+            if bots.fill_after_ms > DAY_MS {
+                problems.push(("bots", format!("must have a fill_after_ms from 0 to {DAY_MS}")));
+            }
+            if !(1..=MAX_BOTS).contains(&bots.max) {
+                problems.push(("bots", format!("must have a max from 1 to {MAX_BOTS}")));
+            }
+        }
         let named = |name: &String| (1..=REGION_BYTES).contains(&name.len()) && !name.contains(char::is_control);
         let twice = self.regions.iter().enumerate().any(|(n, name)| self.regions[..n].contains(name));
         if self.regions.len() > REGIONS || twice || !self.regions.iter().all(named) {
@@ -189,5 +198,19 @@ mod tests {
         assert!(wrong(&regions(&["eu", "us"])).is_empty());
         assert_eq!(wrong(&regions(&["eu", "eu"])), ["regions"]);
         assert_eq!(wrong(&regions(&[""])), ["regions"]);
+        let bots = |fill_after_ms, max| ModeSettings {
+            bots: Some(Bots { script: "ai.lua".into(), fill_after_ms, max }),
+            ..ModeSettings::default()
+        };
+        assert!(wrong(&bots(0, 1)).is_empty());
+        assert!(wrong(&bots(DAY_MS, 1000)).is_empty());
+        assert_eq!(wrong(&bots(DAY_MS + 1, 0)), ["bots", "bots"]);
+        assert_eq!(wrong(&bots(0, 1001)), ["bots"]);
+    }
+
+    #[test]
+    fn settings_of_another_release_are_read() {
+        let older: ModeSettings = serde_json::from_str(r#"{"match_size":3,"of_the_next_release":1}"#).expect("reads");
+        assert_eq!(older, ModeSettings { match_size: 3, ..ModeSettings::default() });
     }
 }

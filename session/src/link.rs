@@ -69,7 +69,11 @@ pub trait MatchLink: Send + Sync {
     /// Gives up the seat of this session's player.
     async fn leave(&self, session: SessionNo) -> Result<(), LinkError>;
 
-    /// Hands over one input, a JSON object; `number` counts from 1 per session. Never blocks.
+    /// Hands over one input, a JSON object; `number` counts from 1 per session. Never blocks. Numbers come in rising order after each
+    /// [`Self::enter`], from the first one that is not applied; what was seen before is to be dropped, and a number may be missing.
+    ///
+    /// Called under the session's lock, which [`Edge::dropped`], [`Edge::applied`] and [`Edge::moved`] take: a link must not call these
+    /// from here, nor while it holds a lock that it takes here.
     fn input(&self, session: SessionNo, number: u64, payload: Bytes) -> Result<(), LinkError>;
 
     /// The session's socket is gone; the seat waits. Never blocks and cannot fail: a host that does not hear of it sees the
@@ -77,7 +81,8 @@ pub trait MatchLink: Send + Sync {
     fn detach(&self, session: SessionNo);
 }
 
-/// What a host's matches deliver to: the near node's hub, or one relay stream. All calls return at once.
+/// What a host's matches deliver to: the near node's hub, or one relay stream. All calls return at once, on whatever thread. A session that
+/// is attached through another link by now is left alone by all of them.
 pub trait Edge: Send + Sync {
     /// One whole client frame (UTF-8 JSON) for many sessions. Unknown sessions are skipped.
     fn deliver(&self, sessions: &[SessionNo], kind: FrameKind, frame: Bytes);

@@ -57,7 +57,10 @@ async fn look(hub: &Arc<Hub>, asker: &Asker, mode: &str) {
         let step = within(DEADLINE, async {
             let hosts = modes::hosts(&hub.pool, mode).await?;
             // After a host that failed the next one is tried.
-            let Some((node, incarnation)) = hosts.get(failures % hosts.len().max(1)) else { return Ok(None) };
+            let Some((node, incarnation)) = hosts.get(failures % hosts.len().max(1)) else {
+                // Hosts that are full take no new match; those they have may have seats.
+                return Ok(matches::with_a_free_seat(&hub.pool, mode).await?.map(QuickPlay::Found));
+            };
             Ok(Some(matches::quick_play(&hub.pool, mode, (node.as_str(), *incarnation)).await?))
         })
         .await;

@@ -83,7 +83,7 @@ pub(crate) async fn attach(hub: &Arc<Hub>, conn: &Arc<Conn>, at: MovedTo) -> Res
         }
         Err(Failure::Unanswered | Failure::Elsewhere) => Err(LinkError::Unavailable),
         Err(Failure::NotYet) => {
-            hub.spawn("pursue match", pursue(Arc::clone(hub), Arc::clone(conn), match_id));
+            hub.spawn("pursue match", pursue(Arc::clone(hub), Arc::clone(conn), match_id, Ending::Untold));
             Err(LinkError::Unavailable)
         }
     }
@@ -105,13 +105,21 @@ pub(crate) async fn join(hub: &Arc<Hub>, conn: &Arc<Conn>, at: MovedTo, ctx: Str
     Err(error)
 }
 
+/// Whether a session has heard how its match ended, should it have.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Ending {
+    Told,
+    Untold,
+}
+
 /// Brings a session back to a match whose host does not know it, for as long as the row says that there is a seat: the match is on its
 /// way to another host.
-pub(crate) async fn pursue(hub: Arc<Hub>, conn: Arc<Conn>, match_id: Uuid) {
+pub(crate) async fn pursue(hub: Arc<Hub>, conn: Arc<Conn>, match_id: Uuid, ending: Ending) {
     match seek(&hub, &conn, match_id, None, None, PURSUED).await {
         Ok(attached) => offer_migration(&hub, &conn, &attached.at, "failed_over"),
         Err(Failure::Unanswered | Failure::Elsewhere) => {}
-        Err(Failure::Refused(_)) => over(&hub, &conn, match_id).await,
+        Err(Failure::Refused(_)) if ending == Ending::Untold => over(&hub, &conn, match_id).await,
+        Err(Failure::Refused(_)) => give_up(&conn, match_id),
         Err(Failure::NotYet) => {
             tracing::warn!(match.id = %match_id, session.no = conn.no.0, "A session's match is nowhere to be found; the session goes on without.");
             give_up(&conn, match_id);
@@ -303,20 +311,23 @@ pub(crate) async fn matched(hub: &Arc<Hub>, player: &Arc<Player>, match_id: Uuid
     for conn in &conns {
         conn.outbox.hold();
     }
+    let mut places = Vec::new();
     if let Some(live) = &live {
         for conn in &conns {
-            if let Err(error) = attach(hub, conn, live.into()).await {
-                tracing::warn!(%error, match.id = %match_id, session.no = conn.no.0, "A session could not be attached to its match.");
+            match attach(hub, conn, live.into()).await {
+                Ok(attached) => places.push((conn, attached.at)),
+                Err(error) => {
+                    tracing::warn!(%error, match.id = %match_id, session.no = conn.no.0, "A session could not be attached to its match.");
+                    places.push((conn, live.into()));
+                }
             }
         }
     }
     for conn in &conns {
         conn.outbox.announce(frame.clone());
     }
-    if let Some(live) = &live {
-        for conn in &conns {
-            offer_migration(hub, conn, &live.into(), "matched");
-        }
+    for (conn, at) in places {
+        offer_migration(hub, conn, &at, "matched");
     }
 }
 
@@ -389,7 +400,12 @@ pub(crate) async fn failed_over(hub: &Arc<Hub>, player: &Arc<Player>, match_id: 
     };
     let Some(at) = live.filter(|live| live.match_id == match_id).map(|live| MovedTo::from(&live)) else { return };
     for conn in player.conns() {
-        hub.spawn("follow match", follow(Arc::clone(hub), conn, at.clone(), "failed_over"));
+        // Without a seat: its host gave it up before it was known to be lost.
+        if conn.seat().is_none() {
+            hub.spawn("follow match", arrive(Arc::clone(hub), conn, at.clone(), "failed_over"));
+        } else {
+            hub.spawn("follow match", follow(Arc::clone(hub), conn, at.clone(), "failed_over"));
+        }
     }
 }
 

@@ -204,6 +204,25 @@ pub async fn finished(
     }
 }
 
+/// A running match of a mode with a free seat, the fullest first: what [`quick_play`] would find, for when no host could take a new one.
+///
+/// # Errors
+/// The database did not answer.
+pub async fn with_a_free_seat(pool: &PgPool, mode: &str) -> Result<Option<LiveSeat>, Error> {
+    Ok(sqlx::query_as!(
+        LiveSeat,
+        "SELECT m.id AS match_id, m.mode, m.host_node, m.host_incarnation, m.epoch
+         FROM match_listings l
+         JOIN matches m ON m.id = l.match_id AND m.state = 'running'
+         JOIN nodes n ON n.node_id = m.host_node AND n.incarnation = m.host_incarnation AND n.lease_until > now() AND n.state = 'ready'
+         WHERE l.mode = $1 AND l.joinable AND l.player_count < l.max_players
+         ORDER BY l.player_count DESC, l.match_id LIMIT 1",
+        mode,
+    )
+    .fetch_optional(pool)
+    .await?)
+}
+
 /// What [`quick_play`] found or made.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum QuickPlay {

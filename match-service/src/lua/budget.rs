@@ -25,6 +25,14 @@ pub enum Exhausted {
     Memory,
 }
 
+/// What a callback has used up so far.
+#[derive(Debug, Clone, Copy)]
+pub struct Spent {
+    wall: Duration,
+    /// CPU time, once it is counted.
+    second_half: Option<Duration>,
+}
+
 /// The running callback's budget.
 ///
 /// The first half of it is wall time, which is cheap to read; the second half is the thread's CPU time, so that a callback is not blamed for a
@@ -60,6 +68,26 @@ impl Budget {
         self.started.set(Some(Instant::now()));
         self.half_way.set(None);
         self.interrupts.set(0);
+    }
+
+    /// The callback has to wait: what [`Budget::go_on`] takes when it goes on.
+    pub fn spent(&self) -> Spent {
+        Spent {
+            wall: self.started.get().map_or(Duration::ZERO, |started| started.elapsed()),
+            second_half: self
+                .half_way
+                .get()
+                .and_then(|half_way| Some(thread_cpu_time()?.saturating_sub(half_way))),
+        }
+    }
+
+    /// The callback goes on. What others did on this thread while it waited is not its doing.
+    pub fn go_on(&self, limit: Duration, spent: Spent) {
+        self.start(limit);
+        self.started.set(Instant::now().checked_sub(spent.wall));
+        self.half_way.set(
+            spent.second_half.and_then(|second_half| Some(thread_cpu_time()?.saturating_sub(second_half))),
+        );
     }
 
     /// The callback is back: what it ran into, if anything.

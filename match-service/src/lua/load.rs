@@ -7,7 +7,8 @@ use mlua::Value;
 use uuid::Uuid;
 
 use super::{
-    script::LuaGame,
+    modules,
+    script::{LuaGame, Scripts, THINK},
     settings::{self, line_of},
     source::{Folder, Source},
     vm::{Limits, Vm},
@@ -62,24 +63,33 @@ pub struct Manifest {
 /// # Errors
 /// Every mistake in the manifest and in all scripts, with file and line where there is one.
 pub fn load(path: &Path, limits: Limits) -> Result<(Registry, Manifest), LoadError> {
-    let mut problems = Vec::new();
-    let loaded = load_into(path, limits, &mut problems);
-    match loaded {
-        Some(loaded) if problems.is_empty() => Ok(loaded),
-        _ => Err(LoadError { folder: path.display().to_string(), problems }),
-    }
+    load_with_folder(path, limits).1
 }
 
-fn load_into(path: &Path, limits: Limits, problems: &mut Vec<Problem>) -> Option<(Registry, Manifest)> {
+/// What a folder came to.
+pub(super) type Loaded = Result<(Registry, Manifest), LoadError>;
+
+/// [`load`], with the folder, where there is one.
+pub(super) fn load_with_folder(path: &Path, limits: Limits) -> (Option<Arc<Folder>>, Loaded) {
+    let mut problems = Vec::new();
     let folder = match Folder::open(path) {
-        Ok(folder) => Arc::new(folder),
+        Ok(folder) => Some(Arc::new(folder)),
         Err(error) => {
             problems.push(problem(MANIFEST, None, error.to_string()));
-            return None;
+            None
         }
     };
+    let loaded = folder.as_ref().and_then(|folder| load_into(folder, limits, &mut problems));
+    let loaded = match loaded {
+        Some(loaded) if problems.is_empty() => Ok(loaded),
+        _ => Err(LoadError { folder: path.display().to_string(), problems }),
+    };
+    (folder, loaded)
+}
+
+fn load_into(folder: &Arc<Folder>, limits: Limits, problems: &mut Vec<Problem>) -> Option<(Registry, Manifest)> {
     let (modes, manifest) = if folder.has(MANIFEST) {
-        manifest(&folder, limits, problems)?
+        manifest(folder, limits, problems)?
     } else if folder.has(SINGLE) {
         let entry = Entry { mode: "default".into(), script: SINGLE.into(), line: None };
         (vec![entry], Manifest::default())
@@ -89,7 +99,7 @@ fn load_into(path: &Path, limits: Limits, problems: &mut Vec<Problem>) -> Option
     };
     let mut registry = Registry::default();
     for entry in modes {
-        if let Some(factory) = load_mode(&folder, &entry, limits, problems) {
+        if let Some(factory) = load_mode(folder, &entry, limits, problems) {
             registry.register(entry.mode, Arc::new(factory));
         }
     }
@@ -223,13 +233,51 @@ fn load_mode(folder: &Arc<Folder>, entry: &Entry, limits: Limits, problems: &mut
         }
     };
     let setup = Setup::new(Uuid::nil(), entry.mode.clone());
-    match Vm::load(folder, &script, &setup, limits) {
-        Ok(vm) => Some(LuaFactory {
-            settings: settings::read(&vm, &script, problems),
-            folder: Arc::clone(folder),
-            script,
-            limits,
-        }),
+    let vm = match Vm::load(folder, &script, &setup, limits) {
+        Ok(vm) => vm,
+        Err(error) => {
+            problems.push(from_script(error));
+            return None;
+        }
+    };
+    let settings = settings::read(&vm, &script, problems);
+    let bots = match &settings.bots {
+        Some(bots) => Some(load_bots(folder, &script, &bots.script, &vm, problems)?),
+        None => None,
+    };
+    let texts: Vec<_> = std::iter::once(&script).chain(&bots).collect();
+    let version = modules::version(folder, &texts);
+    let scripts = Scripts { folder: Arc::clone(folder), game: script, bots };
+    Some(LuaFactory { settings, scripts, version, limits })
+}
+
+/// The bots' script, which must load beside its match's.
+fn load_bots(
+    folder: &Arc<Folder>,
+    script: &Source,
+    name: &str,
+    vm: &Vm,
+    problems: &mut Vec<Problem>,
+) -> Option<Arc<Source>> {
+    let beside = Path::new(&script.name).parent().unwrap_or(Path::new("")).join(name);
+    let source = match folder.file(&beside.display().to_string()) {
+        Ok(source) => source,
+        Err(error) => {
+            problems.push(problem(&script.name, line_of(&script.text, "bots"), format!("bots: {error}")));
+            return None;
+        }
+    };
+    let found = vm.beside(folder, &source).map(|environment| environment.raw_get::<Value>(THINK));
+    match found {
+        Ok(Ok(Value::Function(_))) => Some(source),
+        Ok(Ok(Value::Nil)) => {
+            problems.push(problem(&source.name, None, "defines no think(bot_id, state)"));
+            None
+        }
+        Ok(_) => {
+            problems.push(problem(&source.name, line_of(&source.text, THINK), "think must be a function"));
+            None
+        }
         Err(error) => {
             problems.push(from_script(error));
             None
@@ -239,8 +287,8 @@ fn load_mode(folder: &Arc<Folder>, entry: &Entry, limits: Limits, problems: &mut
 
 struct LuaFactory {
     settings: ModeSettings,
-    folder: Arc<Folder>,
-    script: Arc<Source>,
+    scripts: Scripts,
+    version: String,
     limits: Limits,
 }
 
@@ -249,7 +297,11 @@ impl GameFactory for LuaFactory {
         &self.settings
     }
 
-    fn create(&self, setup: &Setup, _outside: Arc<dyn Outside>) -> Result<Box<dyn Game>, GameError> {
-        Ok(Box::new(LuaGame::load(&self.folder, &self.script, setup, &self.settings, self.limits)?))
+    fn version(&self) -> &str {
+        &self.version
+    }
+
+    fn create(&self, setup: &Setup, outside: Arc<dyn Outside>) -> Result<Box<dyn Game>, GameError> {
+        Ok(Box::new(LuaGame::load(&self.scripts, setup, &self.settings, self.limits, outside)?))
     }
 }

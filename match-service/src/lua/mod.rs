@@ -4,15 +4,22 @@ mod api;
 mod budget;
 mod decode;
 mod encode;
+mod explain;
 mod load;
+mod modules;
 mod random;
+mod save;
 mod script;
 mod settings;
+mod shelf;
 mod source;
 mod vm;
+mod watch;
 
 #[cfg(test)]
 mod tests;
 
 pub use load::{LoadError, Manifest, load};
+pub use shelf::Shelf;
 pub use vm::Limits;
+pub use watch::Watcher;

@@ -1,6 +1,6 @@
 //! A mode's settings from its script's globals.
 
-use asobi_proto::mode::{ModeSettings, Strategy, Teams};
+use asobi_proto::mode::{Bots, ModeSettings, Strategy, Teams};
 use mlua::Value;
 
 use super::{load::Problem, script::CALLBACKS, source::Source, vm::Vm};
@@ -35,15 +35,18 @@ pub fn read(vm: &Vm, source: &Source, problems: &mut Vec<Problem>) -> ModeSettin
         player_ttl_ms: reader.whole("player_ttl_ms").unwrap_or(defaults.player_ttl_ms),
         max_wait_seconds: reader.whole("max_wait_seconds").map_or(defaults.max_wait_seconds, narrow),
         checkpoint_interval_ms: reader.whole("checkpoint_interval_ms").unwrap_or(defaults.checkpoint_interval_ms),
-        bots: None,
+        bots: reader.bots(narrow(match_size)),
     };
     for (global, what) in settings.problems() {
         reader.complain(global, &what);
     }
-    reader.later();
     reader.callbacks();
     settings
 }
+
+const BOTS_SHAPE: &str = "must be { script = \"…\", fill_after_ms = …, max = … }, the last two whole numbers that may be left out";
+/// What `fill_after_ms` is where a script does not say it.
+const FILL_AFTER_MS: u64 = 5000;
 
 fn narrow(n: u64) -> u32 {
     u32::try_from(n).unwrap_or(u32::MAX)
@@ -173,13 +176,38 @@ impl Reader<'_> {
         })
     }
 
-    /// A global of the contract that this release does not act on yet.
-    fn later(&self) {
-        if !self.vm.global("bots").is_nil() {
-            tracing::warn!(
-                script.file = self.source.name,
-                "the script sets bots, which this release does not act on yet"
-            );
+    fn bots(&mut self, match_size: u32) -> Option<Bots> {
+        let bots = match self.vm.global("bots") {
+            Value::Nil => return None,
+            Value::Table(bots) => bots,
+            _ => {
+                self.complain("bots", BOTS_SHAPE);
+                return None;
+            }
+        };
+        let field = |name: &str| bots.raw_get::<Value>(name).unwrap_or_default();
+        let script = match field("script") {
+            Value::String(script) => script.to_str().ok().map(|script| script.to_owned()),
+            _ => None,
+        };
+        let known = bots.pairs::<Value, Value>().flatten().all(|(key, _)| {
+            matches!(&key, Value::String(key) if matches!(&*key.as_bytes(), b"script" | b"fill_after_ms" | b"max"))
+        });
+        let whole = |value: Value, default: u64| match value {
+            Value::Nil => Some(default),
+            Value::Integer(n) => u64::try_from(n).ok(),
+            _ => None,
+        };
+        let fill_after_ms = whole(field("fill_after_ms"), FILL_AFTER_MS);
+        let max = whole(field("max"), u64::from(match_size.saturating_sub(1).max(1)));
+        match (script, fill_after_ms, max) {
+            (Some(script), Some(fill_after_ms), Some(max)) if known => {
+                Some(Bots { script, fill_after_ms, max: narrow(max) })
+            }
+            _ => {
+                self.complain("bots", BOTS_SHAPE);
+                None
+            }
         }
     }
 

@@ -1,12 +1,14 @@
 //! The games folder: which files scripts may come from, and their text.
 
 use std::{
-    collections::HashMap,
+    collections::{BTreeMap, HashMap},
     path::{Component, Path, PathBuf},
     sync::Arc,
+    time::SystemTime,
 };
 
 use parking_lot::Mutex;
+use sha2::{Digest as _, Sha256};
 
 /// A script's text and its name: its path inside the games folder, with `/`.
 #[derive(Debug, PartialEq, Eq)]
@@ -32,11 +34,33 @@ pub enum SourceError {
 
 const MAX_BYTES: u64 = 1 << 20;
 
-/// The games folder. Files are read once: all matches of a process run the same text.
+/// The games folder. Files are read once: all matches of one load run the same text.
 #[derive(Debug)]
 pub struct Folder {
+    /// As it was named; a link there may point elsewhere later.
+    path: PathBuf,
     root: PathBuf,
     read: Mutex<HashMap<String, Arc<Source>>>,
+    stamps: Mutex<Stamps>,
+}
+
+/// What files looked like from outside, by their names; none: there was no such file.
+pub type Stamps = BTreeMap<String, Option<Stamp>>;
+
+/// By this a file is known to have changed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Stamp {
+    modified: Option<SystemTime>,
+    bytes: u64,
+}
+
+impl Stamp {
+    /// Of a file as it is now.
+    #[must_use]
+    pub fn of(folder: &Path, name: &str) -> Option<Self> {
+        let about = folder.join(name).metadata().ok()?;
+        Some(Self { modified: about.modified().ok(), bytes: about.len() })
+    }
 }
 
 impl Folder {
@@ -51,12 +75,36 @@ impl Folder {
                 SourceError::Unreadable { name, source }
             }
         })?;
-        Ok(Self { root, read: Mutex::default() })
+        Ok(Self { path: path.to_owned(), root, read: Mutex::default(), stamps: Mutex::default() })
+    }
+
+    /// Every file that was looked for, as it looked right before.
+    #[must_use]
+    pub fn stamps(&self) -> Stamps {
+        self.stamps.lock().clone()
+    }
+
+    /// Of the texts that were read: two loads that agree in it have the same result.
+    #[must_use]
+    pub fn contents(&self) -> Vec<u8> {
+        let mut read: Vec<_> = self.read.lock().values().cloned().collect();
+        read.sort_by(|a, b| a.name.cmp(&b.name));
+        let mut hash = Sha256::new();
+        for part in read.iter().flat_map(|source| [&source.name, &source.text]) {
+            hash.update((part.len() as u64).to_le_bytes());
+            hash.update(part);
+        }
+        hash.finalize().to_vec()
+    }
+
+    fn note(&self, name: &str) {
+        self.stamps.lock().entry(name.to_owned()).or_insert_with(|| Stamp::of(&self.path, name));
     }
 
     /// Whether the folder has such a file.
     #[must_use]
     pub fn has(&self, name: &str) -> bool {
+        self.note(name);
         self.root.join(name).is_file()
     }
 
@@ -79,6 +127,8 @@ impl Folder {
         if name.is_empty() || name.contains(['\\', '\0']) || !plain {
             return Err(SourceError::Outside(name.to_owned()));
         }
+        // Before it is read: what is written meanwhile is seen as a change.
+        self.note(name);
         let unreadable = |source: std::io::Error| match source.kind() {
             std::io::ErrorKind::NotFound | std::io::ErrorKind::NotADirectory => SourceError::Missing(name.to_owned()),
             _ => SourceError::Unreadable { name: name.to_owned(), source },

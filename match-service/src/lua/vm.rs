@@ -1,15 +1,18 @@
 //! One match's VM: Luau, sandboxed, with bounds on memory and time, and without what a game has no business with.
 
-use std::{cell::RefCell, collections::HashMap, path::Path, rc::Rc, sync::Arc, time::Duration};
+use std::{rc::Rc, sync::Arc, time::Duration};
 
-use mlua::{Function, Lua, LuaOptions, LuaString, MultiValue, StdLib, Table, Value, VmState};
+use mlua::{Function, Lua, LuaOptions, LuaString, MultiValue, StdLib, Table, Thread, Value, VmState};
 
 use super::{
-    api::{self, World},
-    budget::{Budget, Trip},
+    api::World,
+    budget::{Budget, Spent, Trip},
+    decode::decode,
+    explain::{OUT_OF_MEMORY, explain, is_memory},
+    modules,
     source::{Folder, Source},
 };
-use crate::game::{GameError, Setup};
+use crate::game::{ANSWER_WITHIN, Ask, AskError, GameError, Outside, Setup};
 
 /// Bounds of a VM.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -28,10 +31,36 @@ const UNDO_ENTRIES: u32 = 4096;
 pub struct Vm {
     pub lua: Lua,
     pub world: Rc<World>,
-    copy_state: Function,
+    /// The libraries, which every environment in this VM reads through.
+    base: Table,
+    prelude: Prelude,
+    /// Every callback runs in this one coroutine, so that it can wait for an answer.
+    thread: Thread,
     script: Arc<Source>,
     budget: Rc<Budget>,
     limits: Limits,
+}
+
+/// What the prelude returns.
+struct Prelude {
+    copy_state: Function,
+    /// Makes a function that waits for its answer out of one that puts a question.
+    asking: Function,
+    /// What a callback that waits for an answer is suspended with.
+    token: Table,
+}
+
+/// How far a callback came.
+enum Step {
+    Returned(MultiValue),
+    Asks(Ask, Spent),
+}
+
+/// What a callback returned.
+pub struct Returned {
+    pub values: MultiValue,
+    /// Whether it has asked anybody: then it cannot be repeated.
+    pub asked: bool,
 }
 
 impl Vm {
@@ -40,10 +69,8 @@ impl Vm {
     /// # Errors
     /// The script does not compile or fails.
     pub fn load(folder: &Arc<Folder>, script: &Arc<Source>, setup: &Setup, limits: Limits) -> Result<Self, GameError> {
-        let budget = Rc::new(Budget::new());
-        let made = Self::bare(setup, limits, &budget, Some((folder, script)));
-        let (lua, world, copy_state) = made.map_err(|error| explain(&error, &script.name, "load", None))?;
-        let vm = Self { lua, world, copy_state, script: Arc::clone(script), budget, limits };
+        let vm = Self::bare(script, setup, limits, Some(folder))
+            .map_err(|error| explain(&error, &script.name, "load", None))?;
         vm.within(limits.callback * LOAD_FACTOR, "load", || {
             vm.lua.load(&*script.text).set_name(format!("={}", script.name)).exec()
         })?;
@@ -59,11 +86,9 @@ impl Vm {
         limits: Limits,
         read: impl FnOnce(&Lua, Value) -> T,
     ) -> Result<T, GameError> {
-        let budget = Rc::new(Budget::new());
         let setup = Setup::new(uuid::Uuid::nil(), "");
-        let (lua, world, copy_state) =
-            Self::bare(&setup, limits, &budget, None).map_err(|error| explain(&error, &source.name, "load", None))?;
-        let vm = Self { lua, world, copy_state, script: Arc::clone(source), budget, limits };
+        let vm = Self::bare(source, &setup, limits, None)
+            .map_err(|error| explain(&error, &source.name, "load", None))?;
         let value = vm.within(limits.callback * LOAD_FACTOR, "load", || {
             vm.lua.load(&*source.text).set_name(format!("={}", source.name)).eval::<Value>()
         })?;
@@ -71,11 +96,11 @@ impl Vm {
     }
 
     fn bare(
+        script: &Arc<Source>,
         setup: &Setup,
         limits: Limits,
-        budget: &Rc<Budget>,
-        requires: Option<(&Arc<Folder>, &Arc<Source>)>,
-    ) -> mlua::Result<(Lua, Rc<World>, Function)> {
+        requires_from: Option<&Arc<Folder>>,
+    ) -> mlua::Result<Self> {
         let libs = StdLib::COROUTINE
             | StdLib::TABLE
             | StdLib::STRING
@@ -87,26 +112,124 @@ impl Vm {
             | StdLib::OS;
         let lua = Lua::new_with(libs, LuaOptions::new().catch_rust_panics(false))?;
         lua.set_memory_limit(limits.memory_bytes)?;
-        let globals = lua.globals();
+        let base = lua.globals();
         for name in ["collectgarbage", "loadstring", "getfenv", "setfenv", "newproxy", "debug", "require"] {
-            globals.raw_set(name, Value::Nil)?;
+            base.raw_set(name, Value::Nil)?;
         }
-        let copy_state = prelude(&lua, budget)?;
-        let world = World::install(&lua, setup)?;
-        if let Some((folder, script)) = requires {
-            globals.raw_set("require", require(&lua, folder, script)?)?;
+        let budget = Rc::new(Budget::new());
+        let prelude = prelude(&lua, &budget)?;
+        let world = World::install(&lua, setup, &prelude.asking)?;
+        if let Some(folder) = requires_from {
+            base.raw_set("require", modules::require(&lua, folder, script, None)?)?;
         }
         lua.sandbox(true)?;
-        interrupt(&lua, budget);
-        Ok((lua, world, copy_state))
+        interrupt(&lua, &budget);
+        let thread = lua.create_thread(prelude.copy_state.clone())?;
+        Ok(Self { lua, world, base, prelude, thread, script: Arc::clone(script), budget, limits })
     }
 
-    /// Calls one of the script's functions under the budget of a callback.
+    /// Runs one more script in this VM, in an environment of its own, and hands that over.
+    ///
+    /// # Errors
+    /// The script does not compile or fails.
+    pub fn beside(&self, folder: &Arc<Folder>, script: &Arc<Source>) -> Result<Table, GameError> {
+        let made = || {
+            let environment = self.lua.create_table()?;
+            let through = self.lua.create_table()?;
+            through.raw_set("__index", &self.base)?;
+            through.set_readonly(true);
+            environment.set_metatable(Some(through))?;
+            let require = modules::require(&self.lua, folder, script, Some(environment.clone()))?;
+            environment.raw_set("require", require)?;
+            Ok(environment)
+        };
+        let environment = made().map_err(|error| explain(&error, &script.name, "load", None))?;
+        let limit = self.limits.callback * LOAD_FACTOR;
+        self.budget.start(limit);
+        let chunk = self.lua.load(&*script.text).set_name(format!("={}", script.name));
+        self.judged(limit, &script.name, "load", chunk.set_environment(environment.clone()).exec())?;
+        Ok(environment)
+    }
+
+    /// Calls one of the script's functions under the budget of a callback, and answers what it asks.
     ///
     /// # Errors
     /// It failed, ran too long or used up the memory (then it is fatal).
-    pub fn call(&self, callback: &'static str, function: &Function, args: MultiValue) -> Result<MultiValue, GameError> {
-        self.within(self.limits.callback, callback, || function.call(args))
+    pub async fn call(
+        &self,
+        callback: &'static str,
+        function: &Function,
+        args: MultiValue,
+        outside: &dyn Outside,
+    ) -> Result<Returned, GameError> {
+        let mut step = self.begin(callback, function, args)?;
+        loop {
+            match step {
+                Step::Returned(values) => {
+                    return Ok(Returned { values, asked: self.world.questions.get() > 0 });
+                }
+                Step::Asks(ask, spent) => {
+                    let answer = match tokio::time::timeout(ANSWER_WITHIN, outside.ask(ask)).await {
+                        Ok(answer) => answer,
+                        Err(_late) => Err(AskError::Timeout),
+                    };
+                    let answer = self.answer(callback, answer)?;
+                    self.budget.go_on(self.limits.callback, spent);
+                    step = self.step(callback, MultiValue::from_iter([answer]))?;
+                }
+            }
+        }
+    }
+
+    /// Calls a function that has nobody to ask.
+    ///
+    /// # Errors
+    /// As [`Vm::call`].
+    pub fn call_again(
+        &self,
+        callback: &'static str,
+        function: &Function,
+        args: MultiValue,
+    ) -> Result<MultiValue, GameError> {
+        match self.begin(callback, function, args)? {
+            Step::Returned(values) => Ok(values),
+            Step::Asks(..) => Err(self.complaint(callback, "asked when it was repeated")),
+        }
+    }
+
+    fn begin(&self, callback: &'static str, function: &Function, args: MultiValue) -> Result<Step, GameError> {
+        self.world.begin();
+        // Whatever became of the last callback, it is over.
+        self.thread.reset(function.clone()).map_err(|error| explain(&error, &self.script.name, callback, None))?;
+        self.budget.start(self.limits.callback);
+        self.step(callback, args)
+    }
+
+    fn step(&self, callback: &'static str, args: MultiValue) -> Result<Step, GameError> {
+        let result = self.thread.resume::<MultiValue>(args);
+        let suspended = result.is_ok() && self.thread.is_resumable();
+        let spent = suspended.then(|| self.budget.spent());
+        let mut values = self.judged(self.limits.callback, &self.script.name, callback, result)?;
+        let Some(spent) = spent else {
+            return Ok(Step::Returned(values));
+        };
+        let ours = matches!(values.pop_front(), Some(Value::Table(token)) if token == self.prelude.token);
+        match self.world.asked.take().filter(|_| ours) {
+            Some(ask) => Ok(Step::Asks(ask, spent)),
+            None => Err(self.complaint(callback, "attempt to yield from outside a coroutine")),
+        }
+    }
+
+    /// `{ ok = … }` or `{ error = … }`.
+    fn answer(&self, callback: &'static str, answer: Result<String, AskError>) -> Result<Value, GameError> {
+        self.within(self.limits.callback * LOAD_FACTOR, callback, || {
+            let table = self.lua.create_table()?;
+            match answer {
+                Ok(json) => table.raw_set("ok", decode(&self.lua, &self.world.array_marker, &json)?)?,
+                Err(error) => table.raw_set("error", error.to_string())?,
+            }
+            Ok(Value::Table(table))
+        })
     }
 
     /// Runs something under a budget.
@@ -120,7 +243,17 @@ impl Vm {
         run: impl FnOnce() -> mlua::Result<T>,
     ) -> Result<T, GameError> {
         self.budget.start(limit);
-        let result = run();
+        self.judged(limit, &self.script.name, callback, run())
+    }
+
+    /// What a run came to, in view of its budget.
+    fn judged<T>(
+        &self,
+        limit: Duration,
+        script: &str,
+        callback: &'static str,
+        result: mlua::Result<T>,
+    ) -> Result<T, GameError> {
         if matches!(&result, Err(error) if is_memory(error)) {
             self.budget.memory_hit();
         }
@@ -129,7 +262,7 @@ impl Vm {
             (Ok(value), None) => Ok(value),
             // It swallowed the verdict and came back before the next interrupt.
             (Ok(_), Some(trip)) => Err(GameError {
-                script: self.script.name.clone(),
+                script: script.to_owned(),
                 line: None,
                 callback,
                 message: match trip {
@@ -138,7 +271,7 @@ impl Vm {
                 },
                 fatal: trip == Trip::Memory,
             }),
-            (Err(error), trip) => Err(explain(&error, &self.script.name, callback, trip)),
+            (Err(error), trip) => Err(explain(&error, script, callback, trip)),
         }
     }
 
@@ -153,7 +286,7 @@ impl Vm {
     pub fn copy_state(&self, state: &Table) -> Option<Table> {
         // Bounded by itself; looking at the clock at every entry would cost more than the copying.
         self.lua.remove_interrupt();
-        let copy = self.copy_state.call::<Option<Table>>((state, UNDO_ENTRIES)).ok().flatten();
+        let copy = self.prelude.copy_state.call::<Option<Table>>((state, UNDO_ENTRIES)).ok().flatten();
         interrupt(&self.lua, &self.budget);
         copy
     }
@@ -173,8 +306,6 @@ impl Vm {
     }
 }
 
-const OUT_OF_MEMORY: &str = "used more than the match's memory";
-
 fn interrupt(lua: &Lua, budget: &Rc<Budget>) {
     let interrupted = Rc::clone(budget);
     lua.set_interrupt(move |_| match interrupted.check() {
@@ -183,7 +314,7 @@ fn interrupt(lua: &Lua, budget: &Rc<Budget>) {
     });
 }
 
-fn prelude(lua: &Lua, budget: &Rc<Budget>) -> mlua::Result<Function> {
+fn prelude(lua: &Lua, budget: &Rc<Budget>) -> mlua::Result<Prelude> {
     let noting = Rc::clone(budget);
     let note = lua.create_function(move |_, problem: Value| {
         let memory = match &problem {
@@ -199,104 +330,7 @@ fn prelude(lua: &Lua, budget: &Rc<Budget>) -> mlua::Result<Function> {
     let refuse_print = lua.create_function(|_, _: MultiValue| -> mlua::Result<()> {
         Err(mlua::Error::runtime("print is not available: use game.log(level, message)"))
     })?;
-    lua.load(include_str!("prelude.luau")).set_name("=prelude").call((note, refuse_print))
-}
-
-/// `require("a.b")`: `a/b.lua` in the folder of the match's script, once per VM.
-fn require(lua: &Lua, folder: &Arc<Folder>, script: &Arc<Source>) -> mlua::Result<Function> {
-    let folder = Arc::clone(folder);
-    let base = Path::new(&script.name).parent().unwrap_or(Path::new("")).to_owned();
-    // None: it is being loaded right now.
-    let loaded: RefCell<HashMap<String, Option<Value>>> = RefCell::new(HashMap::new());
-    lua.create_function(move |lua, name: String| {
-        match loaded.borrow().get(&name) {
-            Some(Some(value)) => return Ok(value.clone()),
-            Some(None) => {
-                return Err(mlua::Error::runtime(format!(
-                    "module \"{name}\" requires itself, directly or through others"
-                )));
-            }
-            None => {}
-        }
-        let source = folder
-            .module(&base, &name)
-            .map_err(|problem| mlua::Error::runtime(format!("module \"{name}\": {problem}")))?;
-        loaded.borrow_mut().insert(name.clone(), None);
-        let result = lua.load(&*source.text).set_name(format!("={}", source.name)).eval::<Value>();
-        let mut modules = loaded.borrow_mut();
-        match result {
-            Ok(value) => {
-                // A module that returns nothing was loaded nevertheless.
-                let value = if value.is_nil() { Value::Boolean(true) } else { value };
-                modules.insert(name, Some(value.clone()));
-                Ok(value)
-            }
-            Err(error) => {
-                modules.remove(&name);
-                Err(error)
-            }
-        }
-    })
-}
-
-fn is_memory(error: &mlua::Error) -> bool {
-    match error {
-        mlua::Error::MemoryError(_) => true,
-        mlua::Error::CallbackError { cause, .. } | mlua::Error::WithContext { cause, .. } => is_memory(cause),
-        mlua::Error::RuntimeError(text) => text.lines().next().is_some_and(|line| line.ends_with("not enough memory")),
-        _ => false,
-    }
-}
-
-/// Finds out where it happened, and says what happened in one line.
-pub(super) fn explain(error: &mlua::Error, script: &str, callback: &'static str, trip: Option<Trip>) -> GameError {
-    let mut root = error;
-    let mut places = String::new();
-    while let mlua::Error::CallbackError { cause, traceback } = root {
-        places.push_str(traceback);
-        places.push('\n');
-        root = cause;
-    }
-    let text = match root {
-        mlua::Error::RuntimeError(text) | mlua::Error::SyntaxError { message: text, .. } => text.clone(),
-        other => other.to_string(),
-    };
-    let (first, rest) = text.split_once('\n').unwrap_or((&text, ""));
-    places.push_str(rest);
-    let (place, message) = match located(first) {
-        Some((place, message)) => (Some(place), message),
-        None => (places.lines().find_map(mentioned), first),
-    };
-    let fatal = trip == Some(Trip::Memory) || is_memory(error);
-    let (script, line) = match place {
-        Some((file, line)) => (file.to_owned(), Some(line)),
-        None => (script.to_owned(), None),
-    };
-    GameError {
-        script,
-        line,
-        callback,
-        message: if fatal { OUT_OF_MEMORY.to_owned() } else { api::shortened(message, 500) },
-        fatal,
-    }
-}
-
-/// Splits `file.lua:12: message`.
-fn located(text: &str) -> Option<((&str, u32), &str)> {
-    let (file, rest) = text.split_once(".lua:")?;
-    let (line, message) = rest.split_once(": ")?;
-    let file = text.get(..file.len() + 4)?;
-    if file.contains(char::is_whitespace) {
-        return None;
-    }
-    Some(((file, line.parse().ok()?), message))
-}
-
-/// The first `file.lua:12` of a traceback's line.
-fn mentioned(line: &str) -> Option<(&str, u32)> {
-    let line = line.trim();
-    let at = line.find(".lua:")?;
-    let start = line[..at].rfind(char::is_whitespace).map_or(0, |i| i + 1);
-    let digits: &str = line[at + 5..].split(|c: char| !c.is_ascii_digit()).next().unwrap_or_default();
-    Some((&line[start..at + 4], digits.parse().ok()?))
+    let chunk = lua.load(include_str!("prelude.luau")).set_name("=prelude");
+    let (copy_state, asking, token) = chunk.call((note, refuse_print))?;
+    Ok(Prelude { copy_state, asking, token })
 }

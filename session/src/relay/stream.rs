@@ -3,8 +3,8 @@
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use asobi_proto::match_v1::{
-    RelayEntered, RelayHello, RelayRequest, RelayResponse, match_host_service_client::MatchHostServiceClient,
-    relay_request, relay_response::Kind,
+    RelayDropped, RelayEntered, RelayHello, RelayMoved, RelayRequest, RelayResponse,
+    match_host_service_client::MatchHostServiceClient, relay_request, relay_response::Kind,
 };
 use asobi_store::{matches, within};
 use tokio::{
@@ -17,11 +17,11 @@ use uuid::Uuid;
 
 use super::{QUEUE, Relay, Waiting, enter_request, offer};
 use crate::{
-    conn::Via,
+    conn::{Conn, Via},
     frame::FrameKind,
     hub::Hub,
     link::{Entered, LinkError, MovedTo, SessionNo},
-    seat,
+    seat::{self, Ending},
 };
 
 /// How long a link without sessions is kept.
@@ -98,7 +98,7 @@ async fn watch(hub: &Arc<Hub>, relay: &Relay) {
             );
             replaced = Some(Instant::now());
         }
-        let alive = hub.directory.incarnation(&relay.node_id, relay.incarnation).is_some_and(|host| host.alive);
+        let alive = is_alive(hub, relay);
         if !alive || relay.state.lock().outgoing.is_none() {
             follow(hub, relay, alive, replaced.is_some_and(|since| since.elapsed() >= JUDGED)).await;
         }
@@ -109,6 +109,10 @@ async fn watch(hub: &Arc<Hub>, relay: &Relay) {
 /// may be too young for our view of the registry.
 fn is_replaced(hub: &Hub, relay: &Relay) -> bool {
     hub.directory.get(&relay.node_id).is_some_and(|host| host.incarnation > relay.incarnation)
+}
+
+fn is_alive(hub: &Hub, relay: &Relay) -> bool {
+    hub.directory.incarnation(&relay.node_id, relay.incarnation).is_some_and(|host| host.alive)
 }
 
 type Opened = (mpsc::Sender<RelayRequest>, Streaming<RelayResponse>);
@@ -230,12 +234,7 @@ fn handle(hub: &Arc<Hub>, relay: &Relay, kind: Kind) {
             let sessions = numbered(deliver.sessions);
             hub.deliver_via(Via::of(relay), &sessions, kind, deliver.frame);
         }
-        Kind::Dropped(dropped) => {
-            let Ok(match_id) = Uuid::try_parse(&dropped.match_id) else { return };
-            let sessions = numbered(dropped.sessions);
-            forget(relay, &sessions, match_id);
-            hub.dropped_via(Via::of(relay), &sessions, match_id);
-        }
+        Kind::Dropped(gone) => dropped(hub, relay, gone),
         Kind::Applied(applied) => {
             for (session, number) in applied.sessions.into_iter().zip(applied.numbers) {
                 if let Some(conn) = hub.registry.conn(SessionNo(session)) {
@@ -243,15 +242,31 @@ fn handle(hub: &Arc<Hub>, relay: &Relay, kind: Kind) {
                 }
             }
         }
-        Kind::Moved(moved) => {
-            let Ok(match_id) = Uuid::try_parse(&moved.match_id) else { return };
-            let sessions = numbered(moved.sessions);
-            let to =
-                MovedTo { match_id, node_id: moved.to_node, incarnation: moved.to_incarnation, epoch: moved.epoch };
-            forget(relay, &sessions, match_id);
-            hub.moved_via(Via::of(relay), &sessions, &to);
-        }
+        Kind::Moved(gone) => moved(hub, relay, gone),
     }
+}
+
+fn dropped(hub: &Arc<Hub>, relay: &Relay, dropped: RelayDropped) {
+    let Ok(match_id) = Uuid::try_parse(&dropped.match_id) else { return };
+    let (sessions, via) = (numbered(dropped.sessions), Via::of(relay));
+    forget(relay, &sessions, match_id);
+    if is_alive(hub, relay) {
+        return hub.dropped_via(via, &sessions, match_id);
+    }
+    // A host that stops what it may no longer own: others go on with it.
+    let kept = |conn: &Arc<Conn>| conn.seat().is_some_and(|seat| seat.match_id == match_id && seat.via() == via);
+    for conn in sessions.iter().filter_map(|no| hub.registry.conn(*no)).filter(kept) {
+        conn.close_gate(via);
+        hub.spawn("pursue match", seat::pursue(Arc::clone(hub), conn, match_id, Ending::Told));
+    }
+}
+
+fn moved(hub: &Arc<Hub>, relay: &Relay, moved: RelayMoved) {
+    let Ok(match_id) = Uuid::try_parse(&moved.match_id) else { return };
+    let sessions = numbered(moved.sessions);
+    let to = MovedTo { match_id, node_id: moved.to_node, incarnation: moved.to_incarnation, epoch: moved.epoch };
+    forget(relay, &sessions, match_id);
+    hub.moved_via(Via::of(relay), &sessions, &to);
 }
 
 fn numbered(sessions: Vec<u64>) -> Vec<SessionNo> {
@@ -292,7 +307,7 @@ fn answered(hub: &Arc<Hub>, relay: &Relay, entered: RelayEntered) {
                 Ok(entered) => seat::open(hub, &conn, &seat, entered.applied),
                 // The seat was lost while the stream was down, unless the match is only on its way to another host.
                 Err(error) if seat::is_unknown(&error) => {
-                    hub.spawn("pursue match", seat::pursue(Arc::clone(hub), conn, match_id));
+                    hub.spawn("pursue match", seat::pursue(Arc::clone(hub), conn, match_id, Ending::Untold));
                 }
                 Err(_) => hub.dropped_via(Via::of(relay), &[session], match_id),
             }

@@ -1,6 +1,7 @@
 //! Some nodes of one cluster in this process, each with everything of its own but the runtime.
 
 use std::{
+    collections::{HashMap, HashSet},
     sync::{Arc, OnceLock},
     time::Duration,
 };
@@ -10,9 +11,10 @@ use asobi_service_kit::{Config, Shutdown, server};
 use asobi_session::{
     auth::{Account, Issuer, Verifier},
     hub::{self, Hub, HubDeps},
-    link::{Edge, Entered, Entry, FrameKind, LinkError, MatchLink, NearHost, SessionNo},
+    link::{Edge, Entered, Entry, FrameKind, LinkError, MatchLink, MovedTo, NearHost, SessionNo},
 };
 use asobi_store::testing::TestDatabase;
+use parking_lot::Mutex;
 use uuid::Uuid;
 
 use crate::client::Client;
@@ -32,6 +34,8 @@ pub struct Place {
     pub verifier: Arc<Verifier>,
     pub ws: String,
     pub shutdown: Shutdown,
+    /// The matches of this very process.
+    pub mirror: Option<Arc<Mirror>>,
 }
 
 impl Cluster {
@@ -115,14 +119,14 @@ impl Place {
             near,
             shutdown: shutdown.clone(),
         });
-        if let Some(matches) = matches {
+        if let Some(matches) = &matches {
             let _ = matches.edge.set(Arc::clone(&hub) as Arc<dyn Edge>);
         }
         let mut listening = node.bus.connected();
         tokio::time::timeout(PATIENCE, listening.wait_for(|yes| *yes)).await??;
         server::serve_http(http, hub.router(), &shutdown);
         node.membership.set_state(NodeState::Ready);
-        Ok(Self { hub, node, issuer, verifier, ws: format!("ws://{address}/ws"), shutdown })
+        Ok(Self { hub, node, issuer, verifier, ws: format!("ws://{address}/ws"), shutdown, mirror: matches })
     }
 
     pub async fn end(self) {
@@ -135,25 +139,84 @@ impl Place {
 
 /// Matches of this process that show every input as a state.
 #[derive(Default)]
-struct Mirror {
+pub struct Mirror {
     edge: OnceLock<Arc<dyn Edge>>,
+    state: Mutex<Reflection>,
+}
+
+#[derive(Default)]
+struct Reflection {
+    attached: HashMap<SessionNo, Uuid>,
+    /// The last input that each session's match took.
+    numbers: HashMap<SessionNo, u64>,
+    /// Every input that was taken: its number and what it said.
+    taken: Vec<(u64, String)>,
+    away: HashSet<Uuid>,
+}
+
+impl Mirror {
+    /// The numbers of all inputs that were taken, in order.
+    pub fn taken(&self) -> Vec<u64> {
+        self.state.lock().taken.iter().map(|input| input.0).collect()
+    }
+
+    /// Takes no more inputs for a match, and answers the last of each session.
+    pub fn freeze(&self, match_id: Uuid) -> HashMap<SessionNo, u64> {
+        let mut state = self.state.lock();
+        state.away.insert(match_id);
+        state.numbers.clone()
+    }
+
+    /// Goes on with a match that another host has frozen.
+    pub fn adopt(&self, numbers: impl IntoIterator<Item = (SessionNo, u64)>) {
+        self.state.lock().numbers.extend(numbers);
+    }
+
+    /// Tells the node that a match of its sessions runs elsewhere.
+    pub fn moved(&self, to: &MovedTo) {
+        let gone: Vec<SessionNo> = {
+            let mut state = self.state.lock();
+            state.attached.extract_if(|_, match_id| *match_id == to.match_id).map(|(session, _)| session).collect()
+        };
+        if let Some(edge) = self.edge.get() {
+            edge.moved(&gone, to);
+        }
+    }
 }
 
 #[async_trait::async_trait]
 impl MatchLink for Mirror {
     async fn enter(&self, entry: Entry) -> Result<Entered, LinkError> {
-        Ok(Entered { view: format!(r#"{{"match_id":"{}"}}"#, entry.match_id), applied: 0 })
+        let mut state = self.state.lock();
+        if state.away.contains(&entry.match_id) {
+            return Err(LinkError::Refused { reason: "match_not_found".into(), refused_reason: None });
+        }
+        state.attached.insert(entry.session, entry.match_id);
+        let applied = state.numbers.get(&entry.session).copied().unwrap_or(0);
+        Ok(Entered { view: format!(r#"{{"match_id":"{}"}}"#, entry.match_id), applied })
     }
 
     async fn leave(&self, _: SessionNo) -> Result<(), LinkError> {
         Ok(())
     }
 
-    fn input(&self, session: SessionNo, _: u64, payload: bytes::Bytes) -> Result<(), LinkError> {
-        let frame = asobi_proto::frame::push_raw("match.state", &String::from_utf8_lossy(&payload));
+    fn input(&self, session: SessionNo, number: u64, payload: bytes::Bytes) -> Result<(), LinkError> {
+        let text = String::from_utf8_lossy(&payload).into_owned();
+        let frame = asobi_proto::frame::push_raw("match.state", &text);
+        {
+            let mut state = self.state.lock();
+            let attached = state.attached.get(&session).is_some_and(|match_id| !state.away.contains(match_id));
+            if !attached || state.numbers.get(&session).is_some_and(|last| *last >= number) {
+                return Ok(());
+            }
+            state.numbers.insert(session, number);
+            state.taken.push((number, text));
+        }
         self.edge.get().ok_or(LinkError::Unavailable)?.deliver(&[session], FrameKind::State, frame.into());
         Ok(())
     }
 
-    fn detach(&self, _: SessionNo) {}
+    fn detach(&self, session: SessionNo) {
+        self.state.lock().attached.remove(&session);
+    }
 }

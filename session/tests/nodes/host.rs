@@ -1,13 +1,17 @@
 //! A match host that speaks the relay's side of the contract and nothing else: it lets everybody in, shows what came, and
 //! says what it is told to.
 
-use std::{collections::HashMap, sync::Arc, time::Duration};
+use std::{
+    collections::{HashMap, HashSet},
+    sync::Arc,
+    time::Duration,
+};
 
 use asobi_cluster::{Node, NodeAddresses, NodeState, Role};
 use asobi_proto::match_v1::{
     AdoptMatchRequest, AdoptMatchResponse, CreateMatchRequest, CreateMatchResponse, DrainRequest, DrainResponse,
-    FrameKind, MoveMatchRequest, MoveMatchResponse, ProbeRequest, ProbeResponse, RelayDeliver, RelayDropped,
-    RelayEntered, RelayLeft, RelayRequest, RelayResponse,
+    FrameKind, MoveMatchRequest, MoveMatchResponse, ProbeRequest, ProbeResponse, RelayApplied, RelayDeliver,
+    RelayDropped, RelayEntered, RelayLeft, RelayMoved, RelayRequest, RelayResponse,
     match_host_service_server::{MatchHostService, MatchHostServiceServer},
     relay_request::Kind,
     relay_response,
@@ -23,6 +27,9 @@ use uuid::Uuid;
 
 type Outgoing = mpsc::Sender<Result<RelayResponse, Status>>;
 
+/// The last input of each session that a match took, by the session's node and number.
+pub type Numbers = HashMap<(String, u64), u64>;
+
 #[derive(Clone)]
 pub struct Host {
     state: Arc<Mutex<State>>,
@@ -37,6 +44,16 @@ struct State {
     attached: Vec<(usize, u64, Uuid, Uuid)>,
     detached: usize,
     created: HashMap<Uuid, i64>,
+    /// Who is at the other end of each stream: `node_id#incarnation`.
+    origins: HashMap<usize, String>,
+    /// Everybody who was ever attached: stream, number, match.
+    ever: Vec<(usize, u64, Uuid)>,
+    numbers: HashMap<Uuid, Numbers>,
+    /// Matches that it does not know.
+    away: HashSet<Uuid>,
+    refused: usize,
+    /// It hears nothing and says nothing, and its streams stand.
+    stopped: bool,
 }
 
 pub struct Running {
@@ -48,13 +65,17 @@ pub struct Running {
 
 impl Running {
     pub async fn start(db: &TestDatabase) -> anyhow::Result<Self> {
-        let sets = [("node.id", "host-0"), ("database.url", db.url.as_str())];
+        Self::named(db, "host-0").await
+    }
+
+    pub async fn named(db: &TestDatabase, node_id: &str) -> anyhow::Result<Self> {
+        let sets = [("node.id", node_id), ("database.url", db.url.as_str())];
         let config = Config::with_sets(sets)?;
         let shutdown = Shutdown::manual(Duration::from_secs(2));
         let (listener, grpc) = server::bind("grpc.listen", "127.0.0.1:0").await?;
         let http = Some("127.0.0.1:2".parse()?);
         let node = Node::join(&config, Role::Match, NodeAddresses { http, grpc, metrics: grpc }, [], &shutdown).await?;
-        let (sender, inputs) = mpsc::channel(100);
+        let (sender, inputs) = mpsc::channel(1_000);
         let host = Host { state: Arc::default(), inputs: sender, pool: node.pool.clone() };
         let readiness = Readiness::new();
         let routes = Routes::new(MatchHostServiceServer::new(host.clone()));
@@ -77,6 +98,36 @@ impl Running {
         }
         self.node.pool.execute(sqlx::AssertSqlSafe(rows)).await?;
         Ok(id)
+    }
+
+    /// Gives a match to this host, as its row says it then, with what its last host hands over.
+    pub async fn adopt(&self, match_id: Uuid, epoch: i64, numbers: Numbers) -> anyhow::Result<()> {
+        {
+            let mut state = self.host.state.lock();
+            state.away.remove(&match_id);
+            state.numbers.insert(match_id, numbers);
+        }
+        self.take_row(match_id, epoch).await
+    }
+
+    /// The row names this host from now on.
+    pub async fn take_row(&self, match_id: Uuid, epoch: i64) -> anyhow::Result<()> {
+        let identity = self.node.membership.identity();
+        let row = format!(
+            "UPDATE matches SET host_node = '{}', host_incarnation = {}, epoch = {epoch}, failovers = 1 WHERE id = '{match_id}'",
+            identity.node_id, identity.incarnation
+        );
+        self.node.pool.execute(sqlx::AssertSqlSafe(row)).await?;
+        Ok(())
+    }
+
+    /// Moves a match to another host, live.
+    pub async fn hand_over(&self, match_id: Uuid, to: &Self, epoch: i64) -> anyhow::Result<()> {
+        let numbers = self.host.freeze(match_id);
+        to.adopt(match_id, epoch, numbers).await?;
+        let identity = to.node.membership.identity();
+        self.host.moved(match_id, &identity.node_id, identity.incarnation, epoch);
+        Ok(())
     }
 
     pub async fn end(self) {
@@ -107,6 +158,79 @@ impl Host {
         for (stream, session, ..) in gone {
             let dropped = RelayDropped { sessions: vec![session], match_id: match_id.to_string() };
             send(&state.streams[stream], relay_response::Kind::Dropped(dropped));
+        }
+    }
+
+    /// Takes no more inputs for a match, and answers those that it took.
+    pub fn freeze(&self, match_id: Uuid) -> Numbers {
+        let mut state = self.state.lock();
+        state.away.insert(match_id);
+        state.numbers.get(&match_id).cloned().unwrap_or_default()
+    }
+
+    /// Tells everybody who is attached that the match runs elsewhere.
+    pub fn moved(&self, match_id: Uuid, to_node: &str, to_incarnation: i64, epoch: i64) {
+        let mut state = self.state.lock();
+        let gone: Vec<_> = state.attached.extract_if(.., |a| a.3 == match_id).collect();
+        for (stream, session, ..) in gone {
+            let moved = RelayMoved {
+                sessions: vec![session],
+                match_id: match_id.to_string(),
+                to_node: to_node.to_owned(),
+                to_incarnation,
+                epoch,
+            };
+            send(&state.streams[stream], relay_response::Kind::Moved(moved));
+        }
+    }
+
+    /// A checkpoint: everybody attached hears which inputs are safe. Answers what it has.
+    pub fn save(&self, match_id: Uuid) -> Numbers {
+        let state = self.state.lock();
+        let numbers = state.numbers.get(&match_id).cloned().unwrap_or_default();
+        for (stream, session, _, _) in state.attached.iter().filter(|a| a.3 == match_id) {
+            let Some(origin) = state.origins.get(stream) else { continue };
+            let number = numbers.get(&(origin.clone(), *session)).copied().unwrap_or(0);
+            let applied = RelayApplied { sessions: vec![*session], numbers: vec![number] };
+            send(&state.streams[*stream], relay_response::Kind::Applied(applied));
+        }
+        numbers
+    }
+
+    /// From now on it does not know this match.
+    pub fn forget(&self, match_id: Uuid) {
+        let mut state = self.state.lock();
+        state.away.insert(match_id);
+        state.attached.retain(|a| a.3 != match_id);
+    }
+
+    pub fn knows(&self, match_id: Uuid) {
+        self.state.lock().away.remove(&match_id);
+    }
+
+    /// How often it did not know a match.
+    pub fn refused(&self) -> usize {
+        self.state.lock().refused
+    }
+
+    /// As a process that is stopped, or whose network swallows everything: its connections stand.
+    pub fn stop(&self) {
+        self.state.lock().stopped = true;
+    }
+
+    /// Back to life, it speaks to everybody it ever knew, as one that believes it still has the match, and then gives it up.
+    pub fn haunt(&self, match_id: Uuid, frame: &str) {
+        let mut state = self.state.lock();
+        state.stopped = false;
+        for (stream, session, _) in state.ever.iter().filter(|e| e.2 == match_id) {
+            let deliver = RelayDeliver {
+                sessions: vec![*session],
+                kind: FrameKind::Event.into(),
+                frame: frame.to_owned().into(),
+            };
+            send(&state.streams[*stream], relay_response::Kind::Deliver(deliver));
+            let dropped = RelayDropped { sessions: vec![*session], match_id: match_id.to_string() };
+            send(&state.streams[*stream], relay_response::Kind::Dropped(dropped));
         }
     }
 
@@ -199,11 +323,19 @@ impl MatchHostService for Host {
 
 impl Host {
     async fn handle(&self, number: usize, outgoing: &Outgoing, kind: Kind) {
+        if self.state.lock().stopped {
+            return;
+        }
         match kind {
             Kind::Enter(enter) => {
                 let (player, id) = (Uuid::parse_str(&enter.player_id), Uuid::parse_str(&enter.match_id));
                 let (Ok(player), Ok(id)) = (player, id) else { return };
-                self.state.lock().attached.push((number, enter.session, player, id));
+                let applied = self.let_in(number, enter.session, player, id);
+                let Some(applied) = applied else {
+                    let refusal = "match_not_found".to_owned();
+                    let refused = RelayEntered { request: enter.request, refusal, ..RelayEntered::default() };
+                    return send(outgoing, relay_response::Kind::Entered(refused));
+                };
                 // A state before the answer: the client must see it after what announces the match.
                 let early = RelayDeliver {
                     sessions: vec![enter.session],
@@ -217,6 +349,7 @@ impl Host {
                     relay_response::Kind::Entered(RelayEntered {
                         request: enter.request,
                         view: view.into(),
+                        applied,
                         ..RelayEntered::default()
                     }),
                 );
@@ -231,14 +364,45 @@ impl Host {
                 state.detached += 1;
             }
             Kind::Input(input) => {
-                let found =
-                    self.state.lock().attached.iter().find(|a| (a.0, a.1) == (number, input.session)).map(|a| a.2);
-                if let Some(player) = found {
+                if let Some(player) = self.apply(number, input.session, input.number) {
                     let text = String::from_utf8_lossy(&input.payload).into_owned();
                     let _ = self.inputs.send((player, input.number, text)).await;
                 }
             }
-            Kind::Hello(_) => {}
+            Kind::Hello(hello) => {
+                let origin = format!("{}#{}", hello.node_id, hello.incarnation);
+                self.state.lock().origins.insert(number, origin);
+            }
         }
+    }
+
+    /// The session's last input that the match took; none: it does not know the match.
+    fn let_in(&self, stream: usize, session: u64, player: Uuid, match_id: Uuid) -> Option<u64> {
+        let mut state = self.state.lock();
+        if state.away.contains(&match_id) {
+            state.refused += 1;
+            return None;
+        }
+        state.attached.retain(|a| (a.0, a.1) != (stream, session));
+        state.attached.push((stream, session, player, match_id));
+        state.ever.push((stream, session, match_id));
+        let origin = state.origins.get(&stream)?.clone();
+        Some(state.numbers.get(&match_id).and_then(|numbers| numbers.get(&(origin, session))).copied().unwrap_or(0))
+    }
+
+    /// Whose input it is, if the match takes it: it is attached, and this number was not there before.
+    fn apply(&self, stream: usize, session: u64, number: u64) -> Option<Uuid> {
+        let mut state = self.state.lock();
+        let (.., player, match_id) = *state.attached.iter().find(|a| (a.0, a.1) == (stream, session))?;
+        let origin = state.origins.get(&stream)?.clone();
+        if state.away.contains(&match_id) {
+            return None;
+        }
+        let last = state.numbers.entry(match_id).or_default().entry((origin, session)).or_insert(0);
+        if number <= *last {
+            return None;
+        }
+        *last = number;
+        Some(player)
     }
 }

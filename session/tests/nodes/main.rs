@@ -5,6 +5,8 @@ mod client;
 mod cluster;
 mod host;
 mod matches;
+mod migration;
+mod moves;
 mod presence;
 mod revocation;
 mod session;

@@ -10,11 +10,11 @@ use uuid::Uuid;
 
 use crate::{
     client::Client,
-    cluster::{Cluster, PATIENCE, Place},
+    cluster::{Cluster, PATIENCE},
     host::Running,
 };
 
-async fn tell(cluster: &Cluster, player: Uuid, event: &InboxEvent) -> anyhow::Result<()> {
+pub async fn tell(cluster: &Cluster, player: Uuid, event: &InboxEvent) -> anyhow::Result<()> {
     let mut tx = cluster.db.pool.begin().await?;
     let seqs = asobi_store::inbox::append(&mut tx, &[(player, event.clone())]).await?;
     tx.commit().await?;
@@ -22,7 +22,7 @@ async fn tell(cluster: &Cluster, player: Uuid, event: &InboxEvent) -> anyhow::Re
     Ok(())
 }
 
-fn matched(match_id: Uuid) -> anyhow::Result<InboxEvent> {
+pub fn matched(match_id: Uuid) -> anyhow::Result<InboxEvent> {
     let frame = format!(r#"{{"type":"match.matched","payload":{{"match_id":"{match_id}"}}}}"#);
     let action = Some(InboxAction::Matched { match_id });
     Ok(InboxEvent { frame: Some(RawValue::from_string(frame)?), action })
@@ -30,10 +30,14 @@ fn matched(match_id: Uuid) -> anyhow::Result<InboxEvent> {
 
 /// Waits until the nodes know the host.
 async fn known(cluster: &Cluster) -> anyhow::Result<()> {
+    all_know(cluster, "host-0").await
+}
+
+pub async fn all_know(cluster: &Cluster, host: &str) -> anyhow::Result<()> {
     for place in &cluster.nodes {
         let mut changes = place.node.directory.changes();
         let knows = async {
-            while !place.node.directory.get("host-0").is_some_and(|host| host.is_ready()) {
+            while !place.node.directory.get(host).is_some_and(|host| host.is_ready()) {
                 changes.changed().await?;
             }
             anyhow::Ok(())
@@ -227,46 +231,5 @@ async fn simultaneous_quick_players_land_in_one_match() -> anyhow::Result<()> {
     assert_eq!(a["payload"]["match_id"], b["payload"]["match_id"], "{a} {b}");
     assert_eq!(host.host.created(), 1);
     host.end().await;
-    cluster.end().await
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn a_migration_token_opens_one_session_on_the_node_of_the_match() -> anyhow::Result<()> {
-    let mut cluster = Cluster::start(1, &[]).await?;
-    cluster.nodes.push(Place::with_matches(&cluster.db, "near").await?);
-    let account = cluster.player("ada").await?;
-    let id = Uuid::now_v7();
-    let host = cluster.nodes[1].node.membership.identity().clone();
-    let rows = format!(
-        "INSERT INTO matches (id, mode, state, host_node, host_incarnation, epoch, term, players)
-         VALUES ('{id}', 'arena', 'running', 'near', {}, 1, 0, '{{}}');
-         INSERT INTO match_players (player_id, match_id) VALUES ('{}', '{id}');",
-        host.incarnation, account.player_id
-    );
-    let mut client = Client::open(&cluster.nodes[0].ws).await?;
-    client.connect(&account.tokens.access_token, &["migrate"]).await?;
-    cluster.db.pool.execute(sqlx::AssertSqlSafe(rows)).await?;
-    let mut changes = cluster.nodes[0].node.directory.changes();
-    while !cluster.nodes[0].node.directory.get("near").is_some_and(|host| host.is_ready()) {
-        tokio::time::timeout(PATIENCE, changes.changed()).await??;
-    }
-    tell(&cluster, account.player_id, &matched(id)?).await?;
-    client.expect("match.matched").await?;
-    let migrate = client.expect("match.migrate").await?["payload"].clone();
-    assert_eq!(migrate["url"], json!(cluster.nodes[1].ws));
-    let proof = json!({"migration_token": migrate["token"]});
-    assert_eq!(
-        Client::open(&cluster.nodes[0].ws).await?.refused("session.connect", proof.clone()).await?,
-        "invalid_token"
-    );
-    let mut moved = Client::open(&cluster.nodes[1].ws).await?;
-    let connected = moved.ask("session.connect", proof.clone()).await?["payload"].clone();
-    assert_eq!((&connected["match_id"], &connected["node_id"]), (&json!(id), &json!("near")));
-    assert_eq!(connected["capabilities"], json!(["migrate"]));
-    // The near match answers inputs with a state, to show that they arrive without another word.
-    moved.send(json!({"type": "match.input", "payload": {"x": 1}})).await?;
-    assert_eq!(moved.expect("match.state").await?["payload"], json!({"x": 1}));
-    let mut thief = Client::open(&cluster.nodes[1].ws).await?;
-    assert_eq!(thief.refused("session.connect", proof).await?, "invalid_token");
     cluster.end().await
 }

@@ -1,11 +1,17 @@
 //! What scripts say to the queue and hear of it.
 
+use std::sync::Arc;
+
 use asobi_proto::mode::Teams;
+use futures_util::FutureExt as _;
 use serde_json::{Value as Json, json};
 use uuid::Uuid;
 
 use super::{Play, counter, folder, lines, problems, registry};
-use crate::game::{Outcome, Setup};
+use crate::{
+    game::{Outcome, Setup},
+    outside::Nowhere,
+};
 
 #[test]
 fn a_match_asks_for_players_within_its_seats() {
@@ -47,11 +53,11 @@ function get_state(state) return state end";
     let registry = registry(dir.path());
     let factory = registry.get("default").expect("the mode is there");
     let state = |teams: Vec<Vec<Uuid>>| {
-        let mut game = factory.create(&Setup::new(Uuid::from_u128(1), "default").with_teams(teams)).expect("creates");
-        let mut outcome = Outcome::default();
-        game.init(&mut outcome).expect("starts");
-        let mut json = String::new();
-        game.state(None, &mut json, &mut outcome).expect("a state");
+        let setup = Setup::new(Uuid::from_u128(1), "default").with_teams(teams);
+        let mut game = factory.create(&setup, Arc::new(Nowhere)).expect("creates");
+        let (mut outcome, mut json) = (Outcome::default(), String::new());
+        game.init(&mut outcome).now_or_never().expect("asks nobody").expect("starts");
+        game.state(None, &mut json, &mut outcome).now_or_never().expect("asks nobody").expect("a state");
         serde_json::from_str::<Json>(&json).expect("is JSON")["teams"].clone()
     };
     assert_eq!(state(Vec::new()), "none");
