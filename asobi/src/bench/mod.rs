@@ -36,6 +36,8 @@ enum Scenario {
     Matchmaking(matchmaking::Options),
     /// Matches whose players send numbered inputs: what a delivered state costs, how late it is, what a move or a death costs
     Match(matches::Options),
+    /// The same where all players go to their match's own host: the time from `match.migrate` to the first state there
+    Migrate(matches::Migrating),
     /// Idle authenticated connections: what each costs in memory
     Connections(connections::Options),
     /// The bare server that heartbeats are compared with
@@ -86,6 +88,7 @@ pub async fn run(args: BenchArgs) -> anyhow::Result<ExitCode> {
         Scenario::Connections(options) => &options.common,
         Scenario::Matchmaking(options) => &options.common,
         Scenario::Match(options) => &options.common,
+        Scenario::Migrate(options) => &options.common,
         Scenario::Echo => return echo::serve().await,
     };
     let json = common.json;
@@ -93,6 +96,7 @@ pub async fn run(args: BenchArgs) -> anyhow::Result<ExitCode> {
         // One that can die.
         Scenario::Matchmaking(_) => Wanted { matchmakers: 2, ..Wanted::default() },
         Scenario::Match(options) => options.wanted()?,
+        Scenario::Migrate(options) => matches::Options::from(options.clone()).wanted()?,
         _ => Wanted::default(),
     };
     let mut target = Target::reach(common, &wanted).await?;
@@ -102,6 +106,7 @@ pub async fn run(args: BenchArgs) -> anyhow::Result<ExitCode> {
         Scenario::Connections(options) => connections::run(options, &target).await,
         Scenario::Matchmaking(options) => matchmaking::run(options, &target).await,
         Scenario::Match(options) => matches::run(options, &target).await,
+        Scenario::Migrate(options) => matches::run(&options.clone().into(), &target).await,
         Scenario::Echo => return echo::serve().await,
     };
     target.stop().await;

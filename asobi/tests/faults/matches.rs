@@ -61,17 +61,20 @@ async fn term(cluster: &Cluster) -> anyhow::Result<i64> {
 }
 
 #[tokio::test]
-async fn players_of_a_dead_host_are_told_and_free() -> anyhow::Result<()> {
+async fn when_no_host_goes_on_with_a_match_its_players_are_told_and_free() -> anyhow::Result<()> {
     let _alone = ALONE.lock().await;
-    let cluster = Cluster::new().test_games().set("node.lease_ms", 2000).start().await?;
+    let cluster = Cluster::new().test_games().match_hosts(1).set("node.lease_ms", 2000);
+    let mut cluster = cluster.set("matchmaker.failover_timeout_ms", 2000).start().await?;
     let (mut ada, mut bo) = duel(&cluster).await?;
     ada.push("match.state").await?;
-    let host: String = sqlx::query_scalar("SELECT host_node FROM matches WHERE state = 'running'")
-        .fetch_one(&cluster.database.pool)
-        .await?;
-    cluster.kill(&cluster.node(&host).expect("the host is a node")).await?;
+    let host = cluster.match_host(0);
+    let recipe = cluster.recipe(&host)?;
+    cluster.kill(&host).await?;
     for player in [&mut ada, &mut bo] {
         assert_eq!(player.push("match.finished").await?["result"], json!({"error": "host_lost"}));
+    }
+    cluster.start_again(&recipe).await?;
+    for player in [&mut ada, &mut bo] {
         player.call("matchmaker.add", json!({"mode": "duel"})).await?;
     }
     assert_eq!(ada.push("match.matched").await?["match_id"], bo.push("match.matched").await?["match_id"]);

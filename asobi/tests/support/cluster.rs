@@ -318,7 +318,11 @@ impl Cluster {
     /// The end of the cluster's log, for a failure's message.
     pub fn log_tail(&self) -> String {
         let again = self.log.with_extension("again");
-        if again.exists() { format!("{}\n--- started again:\n{}", tail(&self.log), tail(&again)) } else { tail(&self.log) }
+        if again.exists() {
+            format!("{}\n--- started again:\n{}", tail(&self.log), tail(&again))
+        } else {
+            tail(&self.log)
+        }
     }
 }
 

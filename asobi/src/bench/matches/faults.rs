@@ -36,7 +36,10 @@ pub fn strike(target: &Target, kills: bool) -> anyhow::Result<Fault> {
 pub fn report(options: &Options, report: Report, fault: &Fault, players: &[Played]) -> Report {
     let usual = Duration::from_secs(1) / options.tick_rate;
     // Who was on another host has noticed nothing.
-    let felt = players.iter().filter_map(|played| played.longest).filter(|(from, to)| *to > fault.at && *to - *from > 3 * usual);
+    let felt = players
+        .iter()
+        .filter_map(|played| played.longest)
+        .filter(|(from, to)| *to > fault.at && *to - *from > 3 * usual);
     let (mut gaps, mut back) = (histogram(), histogram());
     for (from, to) in felt {
         record(&mut gaps, to - from);
@@ -51,8 +54,7 @@ pub fn report(options: &Options, report: Report, fault: &Fault, players: &[Playe
             .field("inputs_rolled_back", rolled_back)
             .field("rolled_back_ms", ms(Duration::from_secs(rolled_back) / options.inputs_per_second));
     }
-    report.field("max_gap_ms", options.max_gap_ms).fails_if(
-        longest >= Duration::from_millis(options.max_gap_ms),
-        "somebody waited too long for a state",
-    )
+    report
+        .field("max_gap_ms", options.max_gap_ms)
+        .fails_if(longest >= Duration::from_millis(options.max_gap_ms), "somebody waited too long for a state")
 }

@@ -50,7 +50,9 @@ impl Lateness {
 impl Buckets {
     fn add(&mut self, exposition: &str, metric: &str) {
         for line in exposition.lines() {
-            let Some(labels) = line.strip_prefix(metric).and_then(|rest| rest.strip_prefix("_bucket{")) else { continue };
+            let Some(labels) = line.strip_prefix(metric).and_then(|rest| rest.strip_prefix("_bucket{")) else {
+                continue;
+            };
             let bound = labels.split_once("le=\"").and_then(|(_, rest)| rest.split_once('"'));
             let count = labels.rsplit_once(' ').and_then(|(_, count)| count.parse::<f64>().ok());
             if let (Some((bound, _)), Some(count)) = (bound, count) {
@@ -96,7 +98,9 @@ fn rounded(value: f64) -> f64 {
 
 fn nanoseconds(seconds: &str) -> u64 {
     match seconds.parse::<f64>() {
-        Ok(seconds) if seconds.is_finite() => Duration::from_secs_f64(seconds).as_nanos().try_into().unwrap_or(u64::MAX),
+        Ok(seconds) if seconds.is_finite() => {
+            Duration::from_secs_f64(seconds).as_nanos().try_into().unwrap_or(u64::MAX)
+        }
         _ => u64::MAX,
     }
 }

@@ -65,9 +65,10 @@ async fn form(rows: &PgPool, count: u32) -> anyhow::Result<()> {
     .await?;
     let started = Instant::now();
     loop {
-        let running: i64 = sqlx::query_scalar("SELECT count(*) FROM matches WHERE mode = 'alone' AND state = 'running'")
-            .fetch_one(rows)
-            .await?;
+        let running: i64 =
+            sqlx::query_scalar("SELECT count(*) FROM matches WHERE mode = 'alone' AND state = 'running'")
+                .fetch_one(rows)
+                .await?;
         if running >= i64::from(count) {
             return Ok(());
         }

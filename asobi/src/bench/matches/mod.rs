@@ -82,6 +82,43 @@ pub struct Options {
     idle_matches: u32,
 }
 
+/// What is of interest where players go to their match's own host; the rest is usual.
+#[derive(Debug, Clone, Args)]
+pub struct Migrating {
+    #[command(flatten)]
+    pub common: Common,
+    /// Matches at the same time
+    #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..=5000))]
+    matches: u32,
+    /// Players of each
+    #[arg(long, default_value_t = 4, value_parser = clap::value_parser!(u32).range(1..=64))]
+    players: u32,
+    /// In the middle one host is told to leave: players follow their matches to another
+    #[arg(long = "move")]
+    moves: bool,
+}
+
+impl From<Migrating> for Options {
+    fn from(Migrating { common, matches, players, moves }: Migrating) -> Self {
+        Self {
+            common,
+            matches,
+            players,
+            inputs_per_second: 10,
+            tick_rate: 10,
+            state: State::PerPlayer,
+            via: Via::Migrate,
+            rounds: 1,
+            script: None,
+            hosts: None,
+            moves,
+            max_gap_ms: 500,
+            kill: false,
+            idle_matches: 0,
+        }
+    }
+}
+
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 enum State {
     PerPlayer,

@@ -339,7 +339,8 @@ impl Player {
         self.played.fell_back += 1;
         loop {
             let url = &self.plan.gateways[self.me.gateway];
-            if let Ok(Ok((socket, connected))) = timeout(REACH, connect(url, hello(&self.me.guest, self.me.follows))).await
+            if let Ok(Ok((socket, connected))) =
+                timeout(REACH, connect(url, hello(&self.me.guest, self.me.follows))).await
             {
                 self.me.socket = socket;
                 self.played.ended = connected["match_id"].is_null();

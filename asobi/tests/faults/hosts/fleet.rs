@@ -135,8 +135,11 @@ impl Fleet {
 
     /// How long after `since` the last one of those had a state again who had missed some for more than `pause`, and how many they are.
     pub fn back_after(&self, since: Instant, pause: Duration) -> (Duration, usize) {
-        let back: Vec<Instant> =
-            self.seen().filter(|seen| seen.gap > pause).filter_map(|seen| seen.gap_end.filter(|end| *end > since)).collect();
+        let back: Vec<Instant> = self
+            .seen()
+            .filter(|seen| seen.gap > pause)
+            .filter_map(|seen| seen.gap_end.filter(|end| *end > since))
+            .collect();
         (back.iter().max().map_or(Duration::ZERO, |last| *last - since), back.len())
     }
 
@@ -249,7 +252,12 @@ fn mistake(player: &Played, line: &Line) -> Option<String> {
     // An input whose sender was told that it is refused is the only one that may be missing.
     let (refused, sent) = (player.seen.refused, player.sent);
     let right = line.last == sent && line.count + line.missing == sent && line.missing <= refused && line.twice == 0;
-    (!right).then(|| format!("{} sent {sent}, {refused} were refused; the match counted {line:?}; {:?}", player.player_id, player.seen))
+    (!right).then(|| {
+        format!(
+            "{} sent {sent}, {refused} were refused; the match counted {line:?}; {:?}",
+            player.player_id, player.seen
+        )
+    })
 }
 
 /// Waits until the board has what the matches have submitted, and not more.

@@ -204,7 +204,11 @@ async fn while_the_database_is_away_for_two_leases_a_fleet_plays_on_where_it_is(
         fleet.goes_on("after the database is back").await?;
     }
     fleet.is_whole().await?;
-    eprintln!("the database was away for {OUTAGE:?}: the longest gap was {:?}; {}", fleet.longest_gap(), fleet.summary());
+    eprintln!(
+        "the database was away for {OUTAGE:?}: the longest gap was {:?}; {}",
+        fleet.longest_gap(),
+        fleet.summary()
+    );
     assert_eq!(fleet.rows().await?, before, "no match went anywhere");
     assert_eq!((fleet.steps_back(), fleet.rolled_back()), (0, 0), "no match was restored");
     fleet.land().await?;
@@ -224,7 +228,9 @@ async fn what_a_script_does_wrong_is_felt_in_its_own_match_alone() -> anyhow::Re
             culprit.send("match.input", json!({"cmd": wrong})).await?;
         }
         // It has been done: the script's error is told, or the match is over.
-        culprit.wait("an error of the script", |f| f["type"] == "module.error" || f["type"] == "match.finished").await?;
+        culprit
+            .wait("an error of the script", |f| f["type"] == "module.error" || f["type"] == "match.finished")
+            .await?;
         fleet.goes_on(wrong).await?;
         fleet.is_whole().await?;
         eprintln!("{wrong}: the longest gap of the others was {:?}", fleet.longest_gap());
