@@ -49,9 +49,8 @@ impl Peers for GrpcPeers {
     async fn adopt(&self, target: &Target, request: AdoptMatchRequest) -> Adopted {
         let mut client =
             MatchHostServiceClient::new(self.channels.get(&target.grpc_addr)).max_encoding_message_size(MAX_SNAPSHOT);
-        let asking = async move {
-            tokio::time::timeout(ADOPT, client.adopt_match(with_deadline(request, ADOPT))).await
-        };
+        let asking =
+            async move { tokio::time::timeout(ADOPT, client.adopt_match(with_deadline(request, ADOPT))).await };
         let answer = self.runtime.spawn(asking).await;
         let Ok(answer) = answer else { return Adopted::Unknown("this host stops".to_owned()) };
         match answer {

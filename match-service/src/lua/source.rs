@@ -2,9 +2,9 @@
 
 use std::{
     collections::{BTreeMap, HashMap},
+    hash::{BuildHasher as _, BuildHasherDefault, DefaultHasher},
     path::{Component, Path, PathBuf},
     sync::Arc,
-    time::SystemTime,
 };
 
 use parking_lot::Mutex;
@@ -47,19 +47,22 @@ pub struct Folder {
 /// What files looked like from outside, by their names; none: there was no such file.
 pub type Stamps = BTreeMap<String, Option<Stamp>>;
 
-/// By this a file is known to have changed.
+/// By this a file is known to have changed. Of what is in it: two writes within a clock's tick have the same time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Stamp {
-    modified: Option<SystemTime>,
     bytes: u64,
+    text: u64,
 }
 
 impl Stamp {
     /// Of a file as it is now.
     #[must_use]
     pub fn of(folder: &Path, name: &str) -> Option<Self> {
-        let about = folder.join(name).metadata().ok()?;
-        Some(Self { modified: about.modified().ok(), bytes: about.len() })
+        let path = folder.join(name);
+        let bytes = path.metadata().ok()?.len();
+        // One that is too large is not loaded either.
+        let text = if bytes <= MAX_BYTES { std::fs::read(path).ok()? } else { Vec::new() };
+        Some(Self { bytes, text: BuildHasherDefault::<DefaultHasher>::new().hash_one(text) })
     }
 }
 
