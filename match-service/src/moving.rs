@@ -47,10 +47,13 @@ impl GrpcPeers {
 #[async_trait]
 impl Peers for GrpcPeers {
     async fn adopt(&self, target: &Target, request: AdoptMatchRequest) -> Adopted {
-        let mut client =
-            MatchHostServiceClient::new(self.channels.get(&target.grpc_addr)).max_encoding_message_size(MAX_SNAPSHOT);
-        let asking =
-            async move { tokio::time::timeout(ADOPT, client.adopt_match(with_deadline(request, ADOPT))).await };
+        let (channels, address) = (self.channels.clone(), target.grpc_addr.clone());
+        let asking = async move {
+            // Here and not outside: a new channel's own task belongs to the runtime, too.
+            let client = MatchHostServiceClient::new(channels.get(&address));
+            let mut client = client.max_encoding_message_size(MAX_SNAPSHOT);
+            tokio::time::timeout(ADOPT, client.adopt_match(with_deadline(request, ADOPT))).await
+        };
         let answer = self.runtime.spawn(asking).await;
         let Ok(answer) = answer else { return Adopted::Unknown("this host stops".to_owned()) };
         match answer {
