@@ -74,10 +74,7 @@ impl Budget {
     pub fn spent(&self) -> Spent {
         Spent {
             wall: self.started.get().map_or(Duration::ZERO, |started| started.elapsed()),
-            second_half: self
-                .half_way
-                .get()
-                .and_then(|half_way| Some(thread_cpu_time()?.saturating_sub(half_way))),
+            second_half: self.half_way.get().and_then(|half_way| Some(thread_cpu_time()?.saturating_sub(half_way))),
         }
     }
 
@@ -85,9 +82,8 @@ impl Budget {
     pub fn go_on(&self, limit: Duration, spent: Spent) {
         self.start(limit);
         self.started.set(Instant::now().checked_sub(spent.wall));
-        self.half_way.set(
-            spent.second_half.and_then(|second_half| Some(thread_cpu_time()?.saturating_sub(second_half))),
-        );
+        self.half_way
+            .set(spent.second_half.and_then(|second_half| Some(thread_cpu_time()?.saturating_sub(second_half))));
     }
 
     /// The callback is back: what it ran into, if anything.

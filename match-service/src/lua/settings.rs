@@ -44,7 +44,8 @@ pub fn read(vm: &Vm, source: &Source, problems: &mut Vec<Problem>) -> ModeSettin
     settings
 }
 
-const BOTS_SHAPE: &str = "must be { script = \"…\", fill_after_ms = …, max = … }, the last two whole numbers that may be left out";
+const BOTS_SHAPE: &str =
+    "must be { script = \"…\", fill_after_ms = …, max = … }, the last two whole numbers that may be left out";
 /// What `fill_after_ms` is where a script does not say it.
 const FILL_AFTER_MS: u64 = 5000;
 

@@ -69,9 +69,12 @@ impl Outside for Shelf {
                 entries.truncate(n as usize);
                 values(entries)
             }
-            Ask::Rank { board, player } => {
-                self.entries(&board).into_iter().find(|entry| entry.0 == player).map(|entry| entry.1).unwrap_or_default()
-            }
+            Ask::Rank { board, player } => self
+                .entries(&board)
+                .into_iter()
+                .find(|entry| entry.0 == player)
+                .map(|entry| entry.1)
+                .unwrap_or_default(),
             Ask::Around { board, player, n } => {
                 let entries = self.entries(&board);
                 let near = entries.iter().position(|entry| entry.0 == player).map(|at| {

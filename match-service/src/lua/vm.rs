@@ -87,8 +87,8 @@ impl Vm {
         read: impl FnOnce(&Lua, Value) -> T,
     ) -> Result<T, GameError> {
         let setup = Setup::new(uuid::Uuid::nil(), "");
-        let vm = Self::bare(source, &setup, limits, None)
-            .map_err(|error| explain(&error, &source.name, "load", None))?;
+        let vm =
+            Self::bare(source, &setup, limits, None).map_err(|error| explain(&error, &source.name, "load", None))?;
         let value = vm.within(limits.callback * LOAD_FACTOR, "load", || {
             vm.lua.load(&*source.text).set_name(format!("={}", source.name)).eval::<Value>()
         })?;

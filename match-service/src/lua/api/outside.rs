@@ -9,7 +9,7 @@ use asobi_proto::effect::{EffectBody, ScoreEffect, StoreEffect};
 use mlua::{Function, Lua, Table, Value};
 use uuid::Uuid;
 
-use super::{Answer, TOO_MANY, Who, World, number, stored, text, whole, wrong, wrapped};
+use super::{Answer, TOO_MANY, Who, World, number, stored, text, whole, wrapped, wrong};
 use crate::{game::Ask, lua::decode::decode};
 
 /// Bytes of a board's id.

@@ -6,7 +6,7 @@ use asobi_proto::effect::{ChatEffect, EffectBody, NotifyEffect};
 use mlua::{Lua, Table, Value};
 use uuid::Uuid;
 
-use super::{Answer, MAX_PAYLOAD, TOO_MANY, Who, World, done, shortened, stored, text, wrong, wrapped};
+use super::{Answer, MAX_PAYLOAD, TOO_MANY, Who, World, done, shortened, stored, text, wrapped, wrong};
 use crate::game::{MAX_PER_CALLBACK, Push};
 
 const LOG_LINES_PER_SECOND: u32 = 30;

@@ -55,13 +55,28 @@ impl Bench {
 fn every_kind_of_value_comes_back() {
     for (source, check) in [
         ("{ a = true, b = false }", "s.a == true and s.b == false"),
-        ("{ 1, -1, 0, 2^53, -2^53, 2^60, 1e300, 0.1 }", "table.concat(s, ' ') == table.concat({ 1, -1, 0, 2^53, -2^53, 2^60, 1e300, 0.1 }, ' ')"),
+        (
+            "{ 1, -1, 0, 2^53, -2^53, 2^60, 1e300, 0.1 }",
+            "table.concat(s, ' ') == table.concat({ 1, -1, 0, 2^53, -2^53, 2^60, 1e300, 0.1 }, ' ')",
+        ),
         ("{ 1/0, -1/0, 0/0, -0.0 }", "s[1] == 1/0 and s[2] == -1/0 and s[3] ~= s[3] and 1/s[4] == -1/0"),
-        ("{ a = '', b = 'é\\0\\255', c = string.rep('x', 1000) }", "s.a == '' and s.b == 'é\\0\\255' and s.c == string.rep('x', 1000)"),
+        (
+            "{ a = '', b = 'é\\0\\255', c = string.rep('x', 1000) }",
+            "s.a == '' and s.b == 'é\\0\\255' and s.c == string.rep('x', 1000)",
+        ),
         ("{ v = vector.create(1, 2.5, -3) }", "s.v == vector.create(1, 2.5, -3)"),
-        ("{ b = buffer.fromstring('abc'), e = buffer.create(0) }", "buffer.tostring(s.b) == 'abc' and buffer.len(s.e) == 0"),
-        ("{ [1] = 'a', [2] = 'b', [4] = 'd', [1.5] = 'x', [-1] = 'n', [true] = 't', [''] = 'e' }", "s[1] .. s[2] .. s[4] .. s[1.5] .. s[-1] .. s[true] .. s[''] == 'abdxnte' and #s >= 2 and s[3] == nil"),
-        ("{ a = setmetatable({}, marker), b = {} }", "getmetatable(s.a) == marker and getmetatable(s.b) == nil and next(s.a) == nil"),
+        (
+            "{ b = buffer.fromstring('abc'), e = buffer.create(0) }",
+            "buffer.tostring(s.b) == 'abc' and buffer.len(s.e) == 0",
+        ),
+        (
+            "{ [1] = 'a', [2] = 'b', [4] = 'd', [1.5] = 'x', [-1] = 'n', [true] = 't', [''] = 'e' }",
+            "s[1] .. s[2] .. s[4] .. s[1.5] .. s[-1] .. s[true] .. s[''] == 'abdxnte' and #s >= 2 and s[3] == nil",
+        ),
+        (
+            "{ a = setmetatable({}, marker), b = {} }",
+            "getmetatable(s.a) == marker and getmetatable(s.b) == nil and next(s.a) == nil",
+        ),
         ("{ a = table.freeze({ 1 }), b = { 1 } }", "table.isfrozen(s.a) and not table.isfrozen(s.b) and s.a[1] == 1"),
         ("{}", "next(s) == nil"),
     ] {
@@ -81,7 +96,10 @@ fn what_is_shared_stays_shared_and_circles_stay_circles() {
 fn what_cannot_be_saved_is_named_with_its_place() {
     for (source, says) in [
         ("{ players = { {}, {}, { f = print } } }", "state.players[3].f is a function, which cannot be saved"),
-        ("{ ['a b'] = { [true] = coroutine.create(print) } }", "state[\"a b\"][true] is a thread, which cannot be saved"),
+        (
+            "{ ['a b'] = { [true] = coroutine.create(print) } }",
+            "state[\"a b\"][true] is a thread, which cannot be saved",
+        ),
         ("{ x = { [print] = 1 } }", "state.x[function] has a function for its key, which cannot be saved"),
         ("{ x = { [{}] = 1 } }", "state.x[table] has a table for its key, which cannot be saved"),
         ("{ x = setmetatable({}, {}) }", "state.x has a metatable: a state is made of plain tables"),
@@ -126,7 +144,8 @@ fn names_that_come_again_and_again_cost_little() {
 #[test]
 fn what_breaks_off_or_goes_on_is_refused() {
     let bench = Bench::new();
-    let state = bench.eval("{ 1, 0.5, 'long enough', a = { b = vector.create(1, 2, 3), c = buffer.create(3), d = true } }");
+    let state =
+        bench.eval("{ 1, 0.5, 'long enough', a = { b = vector.create(1, 2, 3), c = buffer.create(3), d = true } }");
     let saved = bench.save(&state).expect("can be saved");
     for end in 0..saved.len() {
         assert!(bench.read(&saved[..end]).is_err(), "the first {end} bytes");

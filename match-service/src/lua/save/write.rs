@@ -223,9 +223,14 @@ impl Writing<'_> {
                     self.out.push(PAIRS);
                 }
                 match key {
-                    Value::Boolean(_) | Value::Integer(_) | Value::Number(_) | Value::String(_) => self.value(key, depth)?,
+                    Value::Boolean(_) | Value::Integer(_) | Value::Number(_) | Value::String(_) => {
+                        self.value(key, depth)?
+                    }
                     other => {
-                        return Err(Problem::new(format!("has a {} for its key, which cannot be saved", other.type_name())));
+                        return Err(Problem::new(format!(
+                            "has a {} for its key, which cannot be saved",
+                            other.type_name()
+                        )));
                     }
                 }
             }

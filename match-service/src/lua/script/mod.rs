@@ -266,7 +266,9 @@ impl Game for LuaGame {
             None => Value::Nil,
         };
         let args = self.args("on_timer", (timer.name.as_str(), data, &self.state))?;
-        self.change("on_timer", args, outcome, |game, returned| game.must_be_state("on_timer", returned)).await.map(drop)
+        self.change("on_timer", args, outcome, |game, returned| game.must_be_state("on_timer", returned))
+            .await
+            .map(drop)
     }
 }
 

@@ -22,8 +22,18 @@ fn each_question_reaches_its_service_and_its_answer_the_script() {
         ("game.storage.get('c', 'k')", stored(None), "null", json!({})),
         ("game.storage.player_get(A, 'c', 'k')", stored(Some(player)), "\"text\"", json!({"ok": "text"})),
         ("game.leaderboard.top('b', 3)", Ask::Top { board: "b".into(), n: 3 }, "[]", json!({"ok": []})),
-        ("game.leaderboard.rank('b', A)", Ask::Rank { board: "b".into(), player }, r#"{"rank":1}"#, json!({"ok": {"rank": 1}})),
-        ("game.leaderboard.around('b', A, 2)", Ask::Around { board: "b".into(), player, n: 2 }, "[1]", json!({"ok": [1]})),
+        (
+            "game.leaderboard.rank('b', A)",
+            Ask::Rank { board: "b".into(), player },
+            r#"{"rank":1}"#,
+            json!({"ok": {"rank": 1}}),
+        ),
+        (
+            "game.leaderboard.around('b', A, 2)",
+            Ask::Around { board: "b".into(), player, n: 2 },
+            "[1]",
+            json!({"ok": [1]}),
+        ),
     ] {
         let mut play = ticks(call);
         play.answer(Ok(answer));
@@ -93,7 +103,9 @@ end",
     assert_eq!(play.asked().len(), 1, "the host is asked for what the callback did not write");
     play.answer(Ok("null"));
     play.answer(Ok("null"));
-    let mut later = counter("function tick(s) s.n = game.storage.get('c', 'k').ok or 'none' game.storage.set('c', 'k', 1) return s end");
+    let mut later = counter(
+        "function tick(s) s.n = game.storage.get('c', 'k').ok or 'none' game.storage.set('c', 'k', 1) return s end",
+    );
     for _ in 0..2 {
         later.answer(Ok("null"));
         later.tick().expect("ticks");
@@ -163,14 +175,20 @@ fn where_nothing_can_wait_a_question_says_so() {
     for (setup, expression) in [
         ("local early = game.storage.get('c', 'k')", "early.error"),
         ("local t = setmetatable({}, { __index = function() return game.storage.get('c', 'k') end })", "t.x.error"),
-        ("local seen table.sort({ 1, 2, 3 }, function(a, b) seen = game.storage.get('c', 'k') return a < b end)", "seen.error"),
+        (
+            "local seen table.sort({ 1, 2, 3 }, function(a, b) seen = game.storage.get('c', 'k') return a < b end)",
+            "seen.error",
+        ),
         ("local seen string.gsub('x', 'x', function() seen = game.storage.get('c', 'k') end)", "seen.error"),
         (
             "local t = setmetatable({}, { __index = function() return coroutine.wrap(function() return game.storage.get('c', 'k') end)() end })",
             "t.x.error",
         ),
     ] {
-        let mut play = counter(&format!("{setup}\nfunction tick(s) {} s.n = {expression} return s end", if setup.contains("early") { "" } else { setup }));
+        let mut play = counter(&format!(
+            "{setup}\nfunction tick(s) {} s.n = {expression} return s end",
+            if setup.contains("early") { "" } else { setup }
+        ));
         play.tick().unwrap_or_else(|error| panic!("{setup}: {error}"));
         let seen = play.state()["n"].take();
         assert!(seen.as_str().is_some_and(|seen| seen.contains("cannot wait for an answer")), "{setup}: {seen}");

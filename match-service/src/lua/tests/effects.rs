@@ -33,8 +33,7 @@ fn refused(all: &[&str]) {
 
 #[test]
 fn a_player_is_notified() {
-    let (answers, effects) =
-        calls("game.notify(A, 'reward', 'You won', { coins = 5 }), game.notify(B, 'news', '')");
+    let (answers, effects) = calls("game.notify(A, 'reward', 'You won', { coins = 5 }), game.notify(B, 'news', '')");
     assert_eq!(answers, [json!({"ok": [id(1)]}), json!({"ok": [id(2)]})]);
     let notified = |n, kind: &str, subject: &str, content| {
         EffectBody::Notify(NotifyEffect {
@@ -49,8 +48,9 @@ fn a_player_is_notified() {
 
 #[test]
 fn many_are_notified_at_once_and_each_once() {
-    let (answers, effects) =
-        calls("game.notify_many({ A, 'nobody', B, A, 7 }, 't', 's', { n = 1 }), game.notify_many({ 'nobody' }, 't', 's')");
+    let (answers, effects) = calls(
+        "game.notify_many({ A, 'nobody', B, A, 7 }, 't', 's', { n = 1 }), game.notify_many({ 'nobody' }, 't', 's')",
+    );
     assert_eq!(answers, [json!({"ok": [id(1), id(2)]}), json!({"ok": []})]);
     let [EffectBody::Notify(notified)] = &effects[..] else {
         panic!("one effect: {effects:?}");
@@ -82,11 +82,8 @@ fn notifications_have_their_bounds() {
 fn a_message_is_sent_in_a_channel() {
     let (answers, effects) = calls("game.chat.send('global:lobby', A, 'Hello\\nall')");
     assert_eq!(answers, [json!(true)]);
-    let sent = ChatEffect {
-        channel_id: "global:lobby".into(),
-        sender_id: Uuid::from_u128(1),
-        content: "Hello\nall".into(),
-    };
+    let sent =
+        ChatEffect { channel_id: "global:lobby".into(), sender_id: Uuid::from_u128(1), content: "Hello\nall".into() };
     assert_eq!(effects, [EffectBody::Chat(sent)]);
     refused(&[
         "game.chat.send()",

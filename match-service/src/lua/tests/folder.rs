@@ -39,7 +39,6 @@ state_strategy = "shared"
 }
 
 #[cfg(unix)]
-
 #[test]
 fn a_symlink_out_of_the_folder_is_refused() {
     let outside = folder(&[("secret.lua", "return 1")]);

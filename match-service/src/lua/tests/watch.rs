@@ -59,9 +59,11 @@ async fn every_text_that_a_match_may_run_changes_its_version() {
     let first = watched.version("m");
     assert!(first.len() == 16 && first.bytes().all(|b| b.is_ascii_hexdigit()), "{first}");
     let mut seen = vec![first.clone()];
-    for (name, text) in
-        [("numbers.lua", "return { one = 22 }"), ("late.lua", "return 22"), ("m.lua", &GAME.replace("s.late", "s.later"))]
-    {
+    for (name, text) in [
+        ("numbers.lua", "return { one = 22 }"),
+        ("late.lua", "return 22"),
+        ("m.lua", &GAME.replace("s.late", "s.later")),
+    ] {
         watched.write(name, text);
         watched.changes().await;
         assert!(!seen.contains(&watched.version("m")), "{name}");
