@@ -124,6 +124,8 @@ fn a_state_or_input_in_a_circle_is_an_error() {
     play.input_text(1, &deep).expect_err("too deep");
 }
 
+type Call<'a> = &'a dyn Fn(&mut Play) -> Option<GameError>;
+
 /// What a body comes to in each callback that is not a tick.
 fn everywhere(body: &str, limits: Limits) -> Vec<(&'static str, GameError)> {
     let game = format!(
@@ -137,7 +139,7 @@ function leave(id, s) s.n = 1 bomb(s) return s end"
     let ai = format!("local function bomb(s) {body} end function think(id, s) s.n = 1 bomb(s) return {{}} end");
     let files = [("match.lua", &*game), ("ai.lua", &*ai)];
     let bell = Timer { after: Duration::ZERO, name: "bell".into(), data: None };
-    let callbacks: [(&str, &dyn Fn(&mut Play) -> Option<GameError>); 5] = [
+    let callbacks: [(&str, Call<'_>); 5] = [
         ("join", &|play| play.join(1).err()),
         ("handle_input", &|play| play.input(1, &json!({})).err()),
         ("on_timer", &|play| play.timer(&bell).err()),
