@@ -2,7 +2,7 @@
 
 use asobi_proto::mode::ModeSettings;
 use asobi_store::{
-    allocation::{self, Claimed, Forming, Open},
+    allocation::{self, Claimed, Forming, Open, Rescue},
     testing::TestDatabase,
     tickets::{self, TicketError, TicketState},
 };
@@ -173,5 +173,79 @@ async fn one_ticket_per_player_and_mode_and_no_more_than_the_bound() -> anyhow::
     ));
     tickets::cancel(&db.pool, one.ticket.id, player).await?;
     assert!(matches!(tickets::cancel(&db.pool, one.ticket.id, player).await, Err(tickets::CancelError::NotFound)));
+    db.drop_now().await
+}
+
+/// A match with two players that runs on a host whose lease is valid or has run out, with a checkpoint.
+async fn running(db: &TestDatabase, host: &str, leased: bool) -> anyhow::Result<(Uuid, [Uuid; 2])> {
+    let (id, players) = (Uuid::now_v7(), [Uuid::now_v7(), Uuid::now_v7()]);
+    sqlx::query(
+        "INSERT INTO nodes (node_id, incarnation, role, state, version, pid, grpc_addr, lease_until)
+         VALUES ($1, 1, 'match', 'ready', '', 1, 'x:1', now() + CASE WHEN $2 THEN 1 ELSE -1 END * interval '1 hour')",
+    )
+    .bind(host)
+    .bind(leased)
+    .execute(&db.pool)
+    .await?;
+    sqlx::query(
+        "INSERT INTO matches (id, mode, state, host_node, host_incarnation, epoch, term, players, told)
+         VALUES ($1, 'duel', 'running', $2, 1, 4, 1, $3, true)",
+    )
+    .bind(id)
+    .bind(host)
+    .bind(players)
+    .execute(&db.pool)
+    .await?;
+    sqlx::query("INSERT INTO match_players (player_id, match_id) SELECT UNNEST($2::uuid[]), $1")
+        .bind(id)
+        .bind(players)
+        .execute(&db.pool)
+        .await?;
+    sqlx::query("INSERT INTO match_checkpoints (match_id, epoch, number, body) VALUES ($1, 4, 1, '')")
+        .bind(id)
+        .execute(&db.pool)
+        .await?;
+    Ok((id, players))
+}
+
+#[tokio::test]
+async fn a_running_match_goes_on_elsewhere_with_its_checkpoint_and_never_back_to_the_queue() -> anyhow::Result<()> {
+    let db = TestDatabase::create().await?;
+    let (lost, [ada, bo]) = running(&db, "lost", false).await?;
+    let (held, _) = running(&db, "held", true).await?;
+    let orphans = allocation::orphans(&db.pool, 10).await?;
+    assert_eq!(orphans.iter().map(|orphan| orphan.id).collect::<Vec<_>>(), [lost]);
+
+    let mut conn = db.pool.acquire().await?;
+    let to = |id: Uuid, epoch: i64| Rescue { id, epoch, host_node: "new".into(), host_incarnation: 9 };
+    let moved = allocation::fail_over(&mut conn, &[to(lost, 3)], 7).await?;
+    assert!(moved.is_empty(), "it is under another epoch");
+    let moved = allocation::fail_over(&mut conn, &[to(lost, 4), to(held, 4)], 7).await?;
+    assert_eq!(moved, [lost].into(), "the other one's host has its lease");
+    let checkpoint = async |id: Uuid| -> anyhow::Result<i64> {
+        let sql = "SELECT epoch FROM match_checkpoints WHERE match_id = $1";
+        Ok(sqlx::query_scalar(sql).bind(id).fetch_one(&db.pool).await?)
+    };
+    assert_eq!((checkpoint(lost).await?, checkpoint(held).await?), (5, 4));
+
+    // Its players are those who sit there now, in the order they were formed in.
+    let late = Uuid::now_v7();
+    sqlx::query("UPDATE match_players SET player_id = $1 WHERE player_id = $2")
+        .bind(late)
+        .bind(ada)
+        .execute(&db.pool)
+        .await?;
+    let open = allocation::untold(&db.pool, 10).await?.remove(0);
+    assert_eq!((open.id, open.state.as_str(), open.epoch, open.failovers), (lost, "allocating", 5, 1));
+    assert_eq!(open.players, [bo, late]);
+    assert!(allocation::reassign(&mut conn, &open, "newer", 10, 7).await?);
+    assert_eq!(checkpoint(lost).await?, 6, "the checkpoint goes along");
+
+    let given_up = allocation::give_up(&mut conn, &[(lost, 6)], true, true).await?;
+    assert!(given_up.matches.is_empty(), "nobody waits again for what was played");
+    let (ended, mut seats) = allocation::fail_stranded(&mut conn, &[(lost, 6), (held, 4)]).await?;
+    seats.sort_unstable();
+    assert_eq!((ended, seats), (1, vec![(lost, bo), (lost, late)]));
+    drop(conn);
     db.drop_now().await
 }

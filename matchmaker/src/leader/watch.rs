@@ -65,14 +65,18 @@ impl Watch {
     async fn pass(&mut self) -> Result<()> {
         let reign = Arc::clone(&self.reign);
         // Before the hosts were read there is nowhere to go on.
-        if !reign.deps.membership.may_judge() || !lock(&reign.hosts).are_known() {
-            self.dead.clear();
+        if !lock(&reign.hosts).are_known() {
             return Ok(());
         }
         let seen = self.look().await?;
         lock(&reign.hosts).note_draining(seen.hosts.iter().any(|host| host.draining));
         let gone = self.is_anybody_gone(&seen);
-        let (unlocked, lapsed) = tokio::join!(self.unlocked(&seen), self.lapsed(&seen));
+        let (unlocked, lapsed) = if reign.deps.membership.may_judge() {
+            tokio::join!(self.unlocked(&seen), self.lapsed(&seen))
+        } else {
+            lock(&reign.hosts).keep_silent(&HashSet::new());
+            (Ok(Vec::new()), HashSet::new())
+        };
         let declared = self.declare(&unlocked?).await?;
         let news = lapsed.iter().any(|host| !self.dead.contains(host));
         self.dead = lapsed;

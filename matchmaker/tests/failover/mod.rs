@@ -1,7 +1,8 @@
 //! Hosts that die, and those that only seem to, played over a real PostgreSQL with real matchmakers.
 
-use asobi_store::tickets;
+use asobi_store::{lock_keys, tickets};
 use serde_json::json;
+use sqlx::{Connection as _, PgConnection};
 use uuid::Uuid;
 
 use crate::stage::{Acts, Host, Stage, duel, play};
@@ -44,8 +45,10 @@ async fn the_matches_of_a_killed_host_go_on_elsewhere_long_before_its_lease_ends
         for n in 0..20 {
             let players = pair(&stage, &other).await?;
             let id = stage.running(&doomed.host, "duel", &players, 0).await?;
-            sqlx::query("UPDATE matches SET version = 'v1' WHERE id = $1")
+            // Half of them are quick play's, which no leader formed.
+            sqlx::query("UPDATE matches SET version = 'v1', term = $2 WHERE id = $1")
                 .bind(id)
+                .bind(i64::from(n % 2))
                 .execute(&stage.database.pool)
                 .await?;
             if n % 2 == 0 {
@@ -79,6 +82,39 @@ async fn the_matches_of_a_killed_host_go_on_elsewhere_long_before_its_lease_ends
             assert!(call.restore && call.epoch == 2 && call.players == players.map(|player| player.to_string()));
         }
         assert_eq!((other.calls().len(), newer.calls().len()), (20, 0));
+        matchmaker.drain().await?;
+        Ok(stage)
+    })
+    .await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_killed_host_whose_lock_lingers_is_dead_when_its_lease_ends() -> anyhow::Result<()> {
+    play(async |mut stage| {
+        let (doomed, canary) = (stage.mortal("").await?, stage.mortal("").await?);
+        let other = stage.duelling(Acts::Well, "").await?;
+        let [ada, bo] = pair(&stage, &other).await?;
+        let match_id = stage.running(&doomed.host, "duel", &[ada], 0).await?;
+        let first = stage.running(&canary.host, "duel", &[bo], 0).await?;
+        let (node, incarnation) = doomed.host.id();
+        // As the old backend of a connection that broke does.
+        let mut lingering = PgConnection::connect(&stage.database.url).await?;
+        sqlx::query("SELECT pg_advisory_lock_shared($1, $2)")
+            .bind(lock_keys::NODE_ALIVE)
+            .bind(lock_keys::of_incarnation(incarnation))
+            .execute(&mut lingering)
+            .await?;
+        let matchmaker = stage.matchmaker(&[]);
+        doomed.kill();
+        canary.kill();
+        stage.moved(bo, first).await?;
+        assert_eq!(place(&stage, match_id).await?, (node.clone(), 1, "running".to_owned()));
+        sqlx::query("UPDATE nodes SET lease_until = now() WHERE node_id = $1")
+            .bind(&node)
+            .execute(&stage.database.pool)
+            .await?;
+        stage.moved(ada, match_id).await?;
+        assert_eq!(place(&stage, match_id).await?, (other.id().0, 2, "running".to_owned()));
         matchmaker.drain().await?;
         Ok(stage)
     })
