@@ -52,7 +52,7 @@ struct Line {
 }
 
 #[derive(Debug, Deserialize)]
-struct Result {
+struct Books {
     players: BTreeMap<String, Line>,
 }
 
@@ -222,7 +222,7 @@ impl Fleet {
             anyhow::Ok(())
         };
         tokio::time::timeout(2 * PATIENCE, landing).await.context("not all matches end")??;
-        let results: Vec<(uuid::Uuid, String, serde_json::Value)> =
+        let results: Vec<(uuid::Uuid, String, Option<serde_json::Value>)> =
             sqlx::query_as("SELECT id, state, result FROM matches WHERE id = ANY($1)")
                 .bind(&self.matches)
                 .fetch_all(&self.pool)
@@ -231,11 +231,11 @@ impl Fleet {
         let mut points = BTreeMap::new();
         let mut mistakes = Vec::new();
         for (id, state, result) in results {
-            let Ok(result) = serde_json::from_value::<Result>(result.clone()) else {
-                mistakes.push(format!("{id} is {state} with {result}"));
+            let Ok(books) = serde_json::from_value::<Books>(result.clone().unwrap_or_default()) else {
+                mistakes.push(format!("{id} is {state} with {result:?}"));
                 continue;
             };
-            for (player_id, line) in result.players {
+            for (player_id, line) in books.players {
                 let player = played.get(&player_id).context("a player of the result")?;
                 mistakes.extend(mistake(player, &line));
                 points.insert(player_id, line.points);
