@@ -275,7 +275,7 @@ impl Relay {
                     }
                 });
             }
-            relay_request::Kind::Detach(detach) => link.detach(SessionNo(detach.session)),
+            relay_request::Kind::Detach(detach) => link.detach(SessionNo(detach.session), detach.follows),
             relay_request::Kind::Input(input) => {
                 let span = input.traceparent.as_deref().map_or_else(tracing::Span::none, |parent| {
                     let span = tracing::debug_span!("match input", session.no = input.session);

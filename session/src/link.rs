@@ -76,9 +76,10 @@ pub trait MatchLink: Send + Sync {
     /// from here, nor while it holds a lock that it takes here.
     fn input(&self, session: SessionNo, number: u64, payload: Bytes) -> Result<(), LinkError>;
 
-    /// The session's socket is gone; the seat waits. Never blocks and cannot fail: a host that does not hear of it sees the
-    /// whole stream break, or was told the session's last word already.
-    fn detach(&self, session: SessionNo);
+    /// The session's socket is gone; the seat waits. `follows`: its client was told to come to the match's host itself, and is not
+    /// missed for a moment. Never blocks and cannot fail: a host that does not hear of it sees the whole stream break, or was told the
+    /// session's last word already.
+    fn detach(&self, session: SessionNo, follows: bool);
 }
 
 /// What a host's matches deliver to: the near node's hub, or one relay stream. All calls return at once, on whatever thread. A session that

@@ -131,7 +131,7 @@ pub(crate) async fn pursue(hub: Arc<Hub>, conn: Arc<Conn>, match_id: Uuid, endin
 
 fn give_up(conn: &Conn, match_id: Uuid) {
     if let Some(seat) = conn.clear_seat(match_id) {
-        seat.link.detach(conn.no);
+        seat.link.detach(conn.no, false);
     }
 }
 
@@ -193,7 +193,7 @@ async fn enter(hub: &Arc<Hub>, conn: &Arc<Conn>, at: &MovedTo, join: Option<Stri
     // Set before the host is asked: what it says right after its answer must find it, and so must the socket's end.
     let Ok(before) = conn.sit(seat.clone()) else { return Err(Failure::Elsewhere) };
     if let Some(before) = before.filter(|before| before.via() != seat.via()) {
-        before.link.detach(conn.no);
+        before.link.detach(conn.no, false);
     }
     if hub.registry.conn(conn.no).is_none() {
         conn.clear_seat(at.match_id);
@@ -210,7 +210,7 @@ async fn enter(hub: &Arc<Hub>, conn: &Arc<Conn>, at: &MovedTo, join: Option<Stri
     // Meanwhile the socket may have ended, or another task have brought the session elsewhere.
     let now = conn.seat();
     if now.as_ref().is_some_and(|now| now.via() != seat.via()) || hub.registry.conn(conn.no).is_none() {
-        seat.link.detach(conn.no);
+        seat.link.detach(conn.no, false);
     }
     match entered {
         Ok(entered) => {
@@ -376,6 +376,7 @@ pub(crate) fn offer_migration(hub: &Hub, conn: &Conn, at: &MovedTo, reason: &str
                 "affinity": {"cookie": format!("{}={node}", names.cookie), "query": format!("{}={node}", names.query)}});
             // Not before the client knows of its session and its match.
             conn.outbox.push_from_match(FrameKind::Event, Frame::from(frame::push("match.migrate", payload)));
+            conn.local().offered = Some(std::time::Instant::now());
             metrics::counter!("asobi_session_migrations_offered_total").increment(1);
         }
         Err(error) => tracing::warn!(%error, "No migration token could be made; the session stays relayed."),

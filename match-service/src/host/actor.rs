@@ -161,9 +161,9 @@ impl Actor {
             Message::Input { session, number, payload } => {
                 self.room.input(session, number, payload, &self.mailbox).await;
             }
-            Message::Detach { session } => {
+            Message::Detach { session, follows } => {
                 self.gone(session);
-                self.room.detach(session).await;
+                self.room.detach(session, follows).await;
             }
             Message::Move { target, reply } => self.want_to_move(target, reply),
             Message::Reload(factory) => {

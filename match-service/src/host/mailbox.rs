@@ -49,6 +49,8 @@ pub enum Message {
     },
     Detach {
         session: SessionKey,
+        /// As of [`asobi_session::link::MatchLink::detach`].
+        follows: bool,
     },
     /// Answered when the match runs there, with its epoch, or will go on here.
     Move {

@@ -82,7 +82,7 @@ impl Port {
     pub fn close(&self) {
         let attached = std::mem::take(&mut *self.attached.lock());
         for (session, handle) in attached {
-            handle.post(Message::Detach { session: (self.number, session) });
+            handle.post(Message::Detach { session: (self.number, session), follows: false });
         }
     }
 
@@ -119,7 +119,7 @@ impl HostLink {
         // Before the match knows: a detach that comes meanwhile must find it.
         let before = self.port.attached.lock().insert(entry.session, handle.clone());
         if let Some(before) = before.filter(|before| before.match_id != entry.match_id) {
-            before.post(Message::Detach { session: (self.port.number, entry.session) });
+            before.post(Message::Detach { session: (self.port.number, entry.session), follows: false });
         }
         let (reply, answer) = oneshot::channel();
         handle.post(Message::Enter {
@@ -149,7 +149,7 @@ impl HostLink {
         }
         if result == Err(LinkError::Unavailable) {
             // It may have been attached all the same.
-            handle.post(Message::Detach { session: (self.port.number, session) });
+            handle.post(Message::Detach { session: (self.port.number, session), follows: false });
         }
         result
     }
@@ -199,10 +199,10 @@ impl MatchLink for HostLink {
         }
     }
 
-    fn detach(&self, session: SessionNo) {
+    fn detach(&self, session: SessionNo, follows: bool) {
         let handle = self.port.attached.lock().remove(&session);
         if let Some(handle) = handle {
-            handle.post(Message::Detach { session: (self.port.number, session) });
+            handle.post(Message::Detach { session: (self.port.number, session), follows });
         }
     }
 }

@@ -15,6 +15,8 @@ use super::{mailbox::SessionKey, moment::Moment, port::Port};
 
 /// Frames kept for a player whose first session is still on its way, such as what a script says in `join`. The oldest goes when there are more.
 const EARLY: usize = 16;
+/// How long who was attached may take to come to the match's host before the script hears of a disconnect.
+const FOLLOW: Duration = Duration::from_secs(5);
 /// Sessions of one player whose input numbers are remembered. The oldest goes when there are more.
 const REMEMBERED: usize = 16;
 
@@ -26,7 +28,7 @@ pub struct Seat {
     sessions: Vec<(Arc<Port>, SessionNo)>,
     /// When the seat is given up, while no session is attached.
     gone_at: Option<Moment>,
-    /// The match came from another host, where somebody was attached: until then nobody is missed.
+    /// Somebody was attached who is on the way to this host, or the match itself was: until then nobody is missed.
     awaited: Option<Instant>,
     /// Whether any session ever was attached.
     attached_once: bool,
@@ -136,7 +138,7 @@ impl Seats {
     pub fn attach(&mut self, player: Uuid, port: &Arc<Port>, session: SessionNo) -> Option<Attached> {
         let key = (port.number, session);
         if self.by_session.get(&key).is_some_and(|other| *other != player) {
-            self.detach(key, Duration::ZERO);
+            self.detach(key, Duration::ZERO, false);
         }
         let seat = self.seat(player)?;
         let attached = match (seat.sessions.is_empty(), seat.attached_once) {
@@ -161,13 +163,18 @@ impl Seats {
         self.seat(player).map(|seat| std::mem::take(&mut seat.early)).unwrap_or_default()
     }
 
-    /// Detaches a session. The player is returned when it was their last one; the seat then waits so long.
-    pub fn detach(&mut self, session: SessionKey, ttl: Duration) -> Option<Uuid> {
+    /// Detaches a session. The player is returned when it was their last one; the seat then waits so long. Who `follows` the match to its
+    /// host is not missed yet.
+    pub fn detach(&mut self, session: SessionKey, ttl: Duration, follows: bool) -> Option<Uuid> {
         let player = self.by_session.remove(&session)?;
         self.groups = None;
         let seat = self.seat(player)?;
         seat.sessions.retain(|(port, number)| (port.number, *number) != session);
         if !seat.sessions.is_empty() {
+            return None;
+        }
+        if follows {
+            seat.awaited = Some(Instant::now() + FOLLOW);
             return None;
         }
         seat.gone_at = Some(Moment::after(ttl));

@@ -90,6 +90,8 @@ pub(crate) type Told = HashMap<Uuid, Seen, foldhash::fast::RandomState>;
 pub(crate) struct Local {
     pub claims: Option<Claims>,
     pub capabilities: Capabilities,
+    /// When the client was told last to come to its match's host.
+    pub offered: Option<std::time::Instant>,
     seated: Option<Box<Seated>>,
     /// The number of the last input, from 1 on; never used again in this session.
     numbered: u64,

@@ -209,7 +209,7 @@ mod tests {
             Ok(())
         }
 
-        fn detach(&self, _: SessionNo) {}
+        fn detach(&self, _: SessionNo, _: bool) {}
     }
 
     fn seat(match_id: Uuid, epoch: i64, link: &Arc<Taker>) -> Seat {

@@ -65,7 +65,7 @@ impl Hub {
         });
         for (conn, seat, before) in moving {
             if before.via() != seat.via() {
-                before.link.detach(conn.no);
+                before.link.detach(conn.no, false);
             }
             self.spawn("follow match", seat::arrive(Arc::clone(&hub), conn, to.clone(), "drained"));
         }

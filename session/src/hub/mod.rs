@@ -230,9 +230,13 @@ impl Hub {
         self.count.sessions.decrement(1);
         let Some(player) = conn.player() else { return };
         self.registry.part(player, conn.no);
-        let channels = std::mem::take(&mut conn.local().channels);
+        let (channels, offered) = {
+            let mut local = conn.local();
+            (std::mem::take(&mut local.channels), local.offered)
+        };
         if let Some(seat) = conn.stand() {
-            seat.link.detach(conn.no);
+            let life = Duration::from_secs(crate::auth::migration::LIFE_S.unsigned_abs());
+            seat.link.detach(conn.no, offered.is_some_and(|at| at.elapsed() < life));
         }
         for channel in channels {
             self.chat.channels.leave(&channel, conn.no);

@@ -59,7 +59,7 @@ fn give_up_seat(hub: &Arc<Hub>, player: Uuid) {
                 if let Err(error) = seat.link.leave(conn.no).await {
                     tracing::debug!(?error, match.id = %match_id, "The seat of an erased player waits for its own time.");
                 }
-                seat.link.detach(conn.no);
+                seat.link.detach(conn.no, false);
             });
         }
     });

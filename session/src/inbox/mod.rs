@@ -203,7 +203,7 @@ async fn work(hub: Arc<Hub>, player: Arc<Player>) {
             Some(InboxAction::MatchGone { match_id }) => {
                 for conn in player.conns() {
                     if let Some(seat) = conn.clear_seat(*match_id) {
-                        seat.link.detach(conn.no);
+                        seat.link.detach(conn.no, false);
                     }
                 }
                 tell(&player, &event);

@@ -251,11 +251,11 @@ impl MatchLink for Relay {
         offer(outgoing, Kind::Input(RelayInput { session: session.0, number, payload, traceparent }))
     }
 
-    fn detach(&self, session: SessionNo) {
+    fn detach(&self, session: SessionNo, follows: bool) {
         let mut state = self.state.lock();
         state.sessions.remove(&session);
         let Some(outgoing) = &state.outgoing else { return };
-        if offer(outgoing, Kind::Detach(RelayDetach { session: session.0 })) == Err(LinkError::Full) {
+        if offer(outgoing, Kind::Detach(RelayDetach { session: session.0, follows })) == Err(LinkError::Full) {
             // The host must not believe that somebody is here who is not: a new stream says who is.
             tracing::warn!(host.id = self.node_id, "The relay to a host is full; it is opened anew.");
             state.outgoing = None;

@@ -216,7 +216,7 @@ impl MatchLink for Mirror {
         Ok(())
     }
 
-    fn detach(&self, session: SessionNo) {
+    fn detach(&self, session: SessionNo, _: bool) {
         self.state.lock().attached.remove(&session);
     }
 }

@@ -140,8 +140,8 @@ impl Room {
     }
 
     /// A session is gone.
-    pub async fn detach(&mut self, session: SessionKey) {
-        let Some(player) = self.seats.detach(session, self.ttl()) else { return };
+    pub async fn detach(&mut self, session: SessionKey, follows: bool) {
+        let Some(player) = self.seats.detach(session, self.ttl(), follows) else { return };
         if !self.ending() {
             self.disconnected(player).await;
             self.settle().await;

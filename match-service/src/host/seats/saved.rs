@@ -1,17 +1,14 @@
 //! Seats on their way to another host.
 
-use std::{collections::HashMap, sync::Arc, time::Duration};
+use std::{collections::HashMap, sync::Arc};
 
 use asobi_proto::match_v1::{SavedNumber, SavedSeat};
 use asobi_session::link::SessionNo;
 use tokio::time::Instant;
 use uuid::Uuid;
 
-use super::{Number, REMEMBERED, Seat, Seats};
+use super::{FOLLOW, Number, REMEMBERED, Seat, Seats};
 use crate::host::{moment::Moment, port::Port};
-
-/// How long a player who was attached at the last host may take to come here before the script hears of a disconnect.
-const FOLLOW: Duration = Duration::from_secs(5);
 
 /// Inputs of one edge's sessions that are safe.
 pub type Safe = (Arc<Port>, Vec<(SessionNo, u64)>);

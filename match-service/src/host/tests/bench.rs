@@ -111,7 +111,7 @@ impl Bench {
     }
 
     pub fn detach(&self, port: &Arc<Port>, session: u64) {
-        self.handle.post(Message::Detach { session: (port.number, SessionNo(session)) });
+        self.handle.post(Message::Detach { session: (port.number, SessionNo(session)), follows: false });
     }
 
     pub fn written(&self) -> Vec<String> {

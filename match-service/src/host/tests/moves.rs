@@ -6,6 +6,7 @@ use std::{
 };
 
 use asobi_proto::mode::ModeSettings;
+use asobi_session::link::SessionNo;
 use serde_json::{Value as Json, json};
 use tokio::{sync::oneshot, task::yield_now};
 
@@ -14,7 +15,7 @@ use super::{
     bench::{Bench, ground, local, pass, port},
     edge, player,
 };
-use crate::host::{Adopted, Message, MoveError, Target, Trust, room::Room};
+use crate::host::{Adopted, Message, MoveError, Port, Target, Trust, room::Room};
 
 fn settings() -> ModeSettings {
     ModeSettings { max_players: 4, player_ttl_ms: 60_000, ..ModeSettings::default() }
@@ -161,6 +162,31 @@ async fn who_does_not_come_after_a_match_is_missed_in_time() {
         there.enter(&b, 2, 2, None).await.expect("attached");
         pass(200).await;
         assert_eq!(pages(&right, 1)[3..], ["back 2"]);
+    })
+    .await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_changes_to_the_matchs_own_host_was_never_away() {
+    local(async {
+        let (play, left, right) = (Bench::start(settings(), &[1, 2]).await, edge(), edge());
+        let (a, b) = (port(&left, "g0#1"), port(&right, "h#1"));
+        play.enter(&a, 1, 1, None).await.expect("attached");
+        let follow = |port: &Arc<Port>, session| {
+            let session = (port.number, SessionNo(session));
+            play.handle.post(Message::Detach { session, follows: true });
+        };
+        follow(&a, 1);
+        pass(3_000).await;
+        play.enter(&b, 1, 1, None).await.expect("attached");
+        pass(3_000).await;
+        assert_eq!(pages(&right, 1), ["join 1", "join 2"]);
+        // Who says so and does not come is missed.
+        follow(&b, 1);
+        pass(5_100).await;
+        play.enter(&a, 2, 1, None).await.expect("attached");
+        pass(200).await;
+        assert_eq!(pages(&left, 2)[2..], ["lost 1", "back 1"]);
     })
     .await;
 }

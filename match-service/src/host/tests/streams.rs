@@ -130,7 +130,7 @@ async fn a_match_is_played_over_a_stream() {
     };
     // Each player has a state of their own in this mode.
     assert_eq!(stream.next(state).await.sessions.len(), 1);
-    stream.say(Kind::Detach(RelayDetach { session: 2 })).await;
+    stream.say(Kind::Detach(RelayDetach { session: 2, follows: false })).await;
     let input = Bytes::from_static(b"finish");
     stream.say(Kind::Input(RelayInput { session: 1, number: 1, payload: input, traceparent: None })).await;
     let finished = stream
