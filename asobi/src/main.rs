@@ -1,10 +1,12 @@
 //! The command line: runs a cluster on a laptop, each service alone, migrations, and what development needs.
 
 mod bench;
+mod check;
 mod config_command;
 mod ctl;
 mod dev;
 mod migrate;
+mod play;
 mod postgres;
 mod process;
 mod stdin;
@@ -39,6 +41,8 @@ enum Command {
     SocialService(ServiceArgs),
     /// Bring the database's schema up to date
     Migrate(ServiceArgs),
+    Check(check::CheckArgs),
+    Play(play::PlayArgs),
     Ctl(ctl::CtlArgs),
     Bench(bench::BenchArgs),
     Config(config_command::ConfigCommand),
@@ -69,6 +73,8 @@ fn run(command: Command) -> ExitCode {
         Command::Matchmaker(args) => service::main("matchmaker", &args.config, asobi_matchmaker::run),
         Command::SocialService(args) => service::main("social", &args.config, asobi_social_service::run),
         Command::Migrate(args) => service::main("migrate", &args.config, migrate::run),
+        Command::Check(args) => block_on(check::run(args)),
+        Command::Play(args) => block_on(play::run(args)),
         Command::Ctl(args) => block_on(ctl::run(args)),
         Command::Bench(args) => block_on(bench::run(args)),
         Command::Config(args) => config_command::run(&args),

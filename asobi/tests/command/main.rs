@@ -8,4 +8,5 @@ mod child;
 mod ctl;
 mod dev;
 mod flags;
+mod games;
 mod services;

@@ -134,3 +134,43 @@ end"#,
     play.tick().expect("runs");
     assert_eq!(play.state()["n"], 29);
 }
+
+#[test]
+fn random_numbers_keep_to_what_they_are_asked_for() {
+    let mut play = counter(
+        r#"function tick(s)
+  local wrong = 0
+  for _, f in ipairs({ game.random, math.random }) do
+    for _ = 1, 200 do
+      local a, b, c = f(), f(3), f(-2, 2)
+      assert(a >= 0 and a < 1 and b >= 1 and b <= 3 and c >= -2 and c <= 2 and b % 1 == 0 and c % 1 == 0)
+    end
+    for _, args in ipairs({ { 0 }, { 1.5 }, { 2, 1 }, { "x" }, { 1, 2, 3 } }) do
+      if not pcall(f, table.unpack(args)) then wrong += 1 end
+    end
+  end
+  math.randomseed(5)
+  local first = game.random(1e9)
+  math.randomseed(5)
+  s.n = { wrong, first == math.random(1e9) }
+  return s
+end"#,
+    );
+    play.tick().expect("runs");
+    assert_eq!(play.state()["n"], json!([10, true]));
+}
+
+#[test]
+fn arrays_stay_arrays_when_they_are_empty() {
+    let mut play = counter(
+        r#"function handle_input(id, input, s)
+  s.n = { game.array(), {}, input.list, game.array({ 1 }), game.array(5), game.array(table.freeze({})) }
+  return s
+end"#,
+    );
+    play.join(1).expect("joins");
+    play.input(1, &json!({"list": []})).expect("runs");
+    let arrays = play.state()["n"].take();
+    assert_eq!((&arrays[0], &arrays[1], &arrays[2], &arrays[3]), (&json!([]), &json!({}), &json!([]), &json!([1])));
+    assert!(arrays[4]["error"].is_string() && arrays[5]["error"].is_string(), "{arrays}");
+}

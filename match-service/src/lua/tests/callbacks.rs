@@ -1,9 +1,12 @@
 //! When callbacks are called, what they return, and what becomes of it.
 
+use std::time::Duration;
+
 use serde_json::{Value as Json, json};
+use uuid::Uuid;
 
 use super::{Play, counter, id};
-use crate::game::Joined;
+use crate::game::{Joined, Outcome, Timer};
 
 #[test]
 fn init_is_told_what_the_match_is() {
@@ -120,4 +123,44 @@ function get_state(player_id, state) return { you = player_id } end"#,
     );
     let json = play.state_of(Some(7)).expect("a state");
     assert_eq!(json, format!("{{\"you\":\"{}\"}}", id(7)));
+}
+
+#[test]
+fn every_callback_is_called_with_its_player_and_keeps_what_it_returns() {
+    let mut play = Play::script(
+        r#"state_strategy = "shared"
+local function note(name) return function(id, s) table.insert(s, name .. " " .. id:sub(-1)) return s end end
+function init() return {} end
+join, leave, on_disconnect, on_reconnect = note("join"), note("leave"), note("lost"), note("back")
+function handle_input(id, input, s) table.insert(s, id:sub(-1) .. " says " .. input.word) return s end
+function tick(s) table.insert(s, "tick") return s end
+function on_timer(name, data, s) table.insert(s, name .. " " .. tostring(data)) return s end
+function get_state(s) return s end"#,
+    );
+    let player = Uuid::from_u128(1);
+    play.join(1).expect("joins");
+    play.input(1, &json!({"word": "hello"})).expect("says");
+    play.runtime.block_on(play.game.on_disconnect(player, &mut play.outcome)).expect("is lost");
+    play.runtime.block_on(play.game.on_reconnect(player, &mut play.outcome)).expect("is back");
+    play.tick().expect("ticks");
+    play.timer(&Timer { after: Duration::ZERO, name: "bell".into(), data: None }).expect("rings");
+    play.leave(1).expect("leaves");
+    let expected = ["join 1", "1 says hello", "lost 1", "back 1", "tick", "bell nil", "leave 1"];
+    assert_eq!(play.state(), json!(expected));
+}
+
+#[test]
+fn a_callback_that_is_not_there_does_nothing() {
+    let mut play = Play::script("function init() return { n = 1 } end");
+    let player = Uuid::from_u128(1);
+    assert_eq!(play.join(1), Ok(Joined::Seated));
+    play.input(1, &json!({})).expect("nothing happens");
+    play.tick().expect("nothing happens");
+    play.timer(&Timer { after: Duration::ZERO, name: "bell".into(), data: None }).expect("nothing happens");
+    play.runtime.block_on(play.game.on_disconnect(player, &mut play.outcome)).expect("nothing happens");
+    play.runtime.block_on(play.game.on_reconnect(player, &mut play.outcome)).expect("nothing happens");
+    assert_eq!(play.think(1), Ok(None));
+    play.leave(1).expect("nothing happens");
+    assert_eq!(play.state(), json!({}));
+    assert_eq!(play.outcome, Outcome::default());
 }

@@ -1,8 +1,10 @@
 //! The games folder: manifest, settings, modules, and every mistake with its line.
 
+use asobi_proto::mode::{Bots, ModeSettings, Strategy, Teams};
 use serde_json::json;
 
 use super::{LIMITS, Play, folder, lines, load, problems, registry};
+use crate::lua::Manifest;
 
 #[test]
 fn modules_load_once_and_only_from_the_folder() {
@@ -106,4 +108,92 @@ fn settings_have_their_defaults_and_names() {
     assert_eq!((settings.match_size, settings.max_players, settings.min_players, settings.tick_rate), (3, 6, 3, 10));
     assert!(settings.listed && !settings.quick_play && !settings.shared_state && settings.send_unchanged);
     assert_eq!(settings.player_ttl_ms, 5);
+}
+
+#[test]
+fn every_setting_is_read() {
+    let dir = folder(&[(
+        "match.lua",
+        "match_size = 4 max_players = 8 min_players = 3 relax_after_ms = 1500 strategy = 'query' skill_window = 12.5
+skill_expand_rate = 0 teams = { count = 2, size = 2 } regions = { 'eu' } max_latency_ms = 90 backfill = true tick_rate = 0
+state_strategy = 'shared' send_unchanged = false listed = true quick_play = true player_ttl_ms = 0 max_wait_seconds = 5
+checkpoint_interval_ms = 250 bots = { script = 'ai.lua', fill_after_ms = 0, max = 1 }
+function init() return {} end",
+    ), ("ai.lua", "function think() end")]);
+    let expected = ModeSettings {
+        match_size: 4,
+        max_players: 8,
+        min_players: 3,
+        relax_after_ms: Some(1500),
+        strategy: Strategy::Query,
+        skill_window: 12.5,
+        skill_expand_rate: 0.0,
+        teams: Some(Teams { count: 2, size: 2 }),
+        regions: vec!["eu".into()],
+        max_latency_ms: Some(90),
+        backfill: true,
+        tick_rate: 0,
+        shared_state: true,
+        send_unchanged: false,
+        listed: true,
+        quick_play: true,
+        player_ttl_ms: 0,
+        max_wait_seconds: 5,
+        checkpoint_interval_ms: 250,
+        bots: Some(Bots { script: "ai.lua".into(), fill_after_ms: 0, max: 1 }),
+    };
+    assert_eq!(registry(dir.path()).modes()[0].1, expected);
+
+    let dir = folder(&[("match.lua", "match_size = 2\nfunction init() return {} end")]);
+    assert_eq!(registry(dir.path()).modes()[0].1, ModeSettings::default(), "what is not set has its default");
+}
+
+#[test]
+fn each_setting_out_of_its_bounds_is_a_mistake() {
+    for (global, wrong) in [
+        ("match_size", "0"),
+        ("max_players", "1001"),
+        ("min_players", "'two'"),
+        ("relax_after_ms", "-1"),
+        ("strategy", "'luck'"),
+        ("skill_window", "-1"),
+        ("skill_expand_rate", "0/0"),
+        ("teams", "5"),
+        ("regions", "{}"),
+        ("max_latency_ms", "0"),
+        ("backfill", "1"),
+        ("bots", "true"),
+        ("tick_rate", "121"),
+        ("state_strategy", "'own'"),
+        ("send_unchanged", "'no'"),
+        ("listed", "1"),
+        ("quick_play", "0"),
+        ("player_ttl_ms", "1.5"),
+        ("max_wait_seconds", "0"),
+        ("checkpoint_interval_ms", "9"),
+    ] {
+        let size = if global == "match_size" { "" } else { "match_size = 2 " };
+        let script = format!("{size}function init() return {{}} end\n\n{global} = {wrong}");
+        let found = lines(&problems(&[("match.lua", &script)]));
+        let place = format!("match.lua:3: {global} must ");
+        assert!(found.len() == 1 && found[0].starts_with(&place), "{script}: {found:?}");
+    }
+}
+
+#[test]
+fn the_manifest_may_say_something_of_the_whole_deployment() {
+    let manifest = |text: &str| {
+        let game = ("m.lua", "match_size = 2\nfunction init() return {} end");
+        let dir = folder(&[("config.lua", &format!("{text}\nreturn {{ m = 'm.lua' }}")), game]);
+        load(dir.path(), LIMITS).expect("loads").1
+    };
+    assert_eq!(manifest(""), Manifest { guest_auth: None, registration: None });
+    assert_eq!(
+        manifest("guest_auth = false\nregistration = 'open'"),
+        Manifest { guest_auth: Some(false), registration: Some(true) }
+    );
+    assert_eq!(manifest("registration = 'closed'").registration, Some(false));
+    let game = ("m.lua", "match_size = 2\nfunction init() return {} end");
+    let wrong = lines(&problems(&[("config.lua", "guest_auth = 1\nreturn { m = 'm.lua' }"), game]));
+    assert_eq!(wrong, ["config.lua:1: guest_auth must be true or false"]);
 }
