@@ -368,7 +368,7 @@ impl MatchHostService for Service {
             host_incarnation: me.incarnation,
             epoch: request.epoch,
         };
-        match matches::claim(&self.node.pool, &[fence]).await.expect("the database answers") {
+        match matches::claim(&self.node.pool, &[(fence, String::new())]).await.expect("the database answers") {
             mine if mine.is_empty() => Err(Status::failed_precondition("not mine")),
             _ if self.acts == Acts::Claims => std::future::pending().await,
             _ => Ok(Response::new(CreateMatchResponse {})),
