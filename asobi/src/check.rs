@@ -36,7 +36,7 @@ pub async fn run(args: CheckArgs) -> anyhow::Result<ExitCode> {
         }
     };
     let mut mistakes = 0;
-    for (mode, settings) in registry.modes() {
+    for (mode, settings, _) in registry.modes() {
         say(&summary(&registry, &mode, &settings));
         if args.load_only {
             continue;

@@ -34,11 +34,14 @@ const INPUT_BYTES: usize = 128 * 1024;
 /// Players one match can be formed with.
 const PLAYERS: usize = 1000;
 
+/// The host of a node id, where a match can move there.
+type Named = dyn Fn(&str) -> Result<Target, MoveError> + Send + Sync;
+
 /// The service.
 pub struct HostService {
     pub host: Arc<Host>,
     /// Finds the host somebody names.
-    pub named: Box<dyn Fn(&str) -> Result<Target, MoveError> + Send + Sync>,
+    pub named: Box<Named>,
     pub shutdown: Shutdown,
     /// Ends all streams.
     pub stop: CancellationToken,

@@ -85,7 +85,7 @@ pub fn limits() -> anyhow::Result<Limits> {
 pub async fn run(args: PlayArgs) -> anyhow::Result<ExitCode> {
     let (registry, _) = lua::load(&args.games, limits()?)?;
     let Some(factory) = registry.get(&args.mode) else {
-        let modes: Vec<_> = registry.modes().into_iter().map(|(mode, _)| mode).collect();
+        let modes: Vec<_> = registry.modes().into_iter().map(|(mode, ..)| mode).collect();
         bail!("there is no mode `{}` in {}; there are: {}", args.mode, args.games.display(), modes.join(", "));
     };
     let lines = match &args.inputs {

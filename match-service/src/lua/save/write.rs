@@ -224,7 +224,7 @@ impl Writing<'_> {
                 }
                 match key {
                     Value::Boolean(_) | Value::Integer(_) | Value::Number(_) | Value::String(_) => {
-                        self.value(key, depth)?
+                        self.value(key, depth)?;
                     }
                     other => {
                         return Err(Problem::new(format!(
