@@ -33,8 +33,9 @@ const TICKS: u64 = 1_000_000;
 ///   /leave N    player N gives up the seat
 ///   /quit       stop
 ///
-/// Empty lines and lines that begin with # are skipped. Player N's id is the UUID 00000000-0000-0000-0000-00000000000N (in hexadecimal). Other
-/// services answer from what the match itself has stored and submitted. The exit code is 1 when a callback has failed.
+/// Empty lines and lines that begin with # are skipped. A player's id is the UUID of their number.
+/// Other services answer from what the match itself has stored and submitted.
+/// The exit code is 1 when a callback has failed.
 #[derive(Debug, clap::Args)]
 #[command(verbatim_doc_comment)]
 pub struct PlayArgs {

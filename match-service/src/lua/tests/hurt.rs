@@ -2,6 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
+use mlua::{MultiValue, Value};
 use serde_json::json;
 use uuid::Uuid;
 
@@ -187,4 +188,22 @@ fn a_vm_that_waits_for_its_match_is_small() {
     let used = 1024 * vm.lua.load("return gcinfo()").eval::<usize>().expect("known");
     println!("an idle match's VM uses {used} of {} bytes", vm.lua.used_memory());
     assert!(used < 100_000, "{used} bytes");
+}
+
+#[test]
+#[should_panic(expected = "the host's own mistake")]
+fn a_panic_of_the_host_is_not_swallowed_by_a_script() {
+    let dir = folder(&[(
+        "match.lua",
+        "function tick() pcall(function() xpcall(panics, function() end) end) coroutine.wrap(function() end)() end",
+    )]);
+    let games = Arc::new(Folder::open(dir.path()).expect("opens"));
+    let script = games.file("match.lua").expect("is there");
+    let vm = Vm::load(&games, &script, &Setup::new(Uuid::nil(), "default"), LIMITS).expect("loads");
+    let panics = vm.lua.create_function(|_, ()| -> mlua::Result<()> { panic!("the host's own mistake") });
+    vm.lua.globals().set("panics", panics.expect("made")).expect("set");
+    let Value::Function(tick) = vm.global("tick") else {
+        panic!("there is a tick");
+    };
+    let _ = vm.call_again("tick", &tick, MultiValue::new());
 }
