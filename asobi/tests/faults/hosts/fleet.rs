@@ -26,10 +26,10 @@ const CONCURRENCY: usize = 8;
 /// 32 bytes in base64.
 const DEVICE_SECRET: &str = "MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWY=";
 
-/// How many matches: what two cores carry. A state or an input costs a debug build some fifty times what it costs in release, so that
-/// two hundred matches are for `./test --faults --release` alone. FAULT_MATCHES says otherwise.
+/// How many matches: what two cores carry while a play takes less than a minute. A state costs a debug build some twenty times what it costs in
+/// release, so two hundred are for `./test --faults --release`. FAULT_MATCHES says otherwise.
 pub fn matches() -> usize {
-    let usual = if cfg!(debug_assertions) { 20 } else { 200 };
+    let usual = if cfg!(debug_assertions) { 50 } else { 200 };
     std::env::var("FAULT_MATCHES").ok().and_then(|n| n.parse().ok()).unwrap_or(usual)
 }
 
