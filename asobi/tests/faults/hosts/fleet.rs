@@ -287,3 +287,18 @@ async fn guest(cluster: &Cluster, n: usize) -> anyhow::Result<Account> {
     let device = format!("device-{n}-{:08x}", rand::random::<u32>());
     Account::guest(&cluster.http, gateway.http.as_deref().context("http")?, &device, DEVICE_SECRET).await
 }
+
+#[test]
+fn the_ledger_finds_what_is_lost_doubled_or_invented() {
+    let line = |last, count, missing, twice| Line { last, count, missing, twice, points: 0 };
+    let wrong = |refused, line: Line| {
+        let seen = Seen { refused, ..Seen::default() };
+        mistake(&Played { player_id: "ada".to_owned(), sent: 10, seen }, &line).is_some()
+    };
+    assert!(!wrong(0, line(10, 10, 0, 0)));
+    assert!(!wrong(1, line(10, 9, 1, 0)), "what was refused is known to be missing");
+    assert!(wrong(0, line(10, 9, 1, 0)), "one was lost");
+    assert!(wrong(0, line(9, 9, 0, 0)), "the last one was lost");
+    assert!(wrong(0, line(10, 11, 0, 1)), "one was counted twice");
+    assert!(wrong(1, line(10, 8, 2, 0)), "one was refused, and another lost");
+}
