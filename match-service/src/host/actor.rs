@@ -190,11 +190,12 @@ impl Actor {
         self.waiting.retain(|waiting| *waiting != session);
     }
 
-    /// The match is not ours any more: nothing is written or told, sessions are let go.
+    /// The match is not ours any more: nothing is written or told. Where it goes on, or how it ended, its players' nodes hear from who
+    /// took it.
     fn lost(&mut self) {
         self.over = true;
         tracing::warn!(game.match_id = %self.fence.match_id, "A match is no longer this host's; it stops here.");
-        self.room.close(None);
+        self.room.forget_sessions();
     }
 
     async fn seat_written(&mut self, joining: Joining, taken: Result<SeatTaken, asobi_store::Error>) {

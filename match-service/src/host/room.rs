@@ -529,23 +529,24 @@ impl Room {
         .to_string()
     }
 
-    /// The last word to everybody; the sessions are free afterwards. Without a result nobody is told how it ended.
-    pub fn close(&mut self, result: Option<&str>) {
-        if result.is_some() {
-            let held = std::mem::take(&mut self.held);
-            self.release(held);
-        }
-        if let Some(result) = result {
-            let id = self.setup.match_id;
-            let payload = format!(r#"{{"match_id":"{id}","result":{result}}}"#);
-            let frame = Bytes::from(frame::push_raw("match.finished", &payload));
-            for (port, sessions) in self.seats.groups() {
-                port.deliver(sessions, FrameKind::Event, frame.clone());
-            }
-        }
-        let match_id = self.setup.match_id;
+    /// The last word to everybody, once the end is written; the sessions are free afterwards.
+    pub fn close(&mut self) {
+        let held = std::mem::take(&mut self.held);
+        self.release(held);
+        let (id, result) = (self.setup.match_id, self.end.as_ref().map_or("{}", |end| end.result.as_str()));
+        let payload = format!(r#"{{"match_id":"{id}","result":{result}}}"#);
+        let frame = Bytes::from(frame::push_raw("match.finished", &payload));
         for (port, sessions) in self.seats.groups() {
-            port.dropped(sessions, match_id);
+            port.deliver(sessions, FrameKind::Event, frame.clone());
+            port.dropped(sessions, id);
+        }
+    }
+
+    /// Lets go of the sessions without a word: the match is somebody else's, and so is what becomes of them.
+    pub fn forget_sessions(&mut self) {
+        let id = self.setup.match_id;
+        for (port, sessions) in self.seats.groups() {
+            port.forget_all(sessions, id);
         }
     }
 }
