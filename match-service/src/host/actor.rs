@@ -68,6 +68,9 @@ impl Actor {
     #[must_use]
     pub fn new(room: Room, fence: Fence, mailbox: Mailbox, around: Surroundings) -> Self {
         room.count_inputs(&mailbox);
+        if room.settings.tick_rate > 0 {
+            mailbox.gather_inputs();
+        }
         Self { room, fence, mailbox, around, writing: None, waiting: Vec::new(), moving: None, over: false }
     }
 
@@ -137,9 +140,18 @@ impl Actor {
                 Err(_) => break,
             }
         }
+        self.take_gathered_inputs().await;
+    }
+
+    async fn take_gathered_inputs(&mut self) {
+        for (session, number, payload) in self.mailbox.gathered() {
+            self.room.input(session, number, payload, &self.mailbox).await;
+        }
     }
 
     async fn message(&mut self, message: Message) {
+        // What its session did before: nobody sends inputs before it is let in.
+        self.take_gathered_inputs().await;
         match message {
             Message::Enter { port, session, player, join, reply } => {
                 let joining = self.room.joining;

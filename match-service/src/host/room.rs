@@ -168,6 +168,8 @@ pub struct Room {
     logged: Option<Instant>,
     overrun_logged: Option<Instant>,
     shared_last: Option<Bytes>,
+    /// Room for the text of a state.
+    state_bytes: usize,
     /// A turn-based game's state is to be sent.
     state_due: bool,
     /// When a match ends to which nobody ever came.
@@ -246,6 +248,7 @@ impl Room {
             logged: None,
             overrun_logged: None,
             shared_last: None,
+            state_bytes: 512,
             state_due: false,
             deserted_at: None,
             bots_at: None,
@@ -468,7 +471,7 @@ impl Room {
     fn begin(&mut self) {
         if self.phase == Phase::Waiting && self.seats.len() >= self.settings.min_players as usize {
             self.phase = Phase::Running;
-            self.clock = TickClock::new(self.settings.tick_rate, Instant::now());
+            self.clock = TickClock::on_grid(self.settings.tick_rate, Instant::now());
             self.state_due = true;
         }
     }
