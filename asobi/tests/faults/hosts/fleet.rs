@@ -27,10 +27,10 @@ const CONCURRENCY: usize = 8;
 const DEVICE_SECRET: &str = "MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWY=";
 
 /// How many matches: what two cores carry. A state or an input costs a debug build some fifty times what it costs in release, so that
-/// two hundred matches are for `./test --faults --release` alone. ASOBI_FAULT_MATCHES says otherwise.
+/// two hundred matches are for `./test --faults --release` alone. FAULT_MATCHES says otherwise.
 pub fn matches() -> usize {
     let usual = if cfg!(debug_assertions) { 20 } else { 200 };
-    std::env::var("ASOBI_FAULT_MATCHES").ok().and_then(|n| n.parse().ok()).unwrap_or(usual)
+    std::env::var("FAULT_MATCHES").ok().and_then(|n| n.parse().ok()).unwrap_or(usual)
 }
 
 pub struct Fleet {
