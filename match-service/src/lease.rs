@@ -32,6 +32,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::host::{Host, Trust};
 
+/// How long a witness may take; with short leases a quarter of one.
 const ANSWER: Duration = Duration::from_millis(800);
 /// Nodes that are asked in one round, besides all matchmakers.
 const GATEWAYS: usize = 8;
@@ -178,9 +179,10 @@ impl TrustKeeper {
 
     /// Whether that node has the database; none: it does not answer.
     async fn witness(&self, addr: &str) -> Option<bool> {
+        let bound = ANSWER.min(self.membership.lease() / 4);
         let mut client = OpsServiceClient::new(self.channels.get(addr));
-        let asking = client.witness(with_deadline(WitnessRequest {}, ANSWER));
-        let answer = tokio::time::timeout(ANSWER, asking).await.ok()?.ok()?;
+        let asking = client.witness(with_deadline(WitnessRequest {}, bound));
+        let answer = tokio::time::timeout(bound, asking).await.ok()?.ok()?;
         Some(answer.into_inner().database)
     }
 }

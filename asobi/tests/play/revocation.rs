@@ -12,6 +12,7 @@ use tokio::process::Command;
 use crate::support::{
     Client, Cluster, PATIENCE,
     rest::{self, Account},
+    until,
 };
 
 /// An operator's order, as its JSON.
@@ -54,8 +55,9 @@ async fn ended(cluster: &Cluster, sockets: [&mut Client; 2], reason: &str) -> an
         assert_eq!(socket.closing().await?, (1008, "session_revoked".into()));
         for gateway in cluster.processes("gateways") {
             let account = socket.account.at(gateway.http.as_deref().context("http")?);
-            let (status, _) = account.get("/friends").await?;
-            assert_eq!(status, 401, "the access token at {}", gateway.node_id);
+            // The other gateway hears of it by itself, maybe a moment later.
+            let refused = async || Ok(account.get("/friends").await?.0 == 401);
+            until(&format!("the access token is refused at {}", gateway.node_id), refused).await?;
             let mut again = Client::open(gateway.ws.as_deref().context("ws")?, account.clone()).await?;
             let token = json!({"token": account.access_token});
             assert_eq!(again.refused("session.connect", token).await?, "invalid_token");

@@ -68,6 +68,9 @@ impl Actor {
     #[must_use]
     pub fn new(room: Room, fence: Fence, mailbox: Mailbox, around: Surroundings) -> Self {
         room.count_inputs(&mailbox);
+        if room.settings.tick_rate > 0 {
+            mailbox.gather_inputs();
+        }
         Self { room, fence, mailbox, around, writing: None, waiting: Vec::new(), moving: None, over: false }
     }
 
@@ -137,9 +140,18 @@ impl Actor {
                 Err(_) => break,
             }
         }
+        self.take_gathered_inputs().await;
+    }
+
+    async fn take_gathered_inputs(&mut self) {
+        for (session, number, payload) in self.mailbox.gathered() {
+            self.room.input(session, number, payload, &self.mailbox).await;
+        }
     }
 
     async fn message(&mut self, message: Message) {
+        // What its session did before: nobody sends inputs before it is let in.
+        self.take_gathered_inputs().await;
         match message {
             Message::Enter { port, session, player, join, reply } => {
                 let joining = self.room.joining;
@@ -190,11 +202,12 @@ impl Actor {
         self.waiting.retain(|waiting| *waiting != session);
     }
 
-    /// The match is not ours any more: nothing is written or told, sessions are let go.
+    /// The match is not ours any more: nothing is written or told. Where it goes on, or how it ended, its players' nodes hear from who
+    /// took it.
     fn lost(&mut self) {
         self.over = true;
         tracing::warn!(game.match_id = %self.fence.match_id, "A match is no longer this host's; it stops here.");
-        self.room.close(None);
+        self.room.forget_sessions();
     }
 
     async fn seat_written(&mut self, joining: Joining, taken: Result<SeatTaken, asobi_store::Error>) {

@@ -7,6 +7,7 @@ use std::sync::{
 
 use asobi_session::link::{Entered, LinkError, SessionNo};
 use bytes::Bytes;
+use parking_lot::Mutex;
 use tokio::{
     runtime::Handle,
     sync::{mpsc, oneshot, watch},
@@ -91,6 +92,9 @@ pub struct Shared {
     pub moving: AtomicBool,
     /// Inputs in the queue or waiting for their tick.
     inputs: AtomicUsize,
+    /// The match takes inputs at its ticks: they gather, and wake nobody.
+    gathers: AtomicBool,
+    gathered: Mutex<Vec<(SessionKey, u64, Bytes)>>,
 }
 
 /// The receiving side.
@@ -145,6 +149,10 @@ impl MatchHandle {
             metrics::counter!("asobi_match_inputs_refused_total").increment(1);
             return Err(LinkError::Full);
         }
+        if self.shared.gathers.load(Ordering::Acquire) && !self.sender.is_closed() {
+            self.shared.gathered.lock().push((session, number, payload));
+            return Ok(());
+        }
         let message = Message::Input { session, number, payload };
         self.sender.try_send(message).map_err(|error| {
             inputs.fetch_sub(1, Ordering::Relaxed);
@@ -186,6 +194,17 @@ impl Mailbox {
     /// An input was applied or thrown away.
     pub fn input_done(&self) {
         self.shared.inputs.fetch_sub(1, Ordering::Relaxed);
+    }
+
+    /// Inputs need not wake the match from now on: it looks for them at its ticks, and before anything else it is told.
+    pub fn gather_inputs(&self) {
+        self.shared.gathers.store(true, Ordering::Release);
+    }
+
+    /// What has gathered since, in the order of its arrival.
+    #[must_use]
+    pub fn gathered(&self) -> Vec<(SessionKey, u64, Bytes)> {
+        std::mem::take(&mut *self.shared.gathered.lock())
     }
 
     /// Inputs that came with the match and not through here wait, too.

@@ -54,22 +54,23 @@ impl Port {
 
     /// These sessions are no longer attached to the match.
     pub fn dropped(&self, sessions: &[SessionNo], match_id: Uuid) {
-        {
-            let mut attached = self.attached.lock();
-            for session in sessions {
-                if attached.get(session).is_some_and(|handle| handle.match_id == match_id) {
-                    attached.remove(session);
-                }
+        self.forget_all(sessions, match_id);
+        self.edge.dropped(sessions, match_id);
+    }
+
+    /// As [`dropped`](Self::dropped), and the edge is not told.
+    pub fn forget_all(&self, sessions: &[SessionNo], match_id: Uuid) {
+        let mut attached = self.attached.lock();
+        for session in sessions {
+            if attached.get(session).is_some_and(|handle| handle.match_id == match_id) {
+                attached.remove(session);
             }
         }
-        self.edge.dropped(sessions, match_id);
     }
 
     /// The match of these sessions runs elsewhere from now on.
     pub fn moved(&self, sessions: &[SessionNo], to: &MovedTo) {
-        for session in sessions {
-            self.forget(*session, to.match_id);
-        }
+        self.forget_all(sessions, to.match_id);
         self.edge.moved(sessions, to);
     }
 
@@ -83,13 +84,6 @@ impl Port {
         let attached = std::mem::take(&mut *self.attached.lock());
         for (session, handle) in attached {
             handle.post(Message::Detach { session: (self.number, session), follows: false });
-        }
-    }
-
-    fn forget(&self, session: SessionNo, match_id: Uuid) {
-        let mut attached = self.attached.lock();
-        if attached.get(&session).is_some_and(|handle| handle.match_id == match_id) {
-            attached.remove(&session);
         }
     }
 }
@@ -145,7 +139,7 @@ impl HostLink {
             Err(_) => Err(LinkError::Unavailable),
         };
         if result.is_err() {
-            self.port.forget(session, handle.match_id);
+            self.port.forget_all(&[session], handle.match_id);
         }
         if result == Err(LinkError::Unavailable) {
             // It may have been attached all the same.

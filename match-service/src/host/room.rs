@@ -168,6 +168,8 @@ pub struct Room {
     logged: Option<Instant>,
     overrun_logged: Option<Instant>,
     shared_last: Option<Bytes>,
+    /// Room for the text of a state.
+    state_bytes: usize,
     /// A turn-based game's state is to be sent.
     state_due: bool,
     /// When a match ends to which nobody ever came.
@@ -246,6 +248,7 @@ impl Room {
             logged: None,
             overrun_logged: None,
             shared_last: None,
+            state_bytes: 512,
             state_due: false,
             deserted_at: None,
             bots_at: None,
@@ -468,7 +471,7 @@ impl Room {
     fn begin(&mut self) {
         if self.phase == Phase::Waiting && self.seats.len() >= self.settings.min_players as usize {
             self.phase = Phase::Running;
-            self.clock = TickClock::new(self.settings.tick_rate, Instant::now());
+            self.clock = TickClock::on_grid(self.settings.tick_rate, Instant::now());
             self.state_due = true;
         }
     }
@@ -529,23 +532,24 @@ impl Room {
         .to_string()
     }
 
-    /// The last word to everybody; the sessions are free afterwards. Without a result nobody is told how it ended.
-    pub fn close(&mut self, result: Option<&str>) {
-        if result.is_some() {
-            let held = std::mem::take(&mut self.held);
-            self.release(held);
-        }
-        if let Some(result) = result {
-            let id = self.setup.match_id;
-            let payload = format!(r#"{{"match_id":"{id}","result":{result}}}"#);
-            let frame = Bytes::from(frame::push_raw("match.finished", &payload));
-            for (port, sessions) in self.seats.groups() {
-                port.deliver(sessions, FrameKind::Event, frame.clone());
-            }
-        }
-        let match_id = self.setup.match_id;
+    /// The last word to everybody, once the end is written; the sessions are free afterwards.
+    pub fn close(&mut self) {
+        let held = std::mem::take(&mut self.held);
+        self.release(held);
+        let (id, result) = (self.setup.match_id, self.end.as_ref().map_or("{}", |end| end.result.as_str()));
+        let payload = format!(r#"{{"match_id":"{id}","result":{result}}}"#);
+        let frame = Bytes::from(frame::push_raw("match.finished", &payload));
         for (port, sessions) in self.seats.groups() {
-            port.dropped(sessions, match_id);
+            port.deliver(sessions, FrameKind::Event, frame.clone());
+            port.dropped(sessions, id);
+        }
+    }
+
+    /// Lets go of the sessions without a word: the match is somebody else's, and so is what becomes of them.
+    pub fn forget_sessions(&mut self) {
+        let id = self.setup.match_id;
+        for (port, sessions) in self.seats.groups() {
+            port.forget_all(sessions, id);
         }
     }
 }

@@ -1,8 +1,11 @@
 //! When the next tick is due.
 
-use std::time::Duration;
+use std::{sync::OnceLock, time::Duration};
 
 use tokio::time::Instant;
+
+/// Ticks begin at multiples of this.
+const GRID: Duration = Duration::from_millis(4);
 
 /// A fixed rate without drift. A host that was held up runs one tick at once and lets go of the others it missed.
 #[derive(Debug)]
@@ -20,6 +23,16 @@ impl TickClock {
         }
         let period = Duration::from_secs(1) / ticks_per_second;
         Some(Self { period, next: now + period })
+    }
+
+    /// As [`new`](Self::new), on a grid that all matches of the process share: those that are due in the same moment are played in one go, and
+    /// what they say leaves together.
+    #[must_use]
+    pub fn on_grid(ticks_per_second: u32, now: Instant) -> Option<Self> {
+        static BASE: OnceLock<Instant> = OnceLock::new();
+        let since = now.saturating_duration_since(*BASE.get_or_init(|| now));
+        let past = Duration::from_micros(u64::try_from(since.as_micros() % GRID.as_micros()).unwrap_or(0));
+        Self::new(ticks_per_second, now.checked_sub(past).unwrap_or(now))
     }
 
     #[must_use]

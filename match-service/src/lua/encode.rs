@@ -58,10 +58,7 @@ impl<'a> Encoder<'a> {
             Value::LightUserData(data) if data.0.is_null() => self.raw("null"),
             Value::Boolean(true) => self.raw("true"),
             Value::Boolean(false) => self.raw("false"),
-            Value::Integer(n) => {
-                let _ = write!(self.out, "{n}");
-                self.check()
-            }
+            Value::Integer(n) => self.raw(itoa::Buffer::new().format(*n)),
             Value::Number(n) => self.number(*n),
             Value::Vector(v) => {
                 self.raw("[")?;

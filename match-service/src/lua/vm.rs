@@ -285,11 +285,8 @@ impl Vm {
     /// A copy of a state to go back to; none when it is too large to be copied in every tick.
     #[must_use]
     pub fn copy_state(&self, state: &Table) -> Option<Table> {
-        // Bounded by itself; looking at the clock at every entry would cost more than the copying.
-        self.lua.remove_interrupt();
-        let copy = self.prelude.copy_state.call::<Option<Table>>((state, UNDO_ENTRIES)).ok().flatten();
-        interrupt(&self.lua, &self.budget);
-        copy
+        let copying = || self.prelude.copy_state.call::<Option<Table>>((state, UNDO_ENTRIES));
+        self.budget.suspended(copying).ok().flatten()
     }
 
     /// An error of this script that is not an error of the VM: a callback that returned what it must not.

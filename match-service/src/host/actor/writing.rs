@@ -109,8 +109,7 @@ impl Actor {
                 self.room.take_turns(&self.mailbox).await;
             }
             Written::Finished(true) => {
-                let result = self.room.end.as_ref().map(|end| end.result.clone());
-                self.room.close(result.as_deref());
+                self.room.close();
                 self.over = true;
             }
             Written::Checkpoint(_, false) | Written::Finished(false) => self.lost(),

@@ -46,7 +46,7 @@ impl Room {
 
     /// The whole `match.state` frame, written once.
     pub(super) async fn state_frame(&mut self, player: Option<Uuid>) -> Option<Bytes> {
-        let mut json = String::with_capacity(512);
+        let mut json = String::with_capacity(self.state_bytes);
         json.push_str(r#"{"type":"match.state","payload":"#);
         let mut outcome = Outcome::default();
         match self.game.state(player, &mut json, &mut outcome).await {
@@ -54,6 +54,8 @@ impl Room {
                 self.state_failures = 0;
                 self.apply_but_bots(outcome);
                 json.push('}');
+                // The next one is hardly longer.
+                self.state_bytes = json.len() + json.len() / 8;
                 Some(Bytes::from(json))
             }
             Err(error) => {

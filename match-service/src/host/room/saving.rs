@@ -240,7 +240,7 @@ impl Room {
             saved.teams.iter().map(|team| team.players.iter().filter_map(|text| player(text)).collect()).collect();
         if saved.running {
             self.phase = Phase::Running;
-            self.clock = TickClock::new(self.settings.tick_rate, tokio::time::Instant::now());
+            self.clock = TickClock::on_grid(self.settings.tick_rate, tokio::time::Instant::now());
         }
         self.state_due = true;
     }

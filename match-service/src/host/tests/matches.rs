@@ -348,7 +348,7 @@ async fn a_match_that_is_not_ours_any_more_says_nothing() {
         play.input(&a, 1, 1, "finish").expect("queued");
         pass(10).await;
         assert_eq!(edge.count("match.finished"), 0);
-        assert_eq!(*edge.dropped.lock(), [1]);
+        assert!(edge.dropped.lock().is_empty(), "what becomes of its sessions is for who took it to say");
         play.task.await.expect("the match is gone");
     })
     .await;
