@@ -16,8 +16,8 @@ const DEADLINE: Duration = Duration::from_secs(60);
 /// What is still being freed or grown.
 const SETTLE: Duration = Duration::from_secs(3);
 const LOOK: Duration = Duration::from_millis(100);
-/// Sequential joins go faster than this.
-const HALLS: usize = 400;
+/// In halls of 500; as many as show in what a process takes.
+const PLAYERS: usize = 2_000;
 
 /// # Errors
 /// The cluster takes no more matches or players.
@@ -30,22 +30,22 @@ pub async fn measure(count: u32, target: &Target, report: Report) -> anyhow::Res
         application_name: "asobi/bench".to_owned(),
     };
     let rows = asobi_store::connect(&options).await?;
-    eprintln!("starting {count} idle matches …");
-    let mut players = connect_many(target, usize::try_from(count)?.min(HALLS)).await?;
+    // Players first: matches go on allocating for a while.
+    let mut players = connect_many(target, PLAYERS).await?;
     let before = settled(target).await;
-    form(&rows, count).await?;
-    let with_matches = settled(target).await;
-    let count_players = u64::try_from(players.len())?;
     for player in &mut players {
         call(player, "match.find_or_create", json!({"mode": "hall"})).await.context("the mode `hall` is missing")?;
     }
     let with_players = settled(target).await;
+    eprintln!("starting {count} idle matches …");
+    form(&rows, count).await?;
+    let with_matches = settled(target).await;
+    drop(players);
     #[expect(clippy::cast_precision_loss, reason = "kilobytes of some processes")]
     let slope = |from: u64, to: u64, count: u64| per(to.saturating_sub(from) as f64, count, 1);
-    drop(players);
     Ok(report
-        .field("kb_per_idle_match", slope(before, with_matches, u64::from(count)))
-        .field("host_kb_per_relayed_player", slope(with_matches, with_players, count_players)))
+        .field("host_kb_per_relayed_player", slope(before, with_players, u64::try_from(PLAYERS)?))
+        .field("kb_per_idle_match", slope(with_players, with_matches, u64::from(count))))
 }
 
 async fn settled(target: &Target) -> u64 {

@@ -77,7 +77,8 @@ pub struct Options {
     /// In the middle of the first round one host is killed: its matches go on elsewhere, from their last checkpoints
     #[arg(long)]
     kill: bool,
-    /// Matches that are started at the end without anybody connected, and as many relayed players: what each costs the host in memory. 0: left out
+    /// Matches that are started at the end without anybody connected, after 2,000 relayed players: what each costs the host in memory. 0: both are
+    /// left out
     #[arg(long, default_value_t = 400, value_parser = clap::value_parser!(u32).range(0..=5000))]
     idle_matches: u32,
 }
