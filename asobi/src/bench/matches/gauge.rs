@@ -111,7 +111,7 @@ mod tests {
 
     #[test]
     fn what_was_counted_since_is_read_from_buckets() {
-        let before = "m_bucket{le=\"0.001\"} 10\nm_bucket{le=\"+Inf\"} 10\nother_bucket{le=\"0.001\"} 7\n";
+        let before = "m_bucket{le=\"0.001\"} 10\nm_bucket{le=\"0.002\"} 10\nm_bucket{le=\"+Inf\"} 10\nother_bucket{le=\"0.001\"} 7\n";
         let after = "m_bucket{le=\"0.001\"} 60\nm_bucket{le=\"0.002\"} 110\nm_bucket{le=\"+Inf\"} 110\nm_sum 1\n";
         let (mut then, mut now) = (Buckets::default(), Buckets::default());
         then.add(before, "m");
