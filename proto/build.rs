@@ -1,8 +1,10 @@
-//! Compiles `asobi/**/*.proto` without protoc and writes the descriptor set that gRPC reflection serves.
+//! Compiles `asobi/**/*.proto` without protoc and writes the descriptor set that gRPC reflection serves, and which scope each method needs.
 
 use std::{env, fs, path::PathBuf};
 
-const PROTOS: [&str; 8] = [
+use prost_reflect::{DescriptorPool, Value};
+
+const PROTOS: [&str; 9] = [
     "asobi/match/v1/match.proto",
     "asobi/matchmaker/v1/matchmaker.proto",
     "asobi/social/v1/friends.proto",
@@ -11,20 +13,40 @@ const PROTOS: [&str; 8] = [
     "asobi/social/v1/notifications.proto",
     "asobi/ops/v1/ops.proto",
     "asobi/ops/v1/players.proto",
+    "asobi/ops/v1/scope.proto",
 ];
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     println!("cargo:rerun-if-changed=asobi");
     println!("cargo:rerun-if-changed=errors.tsv");
-    let descriptors = protox::compile(PROTOS, ["."])?;
+    let mut compiler = protox::Compiler::new(["."])?;
+    compiler.include_imports(true).open_files(PROTOS)?;
+    let descriptors = compiler.file_descriptor_set();
     let out = PathBuf::from(env::var("OUT_DIR")?);
-    fs::write(out.join("descriptors.bin"), prost::Message::encode_to_vec(&descriptors))?;
+    // With the options, which `descriptors` has not.
+    fs::write(out.join("descriptors.bin"), compiler.encode_file_descriptor_set())?;
+    fs::write(out.join("scopes.rs"), scope_table(&compiler.descriptor_pool()))?;
     tonic_prost_build::configure()
         // Frames and inputs are shared, never copied, between the wire and the sockets.
         .bytes(".asobi.match.v1")
         .compile_fds(descriptors)?;
     fs::write(out.join("errors.rs"), error_table(&fs::read_to_string("errors.tsv")?))?;
     Ok(())
+}
+
+/// One `(path, scope)` row for each method, the scope by its number; 0: none is named.
+fn scope_table(pool: &DescriptorPool) -> String {
+    let option = pool.get_extension_by_name("asobi.ops.v1.scope");
+    let mut rows = String::new();
+    for service in pool.services() {
+        for method in service.methods() {
+            let options = method.options();
+            let scope = option.as_ref().map(|option| options.get_extension(option).into_owned());
+            let scope = scope.as_ref().and_then(Value::as_enum_number).unwrap_or(0);
+            rows += &format!("    (\"/{}/{}\", {scope}),\n", service.full_name(), method.name());
+        }
+    }
+    format!("const SCOPES: &[(&str, i32)] = &[\n{rows}];\n")
 }
 
 /// Turns `errors.tsv` into one constant per code and a table of `(code, status, reasons)` rows.

@@ -8,6 +8,7 @@
 //! the monotonic clock from *before* the last round trip that succeeded.
 
 pub mod death;
+pub mod desk;
 pub mod directory;
 pub mod leader;
 pub mod membership;

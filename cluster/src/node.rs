@@ -178,7 +178,10 @@ pub async fn cluster_key(config: &Config, pool: &PgPool, timeout: Duration) -> a
     if !config.cluster.key.is_empty() {
         return Ok(config.cluster.key.expose().to_owned());
     }
-    let reading = sqlx::query_scalar!("SELECT value FROM cluster_secrets WHERE name = 'cluster_key'").fetch_one(pool);
+    let reading = sqlx::query_scalar!(
+        "SELECT value FROM cluster_keys WHERE active_from <= now() ORDER BY active_from DESC LIMIT 1"
+    )
+    .fetch_one(pool);
     within(timeout, async { Ok(reading.await?) })
         .await
         .context("the cluster key could not be read; set cluster.key or run `asobi migrate`")

@@ -7,6 +7,7 @@ pub mod error;
 pub mod frame;
 pub mod mode;
 pub mod query;
+pub mod scope;
 
 /// `asobi.match.v1`
 #[expect(clippy::allow_attributes, clippy::allow_attributes_without_reason, reason = "generated")]

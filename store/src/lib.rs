@@ -11,6 +11,7 @@ use sqlx::{
 use tracing::Instrument as _;
 
 pub mod allocation;
+pub mod audit;
 pub mod backfill;
 pub mod bans;
 pub mod boards;

@@ -13,9 +13,7 @@ use crate::support::{Client, Cluster, PATIENCE};
 
 /// The matchmakers' own API, as internal tools call it: at the one that leads.
 async fn leader(cluster: &Cluster) -> anyhow::Result<MatchmakerServiceClient<ClusterChannel>> {
-    let key: String = sqlx::query_scalar("SELECT value FROM cluster_secrets WHERE name = 'cluster_key'")
-        .fetch_one(&cluster.database.pool)
-        .await?;
+    let key: String = sqlx::query_scalar("SELECT value FROM cluster_keys").fetch_one(&cluster.database.pool).await?;
     let addr = cluster.leading_matchmaker().await?.grpc.context("grpc")?;
     Ok(MatchmakerServiceClient::new(Channels::new(key).get(&addr)))
 }

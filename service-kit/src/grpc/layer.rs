@@ -12,7 +12,7 @@ use tonic::{Code, Status, body::Body};
 use tower::{Layer, Service};
 use tracing::Instrument as _;
 
-use super::ClusterKey;
+use super::{Caller, ClusterKey};
 use crate::telemetry;
 
 /// Services that answer without the key: probes and tools have none, and they tell nothing that is secret.
@@ -57,7 +57,7 @@ where
         self.inner.poll_ready(cx)
     }
 
-    fn call(&mut self, request: Request<Body>) -> Self::Future {
+    fn call(&mut self, mut request: Request<Body>) -> Self::Future {
         let path = request.uri().path();
         let open = OPEN.iter().any(|prefix| path.starts_with(prefix));
         if !open && let Err(problem) = self.key.check(request.headers()) {
@@ -67,6 +67,9 @@ where
         }
         // Whoever has no key must not be able to make up label values.
         let method = if open { "health or reflection".to_owned() } else { path.trim_start_matches('/').to_owned() };
+        if !open {
+            request.extensions_mut().insert(Caller::Node);
+        }
         let span = tracing::info_span!("grpc", otel.name = %method, otel.kind = "server", rpc.method = %method);
         if let Some(trace) = request.headers().get("traceparent").and_then(|value| value.to_str().ok()) {
             telemetry::set_parent(&span, trace);
