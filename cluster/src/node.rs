@@ -31,6 +31,8 @@ pub struct Node {
     pub directory: Arc<Directory>,
     pub channels: Channels,
     pub cluster_key: String,
+    /// Cancelled when this process takes no more work: what would go on for ever, such as a stream, ends then.
+    pub draining: CancellationToken,
     stop: CancellationToken,
     tasks: TaskTracker,
 }
@@ -93,6 +95,7 @@ impl Node {
             membership,
             directory,
             cluster_key,
+            draining: shutdown.draining(),
             stop,
             tasks,
         };

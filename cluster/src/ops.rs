@@ -62,7 +62,7 @@ pub fn routes(node: &Node, config: &Config) -> Routes {
     Routes::new(OpsServiceServer::new(ops))
         .add_service(players::service(node.pool.clone(), publisher, config.auth.access_ttl()))
         .add_service(directory::service(node.pool.clone()))
-        .add_service(matches::service(node.pool.clone(), hosted, desk))
+        .add_service(matches::service(node.pool.clone(), hosted, desk, node.draining.clone()))
 }
 
 struct Ops {

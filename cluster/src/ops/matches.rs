@@ -20,6 +20,7 @@ use asobi_store::{
 use serde_json::{Map, Value, json};
 use sqlx::PgPool;
 use tokio::sync::Semaphore;
+use tokio_util::sync::CancellationToken;
 use tonic::{Code, Request, Response, Status};
 use uuid::Uuid;
 
@@ -41,14 +42,21 @@ const RESULT_BYTES: usize = 16 * 1024;
 /// Matches that are watched through one process at the same time; more are refused.
 const WATCHERS: usize = 128;
 
-pub(super) fn service(pool: PgPool, hosts: Hosts, desk: Desk) -> MatchServiceServer<impl MatchService> {
-    MatchServiceServer::new(Matches { pool, hosts, desk, watchers: Arc::new(Semaphore::new(WATCHERS)) })
+/// `draining` ends the streams.
+pub(super) fn service(
+    pool: PgPool,
+    hosts: Hosts,
+    desk: Desk,
+    draining: CancellationToken,
+) -> MatchServiceServer<impl MatchService> {
+    MatchServiceServer::new(Matches { pool, hosts, desk, draining, watchers: Arc::new(Semaphore::new(WATCHERS)) })
 }
 
 struct Matches {
     pool: PgPool,
     hosts: Hosts,
     desk: Desk,
+    draining: CancellationToken,
     watchers: Arc<Semaphore>,
 }
 
@@ -101,7 +109,7 @@ impl MatchService for Matches {
         // Whether there is such a match is known before the stream begins.
         let row = hosted::row(&self.pool, match_id).await?;
         let watching = Watching::new(self.pool.clone(), self.hosts.clone(), match_id, request, row, place);
-        Ok(Response::new(watch::stream(watching)))
+        Ok(Response::new(watch::stream(watching, self.draining.clone())))
     }
 
     async fn end_match(&self, request: Request<EndMatchRequest>) -> Result<Response<EndMatchResponse>, Status> {

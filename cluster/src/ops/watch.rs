@@ -20,6 +20,7 @@ use asobi_store::matches::MatchRow;
 use futures_util::{Stream, stream};
 use sqlx::PgPool;
 use tokio::{sync::OwnedSemaphorePermit, time::Instant};
+use tokio_util::sync::CancellationToken;
 use tonic::{Code, Request, Status, Streaming};
 use uuid::Uuid;
 
@@ -55,11 +56,20 @@ pub(super) struct Watching {
     _place: OwnedSemaphorePermit,
 }
 
-/// The messages, until the match has ended.
-pub(super) fn stream(watching: Watching) -> Watch {
-    Box::pin(stream::unfold(watching, async |mut watching| {
-        let next = watching.next().await?;
-        Some((next, watching))
+/// The messages, until the match has ended or this process goes down.
+pub(super) fn stream(watching: Watching, draining: CancellationToken) -> Watch {
+    Box::pin(stream::unfold((watching, draining), async |(mut watching, draining)| {
+        if watching.over {
+            return None;
+        }
+        let next = tokio::select! {
+            next = watching.next() => next?,
+            () = draining.cancelled() => {
+                watching.over = true;
+                Err(Status::unavailable("this node goes down; watch at another"))
+            }
+        };
+        Some((next, (watching, draining)))
     }))
 }
 
