@@ -2,6 +2,7 @@
 
 mod bench;
 mod check;
+mod completion;
 mod config_command;
 mod ctl;
 mod dev;
@@ -10,12 +11,13 @@ mod play;
 mod postgres;
 mod process;
 mod stdin;
+mod top;
 mod with_postgres;
 
 use std::{future::Future, process::ExitCode};
 
 use asobi_service_kit::{config::ConfigArgs, service};
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, CommandFactory as _, Parser, Subcommand};
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
@@ -44,8 +46,10 @@ enum Command {
     Check(check::CheckArgs),
     Play(play::PlayArgs),
     Ctl(ctl::CtlArgs),
+    Top(top::TopArgs),
     Bench(bench::BenchArgs),
     Config(config_command::ConfigCommand),
+    Completion(completion::CompletionArgs),
     Postgres(with_postgres::PostgresArgs),
     /// Keep a PostgreSQL server for a supervisor
     #[command(hide = true)]
@@ -76,8 +80,10 @@ fn run(command: Command) -> ExitCode {
         Command::Check(args) => block_on(check::run(args)),
         Command::Play(args) => block_on(play::run(args)),
         Command::Ctl(args) => block_on(ctl::run(args)),
+        Command::Top(args) => block_on(top::run(args)),
         Command::Bench(args) => block_on(bench::run(args)),
         Command::Config(args) => config_command::run(&args),
+        Command::Completion(args) => completion::run(&args, Cli::command()),
         Command::Postgres(args) => block_on(with_postgres::run(args)),
         Command::PostgresGuard(args) => block_on(postgres::guard::run(args)),
     }

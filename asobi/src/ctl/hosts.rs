@@ -1,31 +1,15 @@
-//! `asobi ctl move` and `asobi ctl drain`: where matches run.
+//! `asobi ctl drain`: taking a match host out.
 
-use std::time::Duration;
-
-use anyhow::{Context as _, bail};
 use asobi_cluster::Role;
-use asobi_proto::match_v1::{DrainRequest, MoveMatchRequest, match_host_service_client::MatchHostServiceClient};
+use asobi_proto::ops_v1::{DrainNodeRequest, ops_service_client::OpsServiceClient};
 use asobi_service_kit::grpc::with_deadline;
-use asobi_store::{matches, within};
 use clap::Args;
 use serde_json::json;
-use tonic::{Response, Status};
-use uuid::Uuid;
 
-use super::{Ctl, DEADLINE, output, refusal};
-
-/// As long as a host tries.
-const MOVE: Duration = Duration::from_secs(12);
-
-#[derive(Debug, Args)]
-pub struct MoveArgs {
-    /// The match's id
-    #[arg(value_name = "MATCH")]
-    match_id: Uuid,
-    /// The node id of the host that shall run it
-    #[arg(value_name = "HOST")]
-    host: String,
-}
+use super::{
+    Ctl, DEADLINE, output,
+    reach::{meant, request_id},
+};
 
 #[derive(Debug, Args)]
 pub struct DrainArgs {
@@ -34,36 +18,16 @@ pub struct DrainArgs {
     host: String,
 }
 
-pub async fn move_match(args: &MoveArgs, ctl: &Ctl) -> anyhow::Result<()> {
-    let row =
-        within(DEADLINE, matches::by_id(&ctl.pool, args.match_id)).await.context("the match could not be read")?;
-    let Some(row) = row else { bail!("there is no match {}", args.match_id) };
-    if row.state != "running" {
-        bail!("the match is {}; only a running one moves", row.state);
-    }
-    let from = ctl.node(&row.host_node, Role::Match).await?;
-    // Checked here, too: the answer names the hosts there are.
-    ctl.node(&args.host, Role::Match).await?;
-    let request = MoveMatchRequest { match_id: args.match_id.to_string(), to_node: args.host.clone() };
-    let mut client = MatchHostServiceClient::new(ctl.channels.get(&from.grpc_addr));
-    let moved = answer(&from.node_id, MOVE, client.move_match(with_deadline(request, MOVE))).await?;
-    if ctl.json {
-        output::json(&json!({
-            "match_id": args.match_id, "from": row.host_node, "to": args.host, "epoch": moved.epoch,
-        }));
-    } else {
-        output::line(&format!(
-            "{} runs on {} now (epoch {}); it was on {}",
-            args.match_id, args.host, moved.epoch, row.host_node
-        ));
-    }
-    Ok(())
-}
-
 pub async fn drain(args: &DrainArgs, ctl: &Ctl) -> anyhow::Result<()> {
-    let host = ctl.node(&args.host, Role::Match).await?;
-    let mut client = MatchHostServiceClient::new(ctl.channels.get(&host.grpc_addr));
-    let draining = answer(&host.node_id, DEADLINE, client.drain(with_deadline(DrainRequest {}, DEADLINE))).await?;
+    // Here the answer names the hosts there are.
+    ctl.node(&args.host, Role::Match).await?;
+    let request = DrainNodeRequest { node_id: args.host.clone(), request_id: request_id() };
+    let draining = ctl
+        .ask(None, async |channel| {
+            let request = with_deadline(request.clone(), DEADLINE);
+            OpsServiceClient::new(channel).drain_node(request).await.map_err(meant)
+        })
+        .await?;
     if ctl.json {
         output::json(&json!({"host": args.host, "matches": draining.matches}));
     } else {
@@ -73,16 +37,4 @@ pub async fn drain(args: &DrainArgs, ctl: &Ctl) -> anyhow::Result<()> {
         ));
     }
     Ok(())
-}
-
-async fn answer<T>(
-    node_id: &str,
-    bound: Duration,
-    call: impl Future<Output = Result<Response<T>, Status>>,
-) -> anyhow::Result<T> {
-    match tokio::time::timeout(bound, call).await {
-        Ok(Ok(answer)) => Ok(answer.into_inner()),
-        Ok(Err(status)) => Err(refusal(&status)),
-        Err(_) => bail!("{node_id} did not answer within {} s", bound.as_secs()),
-    }
 }

@@ -3,11 +3,17 @@
 //!
 //! Each subcommand is a module with its arguments and a `run(&args, &Ctl)`; what it prints goes through [`output`].
 
+mod chat;
+mod directory;
 mod hosts;
+mod matches;
 mod nodes;
-mod output;
+pub mod output;
 mod players;
 mod queue;
+mod reach;
+mod settings;
+mod shown;
 mod ticket;
 
 use std::{path::PathBuf, process::ExitCode, time::Duration};
@@ -32,6 +38,13 @@ pub const DEADLINE: Duration = Duration::from_secs(5);
 pub struct CtlArgs {
     #[command(subcommand)]
     command: Command,
+    #[command(flatten)]
+    flags: Flags,
+}
+
+/// How a cluster is reached; `asobi top` has the same.
+#[derive(Debug, Args)]
+pub struct Flags {
     /// Print JSON instead of a table
     #[arg(long, global = true)]
     json: bool,
@@ -50,11 +63,16 @@ pub struct CtlArgs {
 enum Command {
     /// Who is in the cluster: roles, states, addresses, load, and who leads
     Nodes,
-    /// Move a running match to another host, live: its players notice a late tick
-    Move(hosts::MoveArgs),
+    Matches(matches::MatchesArgs),
+    Match(matches::MatchArgs),
+    /// Move a running match to another host, live; as `match move`
+    Move(matches::MoveArgs),
     /// Take a match host out: its matches move to the others, then it stops
     Drain(hosts::DrainArgs),
+    Players(directory::PlayersArgs),
     Player(players::PlayerArgs),
+    Chat(chat::ChatArgs),
+    Config(settings::ConfigArgs),
     Queue(queue::QueueArgs),
     Ticket(ticket::TicketArgs),
 }
@@ -64,29 +82,46 @@ enum Command {
 /// # Errors
 /// With a sentence that says what to do next.
 pub async fn run(args: CtlArgs) -> anyhow::Result<ExitCode> {
-    let layers = ConfigArgs {
-        config: args.config.clone(),
-        set: args.set.clone(),
-        database_url: args.database_url.clone(),
-        ..ConfigArgs::default()
+    let ctl = match args.flags.reach().await? {
+        Ok(ctl) => ctl,
+        Err(wrong) => return Ok(wrong),
     };
-    let config = match config::load(&layers) {
-        Ok(config) => config,
-        Err(errors) => {
-            eprintln!("{errors}");
-            return Ok(ExitCode::from(EXIT_CONFIG));
-        }
-    };
-    let ctl = Ctl::connect(&config, args.json).await?;
     match &args.command {
         Command::Nodes => nodes::run(&ctl).await?,
-        Command::Move(args) => hosts::move_match(args, &ctl).await?,
+        Command::Matches(args) => matches::list(args, &ctl).await?,
+        Command::Match(args) => matches::run(args, &ctl).await?,
+        Command::Move(args) => matches::move_match(args, &ctl).await?,
         Command::Drain(args) => hosts::drain(args, &ctl).await?,
+        Command::Players(args) => directory::run(args, &ctl).await?,
         Command::Player(args) => players::run(args, &ctl).await?,
+        Command::Chat(args) => chat::run(args, &ctl).await?,
+        Command::Config(args) => settings::run(args, &ctl).await?,
         Command::Queue(args) => queue::run(args, &ctl).await?,
         Command::Ticket(args) => ticket::run(args, &ctl).await?,
     }
     Ok(ExitCode::SUCCESS)
+}
+
+impl Flags {
+    /// The cluster, or the exit code where the configuration is wrong, which was said.
+    ///
+    /// # Errors
+    /// The database cannot be reached, or has another schema.
+    pub async fn reach(&self) -> anyhow::Result<Result<Ctl, ExitCode>> {
+        let layers = ConfigArgs {
+            config: self.config.clone(),
+            set: self.set.clone(),
+            database_url: self.database_url.clone(),
+            ..ConfigArgs::default()
+        };
+        match config::load(&layers) {
+            Ok(config) => Ctl::connect(&config, self.json).await.map(Ok),
+            Err(errors) => {
+                eprintln!("{errors}");
+                Ok(Err(ExitCode::from(EXIT_CONFIG)))
+            }
+        }
+    }
 }
 
 /// What every subcommand needs.

@@ -1,4 +1,4 @@
-//! `asobi ctl nodes`: the registry. It is read from the database, so it also answers when no node does.
+//! `asobi ctl nodes`: the registry, whoever of it still answers.
 
 use asobi_proto::ops_v1::Node;
 use serde_json::{Value, json};
@@ -12,7 +12,7 @@ pub async fn run(ctl: &Ctl) -> anyhow::Result<()> {
         return Ok(());
     }
     let rows: Vec<_> = nodes.iter().map(row).collect();
-    let names = ["node", "role", "state", "leads", "load", "version", "region", "grpc", "http"];
+    let names = ["node", "role", "state", "leads", "load", "lease", "version", "region", "grpc", "http"];
     output::line(&output::table(names, &rows));
     Ok(())
 }
@@ -29,6 +29,7 @@ fn object(node: &Node) -> Value {
         "term": node.leading.then_some(node.term),
         "load": node.load,
         "capacity": node.capacity,
+        "lease_left_ms": node.lease_left_ms,
         "version": node.version,
         "region": text(&node.region),
         "http_url": text(&node.http_url),
@@ -39,7 +40,7 @@ fn object(node: &Node) -> Value {
     })
 }
 
-fn row(node: &Node) -> [String; 9] {
+fn row(node: &Node) -> [String; 10] {
     // A node that stopped properly has said so; one whose lease ran out has not.
     let state = if node.alive || node.state == "stopped" { node.state.clone() } else { "lost".to_owned() };
     let load = if node.capacity > 0 { format!("{}/{}", node.load, node.capacity) } else { node.load.to_string() };
@@ -50,11 +51,21 @@ fn row(node: &Node) -> [String; 9] {
         state,
         leads,
         load,
+        lease(node),
         node.version.clone(),
         node.region.clone(),
         node.grpc_addr.clone(),
         node.http_url.clone(),
     ]
+}
+
+/// What is left of it, or for how long it has been over; one that stopped has given it up.
+fn lease(node: &Node) -> String {
+    match node.lease_left_ms {
+        _ if node.state == "stopped" => String::new(),
+        left @ 0.. => output::milliseconds(left),
+        over => format!("over for {}", output::milliseconds(-over)),
+    }
 }
 
 /// A term is `timeline << 40 | number`.
@@ -71,8 +82,8 @@ mod tests {
         let mut node =
             Node { state: "ready".into(), alive: true, leading: true, term: (3 << 40) + 7, ..Node::default() };
         assert_eq!(row(&node)[2..4], ["ready", "term 3.7"]);
-        node.alive = false;
-        assert_eq!(row(&node)[2], "lost");
+        (node.alive, node.lease_left_ms) = (false, -61_000);
+        assert_eq!((row(&node)[2].as_str(), row(&node)[5].as_str()), ("lost", "over for 1 min 1 s"));
         node.state = "stopped".into();
         assert_eq!(row(&node)[2], "stopped");
     }

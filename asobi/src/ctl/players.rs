@@ -23,6 +23,8 @@ pub struct PlayerArgs {
 
 #[derive(Debug, Subcommand)]
 enum Order {
+    /// The account, and what goes on around it: sessions, match, tickets, party, ban
+    Show { id: Uuid },
     /// Close the player's sockets on every node, make their tokens useless, and refuse new ones. Again: another ban in its place
     Ban {
         id: Uuid,
@@ -41,6 +43,7 @@ enum Order {
 
 pub async fn run(args: &PlayerArgs, ctl: &Ctl) -> anyhow::Result<()> {
     match &args.order {
+        Order::Show { id } => super::directory::show(*id, ctl).await?,
         Order::Ban { id, reason, lasting } => {
             let until = lasting.map(|lasting| OffsetDateTime::now_utc() + lasting);
             let request = BanPlayerRequest {
