@@ -117,6 +117,12 @@ impl Bus {
         let confirmed = Duration::from_millis(self.shared.confirmed_ms.load(Ordering::Acquire));
         self.shared.started.elapsed().saturating_sub(confirmed)
     }
+
+    /// How late the last notification to itself was that this process has heard; none: it has heard none yet.
+    #[must_use]
+    pub fn notify_lag(&self) -> Option<Duration> {
+        self.shared.pulse.last()
+    }
 }
 
 impl Shared {

@@ -4,7 +4,10 @@
 //! One pulse wakes every listening session of the database up to PostgreSQL 18, as every NOTIFY does: hence seconds and not milliseconds apart.
 
 use std::{
-    sync::{Arc, Mutex, PoisonError},
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
     time::{Duration, Instant},
 };
 
@@ -24,15 +27,21 @@ pub(crate) struct Pulse {
     /// Of this process alone.
     channel: String,
     sent: Mutex<Option<(u64, Instant)>>,
+    /// Of the last one that was heard, microseconds; 0: none was.
+    last: AtomicU64,
 }
 
 impl Pulse {
     pub(crate) fn new() -> Self {
-        Self { channel: format!("asobi_pulse_{:016x}", rand::random::<u64>()), sent: Mutex::default() }
+        Self { channel: format!("asobi_pulse_{:016x}", rand::random::<u64>()), sent: Mutex::default(), last: AtomicU64::new(0) }
     }
 
     pub(crate) fn channel(&self) -> &str {
         &self.channel
+    }
+
+    pub(crate) fn last(&self) -> Option<Duration> {
+        Some(self.last.load(Ordering::Relaxed)).filter(|micros| *micros > 0).map(Duration::from_micros)
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, Option<(u64, Instant)>> {
@@ -56,6 +65,7 @@ impl Pulse {
         }
         *waiting = None;
         let lag = now.duration_since(sent);
+        self.last.store(u64::try_from(lag.as_micros()).unwrap_or(u64::MAX).max(1), Ordering::Relaxed);
         metrics::gauge!("asobi_bus_notify_lag_seconds").set(lag.as_secs_f64());
         Some(lag)
     }
@@ -111,5 +121,6 @@ mod tests {
         assert_eq!(pulse.heard("nonsense", after(110)), None);
         assert_eq!(pulse.heard("2", after(130)), Some(Duration::from_millis(30)));
         assert_eq!(pulse.heard("2", after(140)), None);
+        assert_eq!(pulse.last(), Some(Duration::from_millis(30)));
     }
 }

@@ -85,6 +85,25 @@ async fn what_one_publishes_all_hear_in_order() -> anyhow::Result<()> {
 }
 
 #[tokio::test]
+async fn each_hears_its_own_pulse_and_nobody_elses() -> anyhow::Result<()> {
+    let db = TestDatabase::create().await?;
+    let (mut ada, bo) = (join(&db, "ada").await?, join(&db, "bo").await?);
+    let measured = async {
+        while ada.bus.notify_lag().is_none() || bo.bus.notify_lag().is_none() {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    timeout(PATIENCE, measured).await?;
+    assert!(ada.bus.notify_lag() < Some(PATIENCE));
+    // It is no news for who subscribes.
+    ada.bus.publisher().publish(Topic::Presence, &status("news"))?;
+    assert_eq!(ada.statuses_until("news").await, ["news"]);
+    ada.leave().await;
+    bo.leave().await;
+    db.drop_now().await
+}
+
+#[tokio::test]
 async fn a_listener_whose_session_is_terminated_resyncs_and_hears_again() -> anyhow::Result<()> {
     let db = TestDatabase::create().await?;
     let mut member = join(&db, "bereft").await?;

@@ -5,6 +5,7 @@ use std::{net::SocketAddr, sync::Arc, time::Duration};
 use asobi_proto::{
     error::ErrorCode,
     ops_v1::{
+        DrainNodeRequest, DrainNodeResponse, GetConfigRequest, GetConfigResponse, GetStatsRequest, GetStatsResponse,
         ListNodesRequest, ListNodesResponse, Node, WitnessRequest, WitnessResponse,
         ops_service_client::OpsServiceClient,
         ops_service_server::{OpsService, OpsServiceServer},
@@ -31,7 +32,20 @@ impl OpsService for Ops {
         if request.metadata().contains_key("refuse") {
             return Err(status(ErrorCode::RATE_LIMITED, "too many for a test"));
         }
-        Ok(Response::new(ListNodesResponse { nodes: vec![Node { node_id: "a".to_owned(), ..Node::default() }] }))
+        let nodes = vec![Node { node_id: "a".to_owned(), ..Node::default() }];
+        Ok(Response::new(ListNodesResponse { nodes, ..ListNodesResponse::default() }))
+    }
+
+    async fn get_config(&self, _: Request<GetConfigRequest>) -> Result<Response<GetConfigResponse>, Status> {
+        Err(Status::unimplemented("not asked here"))
+    }
+
+    async fn get_stats(&self, _: Request<GetStatsRequest>) -> Result<Response<GetStatsResponse>, Status> {
+        Err(Status::unimplemented("not asked here"))
+    }
+
+    async fn drain_node(&self, _: Request<DrainNodeRequest>) -> Result<Response<DrainNodeResponse>, Status> {
+        Err(Status::unimplemented("not asked here"))
     }
 
     async fn witness(&self, _: Request<WitnessRequest>) -> Result<Response<WitnessResponse>, Status> {
@@ -51,16 +65,16 @@ async fn calls_need_the_cluster_key() {
     let address = grpc(&shutdown, &Readiness::new()).await.to_string();
 
     let mut client = OpsServiceClient::new(Channels::new(KEY).get(&address));
-    let nodes = client.list_nodes(with_deadline(ListNodesRequest {}, LONG)).await.unwrap().into_inner().nodes;
+    let nodes = client.list_nodes(with_deadline(ListNodesRequest::default(), LONG)).await.unwrap().into_inner().nodes;
     assert_eq!(nodes[0].node_id, "a");
 
     let mut wrong = OpsServiceClient::new(Channels::new("another key").get(&address));
-    let refused = wrong.list_nodes(with_deadline(ListNodesRequest {}, LONG)).await.unwrap_err();
+    let refused = wrong.list_nodes(with_deadline(ListNodesRequest::default(), LONG)).await.unwrap_err();
     assert_eq!(refused.code(), Code::Unauthenticated);
     assert!(refused.message().contains("not this cluster's"), "{refused}");
 
     let bare = Endpoint::from_shared(format!("http://{address}")).unwrap().connect().await.unwrap();
-    let refused = OpsServiceClient::new(bare).list_nodes(ListNodesRequest {}).await.unwrap_err();
+    let refused = OpsServiceClient::new(bare).list_nodes(ListNodesRequest::default()).await.unwrap_err();
     assert_eq!(refused.code(), Code::Unauthenticated);
     assert!(refused.message().contains("x-asobi-cluster-key"), "{refused}");
 
@@ -75,7 +89,7 @@ async fn error_codes_cross_the_wire() {
     let shutdown = Shutdown::manual(LONG);
     let address = grpc(&shutdown, &Readiness::new()).await.to_string();
     let mut client = OpsServiceClient::new(Channels::new(KEY).get(&address));
-    let mut request = with_deadline(ListNodesRequest {}, LONG);
+    let mut request = with_deadline(ListNodesRequest::default(), LONG);
     request.metadata_mut().insert("refuse", "1".parse().unwrap());
     let refused = client.list_nodes(request).await.unwrap_err();
     assert_eq!(refused.code(), Code::ResourceExhausted);
@@ -89,7 +103,7 @@ async fn an_address_nobody_answers_is_unavailable_soon() {
     drop(listener);
     for address in [address.to_string(), "no address at all".to_owned()] {
         let mut client = OpsServiceClient::new(Channels::new(KEY).get(&address));
-        let refused = client.list_nodes(with_deadline(ListNodesRequest {}, LONG)).await.unwrap_err();
+        let refused = client.list_nodes(with_deadline(ListNodesRequest::default(), LONG)).await.unwrap_err();
         assert_eq!(refused.code(), Code::Unavailable, "{address}: {refused}");
     }
 }

@@ -9,4 +9,5 @@ mod ctl;
 mod dev;
 mod flags;
 mod games;
+mod ops;
 mod services;

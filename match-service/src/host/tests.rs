@@ -5,6 +5,7 @@ mod database;
 mod hosts;
 mod matches;
 mod moves;
+mod operators;
 mod streams;
 
 use std::{
