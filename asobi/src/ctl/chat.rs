@@ -13,7 +13,7 @@ use clap::{Args, Subcommand};
 use serde_json::{Value, json};
 use tonic::{Code, Request, Streaming};
 
-use super::{Ctl, DEADLINE, output, reach::request_id, refusal, shown};
+use super::{Ctl, DEADLINE, output, one::request_id, refusal, shown};
 
 /// Channels: what is said, and saying something
 #[derive(Debug, Args)]

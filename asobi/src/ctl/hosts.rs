@@ -8,7 +8,7 @@ use serde_json::json;
 
 use super::{
     Ctl, DEADLINE, output,
-    reach::{meant, request_id},
+    one::{meant, request_id},
 };
 
 #[derive(Debug, Args)]

@@ -15,7 +15,7 @@ use uuid::Uuid;
 
 use super::{
     Ctl, DEADLINE, output,
-    reach::{meant, request_id},
+    one::{meant, request_id},
     shown,
 };
 

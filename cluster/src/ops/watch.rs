@@ -49,7 +49,7 @@ pub(super) struct Watching {
     states: Option<Streaming<WatchHostedMatchResponse>>,
     /// Where the states came from last.
     seen_at: Option<(String, i64)>,
-    /// Since when nothing is seen.
+    /// Since when no host is heard.
     blind_since: Instant,
     over: bool,
     /// One of the places for watchers.
@@ -107,11 +107,13 @@ impl Watching {
             if let Some(states) = &mut self.states {
                 match states.message().await {
                     Ok(Some(WatchHostedMatchResponse { state: Some(state) })) => {
-                        self.blind_since = Instant::now();
                         return Some(Ok(said(Kind::State(state))));
                     }
                     Ok(Some(_)) => {}
-                    Ok(None) | Err(_) => self.states = None,
+                    Ok(None) | Err(_) => {
+                        self.states = None;
+                        self.blind_since = Instant::now();
+                    }
                 }
                 if self.states.is_some() {
                     continue;

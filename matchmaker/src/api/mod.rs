@@ -6,7 +6,6 @@ mod watch;
 
 use std::sync::Arc;
 
-use asobi_cluster::desk::{Deed, Desk};
 use asobi_proto::{
     bus::{TicketItem, Topic},
     error::ErrorCode,
@@ -19,10 +18,8 @@ use asobi_proto::{
         matchmaker_service_server::{MatchmakerService, MatchmakerServiceServer},
     },
 };
-use asobi_service_kit::grpc::{Caller, invalid, status};
+use asobi_service_kit::grpc::{invalid, status};
 use asobi_store::{inbox::StoredEvent, within};
-use prost::Message;
-use serde_json::{Value, json};
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status};
@@ -37,13 +34,11 @@ const WATCHERS: usize = 256;
 
 /// `draining` ends the streams.
 pub fn service(deps: Arc<Deps>, draining: CancellationToken) -> MatchmakerServiceServer<impl MatchmakerService> {
-    let desk = Desk::new(deps.pool.clone(), deps.limits.database);
-    MatchmakerServiceServer::new(Api { deps, desk, draining, watchers: Arc::new(Semaphore::new(WATCHERS)) })
+    MatchmakerServiceServer::new(Api { deps, draining, watchers: Arc::new(Semaphore::new(WATCHERS)) })
 }
 
 struct Api {
     deps: Arc<Deps>,
-    desk: Desk,
     draining: CancellationToken,
     watchers: Arc<Semaphore>,
 }
@@ -60,24 +55,6 @@ impl Api {
         }
     }
 
-    /// Carries out what is asked, unless it was under the same request id, and writes it down. None of it does harm when it is done twice.
-    async fn order<M, A>(
-        &self,
-        deed: Deed<'_>,
-        request: &M,
-        act: impl Future<Output = Result<A, Status>>,
-    ) -> Result<Response<A>, Status>
-    where
-        M: Message,
-        A: Message + Default,
-    {
-        if let Some(answer) = self.desk.before(&deed, request).await? {
-            return Ok(Response::new(answer));
-        }
-        let answer = act.await?;
-        self.desk.record(deed, request, answer).await.map(Response::new)
-    }
-
     async fn bounded<T>(&self, work: impl Future<Output = asobi_store::Result<T>>) -> Result<T, Status> {
         within(self.deps.limits.database, work).await.map_err(unavailable)
     }
@@ -86,16 +63,6 @@ impl Api {
 fn unavailable(error: asobi_store::Error) -> Status {
     tracing::warn!(%error, "A matchmaker call failed at the database.");
     status(ErrorCode::NOT_READY, "the database does not answer")
-}
-
-fn deed<'a>(
-    caller: &'a Caller,
-    action: &'static str,
-    request_id: &'a str,
-    subject: &str,
-    detail: Value,
-) -> Deed<'a> {
-    Deed { caller, action, request_id, subject: subject.to_owned(), detail }
 }
 
 fn not_leading() -> Status {
@@ -121,21 +88,14 @@ impl MatchmakerService for Api {
         &self,
         request: Request<CreateTicketRequest>,
     ) -> Result<Response<CreateTicketResponse>, Status> {
-        let (caller, request) = (Caller::of(&request)?, request.into_inner());
-        let detail = json!({"mode": request.mode});
-        let deed =
-            deed(&caller, "MatchmakerService/CreateTicket", &request.request_id, &request.player_id, detail);
-        self.order(deed, &request, self.create(request.clone())).await
+        self.create(request.into_inner()).await.map(Response::new)
     }
 
     async fn cancel_ticket(
         &self,
         request: Request<CancelTicketRequest>,
     ) -> Result<Response<CancelTicketResponse>, Status> {
-        let (caller, request) = (Caller::of(&request)?, request.into_inner());
-        let (action, ticket) = ("MatchmakerService/CancelTicket", request.ticket_id.as_str());
-        let deed = deed(&caller, action, &request.request_id, ticket, json!({}));
-        self.order(deed, &request, self.cancel(&request)).await
+        self.cancel(&request.into_inner()).await.map(Response::new)
     }
 
     async fn get_ticket(&self, request: Request<GetTicketRequest>) -> Result<Response<GetTicketResponse>, Status> {
@@ -169,10 +129,7 @@ impl MatchmakerService for Api {
         &self,
         request: Request<RequestBackfillRequest>,
     ) -> Result<Response<RequestBackfillResponse>, Status> {
-        let (caller, request) = (Caller::of(&request)?, request.into_inner());
-        let (action, detail) = ("MatchmakerService/RequestBackfill", json!({"players": request.players}));
-        let deed = deed(&caller, action, &request.request_id, &request.match_id, detail);
-        self.order(deed, &request, self.backfill(&request)).await
+        self.backfill(&request.into_inner()).await.map(Response::new)
     }
 
     async fn get_queue_stats(
@@ -183,27 +140,20 @@ impl MatchmakerService for Api {
     }
 
     async fn pause_mode(&self, request: Request<PauseModeRequest>) -> Result<Response<PauseModeResponse>, Status> {
-        let (caller, request) = (Caller::of(&request)?, request.into_inner());
-        let deed = deed(&caller, "MatchmakerService/PauseMode", &request.request_id, &request.mode, json!({}));
-        let pausing = async { self.set_paused(&request.mode, true).await.map(|()| PauseModeResponse {}) };
-        self.order(deed, &request, pausing).await
+        self.set_paused(&request.into_inner().mode, true).await?;
+        Ok(Response::new(PauseModeResponse {}))
     }
 
     async fn resume_mode(&self, request: Request<ResumeModeRequest>) -> Result<Response<ResumeModeResponse>, Status> {
-        let (caller, request) = (Caller::of(&request)?, request.into_inner());
-        let deed = deed(&caller, "MatchmakerService/ResumeMode", &request.request_id, &request.mode, json!({}));
-        let resuming = async { self.set_paused(&request.mode, false).await.map(|()| ResumeModeResponse {}) };
-        self.order(deed, &request, resuming).await
+        self.set_paused(&request.into_inner().mode, false).await?;
+        Ok(Response::new(ResumeModeResponse {}))
     }
 
     async fn set_mode_settings(
         &self,
         request: Request<SetModeSettingsRequest>,
     ) -> Result<Response<SetModeSettingsResponse>, Status> {
-        let (caller, request) = (Caller::of(&request)?, request.into_inner());
-        let (action, detail) = ("MatchmakerService/SetModeSettings", json!({"settings": request.settings_json}));
-        let deed = deed(&caller, action, &request.request_id, &request.mode, detail);
-        self.order(deed, &request, self.set_settings(&request)).await
+        self.set_settings(&request.into_inner()).await.map(Response::new)
     }
 
     async fn get_status(&self, _: Request<GetStatusRequest>) -> Result<Response<GetStatusResponse>, Status> {

@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use uuid::Uuid;
 
 use super::{object, state};
-use crate::ctl::{Ctl, DEADLINE, output, reach::meant, shown};
+use crate::ctl::{Ctl, DEADLINE, output, one::meant, shown};
 
 /// A host that does not answer costs its part of the answer.
 pub async fn run(ctl: &Ctl, match_id: Uuid, player: Option<Uuid>) -> anyhow::Result<()> {
