@@ -83,7 +83,7 @@ pub async fn rotate(conn: &mut PgConnection, value: &str, ahead_s: f64, overlap_
 ///
 /// # Errors
 /// When the database fails.
-pub async fn sweep(conn: &mut PgConnection) -> Result<u64> {
+pub(crate) async fn sweep(conn: &mut PgConnection) -> Result<u64> {
     let swept = sqlx::query!("DELETE FROM cluster_keys WHERE retires_at < now() - interval '1 day'");
     Ok(swept.execute(conn).await?.rows_affected())
 }

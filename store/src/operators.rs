@@ -4,7 +4,10 @@ use sqlx::{PgConnection, PgPool};
 use time::OffsetDateTime;
 use uuid::Uuid;
 
-use crate::{Result, lock_keys::TOKEN_NAMES};
+use crate::{
+    Result, audit, begin, cluster_keys,
+    lock_keys::{ACCESS_SWEEP, TOKEN_NAMES},
+};
 
 /// A token without its secret.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -77,29 +80,32 @@ pub async fn name_is_taken(conn: &mut PgConnection, name: &str) -> Result<bool> 
     Ok(taken.fetch_one(conn).await?)
 }
 
-/// The token with this id, locked until the transaction's end.
+/// The token with this id.
 ///
 /// # Errors
 /// When the database fails.
-pub async fn lock(conn: &mut PgConnection, id: Uuid) -> Result<Option<Token>> {
+pub async fn by_id(pool: &PgPool, id: Uuid) -> Result<Option<Token>> {
     let row = sqlx::query_as!(
         Token,
         "SELECT id, name, scopes, created_by, created_at, expires_at, revoked_at, used_at
-         FROM operator_tokens WHERE id = $1 FOR UPDATE",
+         FROM operator_tokens WHERE id = $1",
         id
     );
-    Ok(row.fetch_optional(conn).await?)
+    Ok(row.fetch_optional(pool).await?)
 }
 
-/// Ends a token; when it was revoked before, that stays.
+/// Ends a token; when it was revoked before, that stays. None: there is none with this id.
 ///
 /// # Errors
 /// When the database fails.
-pub async fn revoke(conn: &mut PgConnection, id: Uuid) -> Result<()> {
-    sqlx::query!("UPDATE operator_tokens SET revoked_at = coalesce(revoked_at, now()) WHERE id = $1", id)
-        .execute(conn)
-        .await?;
-    Ok(())
+pub async fn revoke(conn: &mut PgConnection, id: Uuid) -> Result<Option<Token>> {
+    let row = sqlx::query_as!(
+        Token,
+        "UPDATE operator_tokens SET revoked_at = coalesce(revoked_at, now()) WHERE id = $1
+         RETURNING id, name, scopes, created_by, created_at, expires_at, revoked_at, used_at",
+        id
+    );
+    Ok(row.fetch_optional(conn).await?)
 }
 
 /// Newest first: those before `before`, or from the newest.
@@ -143,11 +149,27 @@ pub async fn bearer(pool: &PgPool, hash: &[u8]) -> Result<Option<Bearer>> {
     Ok(Some(Bearer { name: row.name, scopes: row.scopes, revoked: row.revoked, left_ms: row.left_ms }))
 }
 
+/// Forgets what is over: tokens, the cluster's keys, and what requests were answered. Bounded; answers how many rows. Whoever comes while another one
+/// does it, does nothing.
+///
+/// # Errors
+/// When the database fails.
+pub async fn upkeep(pool: &PgPool) -> Result<u64> {
+    let mut tx = begin(pool).await?;
+    let mine = sqlx::query_scalar!(r#"SELECT pg_try_advisory_xact_lock($1) AS "mine!""#, ACCESS_SWEEP);
+    if !mine.fetch_one(&mut *tx).await? {
+        return Ok(0);
+    }
+    let swept = audit::sweep_requests(&mut tx).await? + sweep(&mut tx).await? + cluster_keys::sweep(&mut tx).await?;
+    tx.commit().await?;
+    Ok(swept)
+}
+
 /// Forgets tokens that are over: a month after their end, those that were made for less than an hour an hour after it. At most a thousand; answers how many.
 ///
 /// # Errors
 /// When the database fails.
-pub async fn sweep(conn: &mut PgConnection) -> Result<u64> {
+async fn sweep(conn: &mut PgConnection) -> Result<u64> {
     let swept = sqlx::query!(
         "DELETE FROM operator_tokens WHERE id IN (
              SELECT id FROM operator_tokens
