@@ -4,13 +4,14 @@ use std::{env, fs, path::PathBuf};
 
 use prost_reflect::{DescriptorPool, Value};
 
-const PROTOS: [&str; 9] = [
+const PROTOS: [&str; 10] = [
     "asobi/match/v1/match.proto",
     "asobi/matchmaker/v1/matchmaker.proto",
     "asobi/social/v1/friends.proto",
     "asobi/social/v1/groups.proto",
     "asobi/social/v1/leaderboards.proto",
     "asobi/social/v1/notifications.proto",
+    "asobi/ops/v1/access.proto",
     "asobi/ops/v1/ops.proto",
     "asobi/ops/v1/players.proto",
     "asobi/ops/v1/scope.proto",
@@ -20,8 +21,11 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     println!("cargo:rerun-if-changed=asobi");
     println!("cargo:rerun-if-changed=errors.tsv");
     let mut compiler = protox::Compiler::new(["."])?;
-    compiler.include_imports(true).open_files(PROTOS)?;
-    let descriptors = compiler.file_descriptor_set();
+    // With the comments, which whoever asks by reflection reads.
+    compiler.include_imports(true).include_source_info(true).open_files(PROTOS)?;
+    let mut descriptors = compiler.file_descriptor_set();
+    // They are written for whoever calls, and are no Rust documentation.
+    descriptors.file.iter_mut().for_each(|file| file.source_code_info = None);
     let out = PathBuf::from(env::var("OUT_DIR")?);
     // With the options, which `descriptors` has not.
     fs::write(out.join("descriptors.bin"), compiler.encode_file_descriptor_set())?;

@@ -2,16 +2,19 @@
 
 use std::{collections::HashMap, sync::Arc};
 
-use asobi_proto::ops_v1::{
-    self, ListNodesRequest, ListNodesResponse, WitnessRequest, WitnessResponse,
-    ops_service_server::{OpsService, OpsServiceServer},
+use asobi_proto::{
+    error::ErrorCode,
+    ops_v1::{
+        self, ListNodesRequest, ListNodesResponse, WitnessRequest, WitnessResponse,
+        ops_service_server::{OpsService, OpsServiceServer},
+    },
 };
-use asobi_service_kit::Config;
+use asobi_service_kit::{Config, grpc::status};
 use asobi_store::within;
 use sqlx::PgPool;
 use tonic::{Request, Response, Status, service::Routes};
 
-use crate::{Membership, Node, Result, directory, players};
+use crate::{Membership, Node, Result, access, desk::Desk, directory, players};
 
 const DEADLINE: std::time::Duration = std::time::Duration::from_secs(3);
 
@@ -19,12 +22,14 @@ const DEADLINE: std::time::Duration = std::time::Duration::from_secs(3);
 #[must_use]
 pub fn routes(node: &Node, config: &Config) -> Routes {
     let publisher = node.bus.publisher().clone();
+    let desk = Desk::new(node.pool.clone(), config.database.timeout());
     let ops = Ops { pool: node.pool.clone(), membership: Arc::clone(&node.membership) };
     Routes::new(OpsServiceServer::new(ops)).add_service(players::service(
         node.pool.clone(),
         publisher,
         config.auth.access_ttl(),
     ))
+    .add_service(access::service(Arc::clone(&node.gate), desk))
 }
 
 struct Ops {
@@ -37,7 +42,7 @@ impl OpsService for Ops {
     async fn list_nodes(&self, _: Request<ListNodesRequest>) -> Result<Response<ListNodesResponse>, Status> {
         let nodes = nodes(&self.pool).await.map_err(|error| {
             tracing::warn!(%error, "The registry could not be read for ListNodes.");
-            Status::unavailable("the database does not answer")
+            status(ErrorCode::NOT_READY, "the database does not answer")
         })?;
         Ok(Response::new(ListNodesResponse { nodes }))
     }

@@ -107,7 +107,7 @@ fn found<T>(read: asobi_store::Result<Option<T>>) -> Result<T, Status> {
         Ok(None) => Err(status(ErrorCode::PLAYER_NOT_FOUND, "there is no such player")),
         Err(error) => {
             tracing::warn!(%error, "What an operator asked could not be written.");
-            Err(Status::unavailable("the database does not answer"))
+            Err(status(ErrorCode::NOT_READY, "the database does not answer"))
         }
     }
 }

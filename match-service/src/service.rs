@@ -179,7 +179,7 @@ async fn serve(
     .max_decoding_message_size(MAX_SNAPSHOT);
     let routes = ops::routes(node, config).add_service(service);
     server::serve_metrics(listeners.metrics.0, readiness.clone(), shutdown);
-    server::serve_grpc_until(listeners.grpc.0, routes, readiness, node.cluster_key.as_str(), shutdown, stop.clone());
+    server::serve_grpc_until(listeners.grpc.0, routes, readiness, node.access.clone(), shutdown, stop.clone());
     server::serve_http(listeners.http.0, rest, shutdown);
     if let Some(changes) = games.take_changes() {
         let announcer = Announcer::new(config, node);

@@ -28,6 +28,8 @@ pub enum Topic {
     Effects,
     /// [`ScoreItem`]s
     Boards,
+    /// [`WakeItem`]s: a token was revoked, or the cluster's key changes
+    Access,
 }
 
 /// Topics of each hashed kind. Part of the wire: nodes of two releases must agree.
@@ -66,6 +68,7 @@ impl Topic {
             Self::Leader => "asobi_leader".into(),
             Self::Effects => "asobi_effects".into(),
             Self::Boards => "asobi_boards".into(),
+            Self::Access => "asobi_access".into(),
         }
     }
 }

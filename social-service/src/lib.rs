@@ -85,7 +85,7 @@ pub async fn run(config: Arc<Config>, shutdown: Shutdown) -> anyhow::Result<()> 
         .add_service(GroupServiceServer::new(groups))
         .add_service(NotificationServiceServer::new(Notifications { deeds }))
         .add_service(LeaderboardServiceServer::new(Leaderboards { boards, writer }));
-    server::serve_grpc(grpc, routes, &readiness, node.cluster_key.as_str(), &shutdown);
+    server::serve_grpc(grpc, routes, &readiness, node.access.clone(), &shutdown);
     readiness.set_ready(true);
     node.membership.set_state(NodeState::Ready);
 

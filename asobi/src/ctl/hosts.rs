@@ -36,7 +36,7 @@ pub struct DrainArgs {
 
 pub async fn move_match(args: &MoveArgs, ctl: &Ctl) -> anyhow::Result<()> {
     let row =
-        within(DEADLINE, matches::by_id(&ctl.pool, args.match_id)).await.context("the match could not be read")?;
+        within(DEADLINE, matches::by_id(ctl.pool()?, args.match_id)).await.context("the match could not be read")?;
     let Some(row) = row else { bail!("there is no match {}", args.match_id) };
     if row.state != "running" {
         bail!("the match is {}; only a running one moves", row.state);

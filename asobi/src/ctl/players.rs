@@ -84,7 +84,7 @@ fn told(ctl: &Ctl, id: Uuid, done: &str, until: Option<&str>) {
 }
 
 /// A whole number and its unit.
-fn duration(text: &str) -> Result<Duration, String> {
+pub(super) fn duration(text: &str) -> Result<Duration, String> {
     let wrong = || "a number and s, m, h or d, such as 12h".to_owned();
     let (number, unit) = text.split_at_checked(text.len().saturating_sub(1)).ok_or_else(wrong)?;
     let seconds = match unit {

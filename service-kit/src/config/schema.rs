@@ -57,6 +57,7 @@ pub struct Database {
 #[serde(deny_unknown_fields)]
 pub struct Cluster {
     pub key: Secret,
+    pub previous_key: Secret,
 }
 
 #[derive(Debug, Clone, Deserialize)]
@@ -75,6 +76,10 @@ pub struct Http {
 pub struct Grpc {
     pub listen: String,
     pub advertise: String,
+    pub tls_cert: PathBuf,
+    pub tls_key: PathBuf,
+    pub tls_ca: PathBuf,
+    pub tls_name: String,
 }
 
 #[derive(Debug, Clone, Deserialize)]
