@@ -7,9 +7,11 @@
 //! **Invariant:** local trust ends before the server could have given away what is trusted: every deadline is counted on
 //! the monotonic clock from *before* the last round trip that succeeded.
 
+pub mod breaker;
 pub mod death;
 pub mod desk;
 pub mod directory;
+pub mod erasure;
 pub mod leader;
 pub mod membership;
 mod node;
