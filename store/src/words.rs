@@ -71,3 +71,16 @@ pub async fn remove(conn: &mut PgConnection, word: &str) -> Result<()> {
     sqlx::query!("DELETE FROM chat_words WHERE word = $1", word).execute(conn).await?;
     Ok(())
 }
+
+/// A text in lower case, as words are kept and texts are held against them: character by character, so that each can be found again.
+#[must_use]
+pub fn lower(text: &str) -> String {
+    let mut lower = String::with_capacity(text.len());
+    text.chars().for_each(|c| push_lower(&mut lower, c));
+    lower
+}
+
+/// See [`lower`].
+pub fn push_lower(text: &mut String, c: char) {
+    text.extend(c.to_lowercase());
+}
