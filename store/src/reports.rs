@@ -260,18 +260,21 @@ pub async fn get(conn: &mut PgConnection, id: Uuid) -> Result<Option<Report>> {
     Ok(row.fetch_optional(conn).await?.map(Into::into))
 }
 
-/// Resolves a report, if it is open; answers it as it is then. None: there is no such report.
+/// What came of resolving a report.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Resolved {
+    Now(Report),
+    /// Somebody did before; it stays as they said.
+    Before,
+    Unknown,
+}
+
+/// Resolves a report that is open.
 ///
 /// # Errors
 /// When the database does not answer.
-pub async fn resolve(
-    conn: &mut PgConnection,
-    id: Uuid,
-    resolution: &str,
-    remark: &str,
-    by: &str,
-) -> Result<Option<Report>> {
-    sqlx::query!(
+pub async fn resolve(conn: &mut PgConnection, id: Uuid, resolution: &str, remark: &str, by: &str) -> Result<Resolved> {
+    let resolved = sqlx::query!(
         "UPDATE reports SET state = 'resolved', resolution = $2, remark = $3, resolved_by = $4, resolved_at = now()
          WHERE id = $1 AND state = 'open'",
         id,
@@ -281,7 +284,11 @@ pub async fn resolve(
     )
     .execute(&mut *conn)
     .await?;
-    get(conn, id).await
+    Ok(match get(conn, id).await? {
+        None => Resolved::Unknown,
+        Some(report) if resolved.rows_affected() == 1 => Resolved::Now(report),
+        Some(_) => Resolved::Before,
+    })
 }
 
 /// Takes out what a player wrote in reports of others, before their row goes. Reports about them go with that row.

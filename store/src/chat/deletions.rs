@@ -15,6 +15,9 @@ use crate::{
 /// How far a message's own time may be from the one in its id, which its writer's clock gave it.
 const CLOCKS: Duration = Duration::minutes(15);
 
+/// Of a channel's id.
+pub const CHANNEL_BYTES: usize = 200;
+
 /// Which message of a channel.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Which {
@@ -84,18 +87,13 @@ pub async fn find(conn: &mut PgConnection, channel_id: &str, which: Which) -> Re
     .await?)
 }
 
-/// Deletes a message in the caller's transaction; none: there is no such message. `parties`: the two of a direct message, who are told
-/// through their inboxes; the members of any other channel are told by their nodes. The caller wakes those, and publishes the
-/// events, after the commit.
+/// Deletes a message in the caller's transaction; none: there is no such message. The two of a direct message are told through their
+/// inboxes; the members of any other channel are told by their nodes. The caller publishes the events and wakes the nodes after the
+/// commit.
 ///
 /// # Errors
 /// When the database does not answer.
-pub async fn delete(
-    conn: &mut PgConnection,
-    channel_id: &str,
-    which: Which,
-    parties: Option<(Uuid, Uuid)>,
-) -> Result<Option<Deleted>> {
+pub async fn delete(conn: &mut PgConnection, channel_id: &str, which: Which) -> Result<Option<Deleted>> {
     let Some(message) = find(conn, channel_id, which).await? else { return Ok(None) };
     let Message { seq, message_id, sender_id, sent_at, .. } = message;
     // Whoever deletes the same at the same time waits here, and finds it done.
@@ -111,8 +109,8 @@ pub async fn delete(
     if !fresh {
         return Ok(Some(deleted));
     }
-    if let Some((a, b)) = parties {
-        deleted.events = tell(conn, (a, b), channel_id, &deleted).await?;
+    if let Some(two) = parties(channel_id) {
+        deleted.events = tell(conn, two, channel_id, &deleted).await?;
     }
     let version = moderation::next(conn, What::Deletions).await?;
     sqlx::query!(
@@ -125,6 +123,12 @@ pub async fn delete(
     .execute(conn)
     .await?;
     Ok(Some(deleted))
+}
+
+/// The two players of a channel of direct messages.
+fn parties(channel_id: &str) -> Option<(Uuid, Uuid)> {
+    let (a, b) = channel_id.strip_prefix("dm:")?.split_once(':')?;
+    Some((Uuid::try_parse(a).ok()?, Uuid::try_parse(b).ok()?))
 }
 
 /// What of a direct message still waits in inboxes loses its content, and the deletion follows it there.
