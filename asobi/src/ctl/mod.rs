@@ -3,12 +3,16 @@
 //!
 //! Each subcommand is a module with its arguments and a `run(&args, &Ctl)`; what it prints goes through [`output`].
 
+mod export;
 mod hosts;
+mod moderation;
 mod nodes;
 mod output;
 mod players;
 mod queue;
+mod reports;
 mod ticket;
+mod words;
 
 use std::{path::PathBuf, process::ExitCode, time::Duration};
 
@@ -55,6 +59,9 @@ enum Command {
     /// Take a match host out: its matches move to the others, then it stops
     Drain(hosts::DrainArgs),
     Player(players::PlayerArgs),
+    Reports(reports::ReportsArgs),
+    Words(words::WordsArgs),
+    ChatDelete(moderation::DeleteArgs),
     Queue(queue::QueueArgs),
     Ticket(ticket::TicketArgs),
 }
@@ -83,6 +90,9 @@ pub async fn run(args: CtlArgs) -> anyhow::Result<ExitCode> {
         Command::Move(args) => hosts::move_match(args, &ctl).await?,
         Command::Drain(args) => hosts::drain(args, &ctl).await?,
         Command::Player(args) => players::run(args, &ctl).await?,
+        Command::Reports(args) => reports::run(args, &ctl).await?,
+        Command::Words(args) => words::run(args, &ctl).await?,
+        Command::ChatDelete(args) => moderation::run(args, &ctl).await?,
         Command::Queue(args) => queue::run(args, &ctl).await?,
         Command::Ticket(args) => ticket::run(args, &ctl).await?,
     }
