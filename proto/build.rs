@@ -4,17 +4,19 @@ use std::{env, fs, path::PathBuf};
 
 use prost_reflect::{DescriptorPool, Value};
 
-const PROTOS: [&str; 10] = [
+const PROTOS: &[&str] = &[
     "asobi/match/v1/match.proto",
     "asobi/matchmaker/v1/matchmaker.proto",
-    "asobi/social/v1/friends.proto",
-    "asobi/social/v1/groups.proto",
-    "asobi/social/v1/leaderboards.proto",
-    "asobi/social/v1/notifications.proto",
     "asobi/ops/v1/access.proto",
     "asobi/ops/v1/ops.proto",
     "asobi/ops/v1/players.proto",
     "asobi/ops/v1/scope.proto",
+    "asobi/social/v1/friends.proto",
+    "asobi/social/v1/groups.proto",
+    "asobi/social/v1/leaderboards.proto",
+    "asobi/social/v1/moderation.proto",
+    "asobi/social/v1/notifications.proto",
+    "asobi/social/v1/text_filter.proto",
 ];
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {

@@ -8,9 +8,11 @@
 //! the monotonic clock from *before* the last round trip that succeeded.
 
 pub mod access;
+pub mod breaker;
 pub mod death;
 pub mod desk;
 pub mod directory;
+pub mod erasure;
 pub mod leader;
 pub mod membership;
 mod node;

@@ -8,6 +8,7 @@ mod effects;
 mod friends;
 mod groups;
 mod leaderboards;
+mod moderation;
 mod notifications;
 mod wire;
 
@@ -18,7 +19,8 @@ use asobi_proto::{
     bus::Topic,
     social_v1::{
         friend_service_server::FriendServiceServer, group_service_server::GroupServiceServer,
-        leaderboard_service_server::LeaderboardServiceServer, notification_service_server::NotificationServiceServer,
+        leaderboard_service_server::LeaderboardServiceServer, moderation_service_server::ModerationServiceServer,
+        notification_service_server::NotificationServiceServer,
     },
 };
 use asobi_service_kit::{Config, Readiness, Shutdown, server};
@@ -32,6 +34,7 @@ use crate::{
     friends::Friends,
     groups::Groups,
     leaderboards::Leaderboards,
+    moderation::Moderation,
     notifications::Notifications,
 };
 
@@ -80,10 +83,12 @@ pub async fn run(config: Arc<Config>, shutdown: Shutdown) -> anyhow::Result<()> 
     let kept = config.social.notifications_kept.into();
     let deeds = Deeds { pool: node.pool.clone(), publisher: node.bus.publisher().clone(), bound, kept };
     let groups = Groups { deeds: deeds.clone(), most: config.social.groups_per_player };
+    let moderation = Moderation::new(node.pool.clone(), node.bus.publisher().clone(), bound);
     let routes = asobi_cluster::ops::routes(&node, &config)
         .add_service(FriendServiceServer::new(Friends { deeds: deeds.clone() }))
         .add_service(GroupServiceServer::new(groups))
         .add_service(NotificationServiceServer::new(Notifications { deeds }))
+        .add_service(ModerationServiceServer::new(moderation))
         .add_service(LeaderboardServiceServer::new(Leaderboards { boards, writer }));
     server::serve_grpc(grpc, routes, &readiness, node.access.clone(), &shutdown);
     readiness.set_ready(true);

@@ -6,6 +6,8 @@
 mod audit;
 mod hosts;
 mod key;
+mod export;
+mod moderation;
 mod nodes;
 mod output;
 mod players;
@@ -13,6 +15,8 @@ mod queue;
 mod reach;
 mod ticket;
 mod token;
+mod reports;
+mod words;
 
 use std::{path::PathBuf, process::ExitCode, time::Duration};
 
@@ -75,6 +79,9 @@ enum Command {
     /// Take a match host out: its matches move to the others, then it stops
     Drain(hosts::DrainArgs),
     Player(players::PlayerArgs),
+    Reports(reports::ReportsArgs),
+    Words(words::WordsArgs),
+    ChatDelete(moderation::DeleteArgs),
     Queue(queue::QueueArgs),
     Ticket(ticket::TicketArgs),
     Token(token::TokenArgs),
@@ -107,6 +114,9 @@ pub async fn run(args: CtlArgs) -> anyhow::Result<ExitCode> {
         Command::Move(args) => hosts::move_match(args, &ctl).await?,
         Command::Drain(args) => hosts::drain(args, &ctl).await?,
         Command::Player(args) => players::run(args, &ctl).await?,
+        Command::Reports(args) => reports::run(args, &ctl).await?,
+        Command::Words(args) => words::run(args, &ctl).await?,
+        Command::ChatDelete(args) => moderation::run(args, &ctl).await?,
         Command::Queue(args) => queue::run(args, &ctl).await?,
         Command::Ticket(args) => ticket::run(args, &ctl).await?,
         Command::Token(args) => token::run(args, &ctl).await?,

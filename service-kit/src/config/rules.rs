@@ -91,6 +91,13 @@ fn rule(key: &str) -> Option<Rule> {
         "chat.gap_ms" => Rule::Whole(1, 10_000),
         "chat.queue" => Rule::Whole(1, 1_000_000),
         "chat.retention_days" => Rule::Whole(0, 36_500),
+        "chat.filter_url" => Rule::Text(
+            |url| url.is_empty() || url.strip_prefix("http://").is_some_and(is_address),
+            "empty, or http://host:port without a path",
+        ),
+        "chat.filter_timeout_ms" => Rule::Whole(1, 60_000),
+        "chat.filter_on_failure" => Rule::OneOf(&["allow", "refuse"]),
+        "chat.filter_in_flight" => Rule::Whole(1, 100_000),
         "presence.grace_ms" | "matchmaker.disconnect_grace_ms" => Rule::Whole(0, HOUR_MS),
         "auth.access_ttl_s" => Rule::Whole(10, YEAR_S),
         "auth.refresh_ttl_s" => Rule::Whole(60, 10 * YEAR_S),

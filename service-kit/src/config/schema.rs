@@ -124,6 +124,18 @@ pub struct Chat {
     pub gap_ms: u64,
     pub queue: usize,
     pub retention_days: u32,
+    pub filter_url: String,
+    pub filter_timeout_ms: u64,
+    pub filter_on_failure: OnFailure,
+    pub filter_in_flight: usize,
+}
+
+/// What becomes of a text that could not be judged.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum OnFailure {
+    Allow,
+    Refuse,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
@@ -308,6 +320,10 @@ impl Session {
 impl Chat {
     pub const fn gap(&self) -> Duration {
         ms(self.gap_ms)
+    }
+
+    pub const fn filter_timeout(&self) -> Duration {
+        ms(self.filter_timeout_ms)
     }
 }
 
