@@ -14,6 +14,7 @@
 pub mod inbox;
 mod listener;
 mod publisher;
+mod pulse;
 mod subscription;
 
 use std::{
@@ -58,6 +59,7 @@ pub(crate) struct Shared {
     // Milliseconds after `started` at which the listening session last proved to be alive.
     confirmed_ms: AtomicU64,
     started: Instant,
+    pulse: pulse::Pulse,
 }
 
 impl Bus {
@@ -70,10 +72,12 @@ impl Bus {
             connected: watch::Sender::new(false),
             confirmed_ms: AtomicU64::new(0),
             started: Instant::now(),
+            pulse: pulse::Pulse::new(),
         });
         let origin = options.origin.as_str().into();
-        let (publisher, publishing) = publisher::start(options.pool, options.origin, stop.clone());
+        let (publisher, publishing) = publisher::start(options.pool.clone(), options.origin, stop.clone());
         tasks.spawn(publishing);
+        tasks.spawn(pulse::run(options.pool, Arc::clone(&shared), stop.clone()));
         tasks.spawn(listener::supervise(options.direct, options.topics, Arc::clone(&shared), stop.clone()));
         Self { shared, publisher, origin }
     }

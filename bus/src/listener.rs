@@ -2,7 +2,10 @@
 //! of what it lost, and waits for ever on a network that swallows packets; here every doubt ends the session, and every
 //! new session begins with a resync.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use asobi_proto::bus::Topic;
 use sqlx::postgres::{PgConnectOptions, PgListener, PgPoolOptions};
@@ -27,7 +30,7 @@ pub(crate) async fn supervise(
     let mut back_off = BACK_OFF_FIRST;
     loop {
         let session = async {
-            let mut listener = connect(&direct, &topics).await?;
+            let mut listener = connect(&direct, &topics, shared.pulse.channel()).await?;
             shared.confirm();
             shared.connected.send_replace(true);
             shared.offer(&BusEvent::Resync);
@@ -52,8 +55,8 @@ pub(crate) async fn supervise(
     }
 }
 
-async fn connect(direct: &PgConnectOptions, topics: &[Topic]) -> Result<PgListener, String> {
-    let names: Vec<String> = topics.iter().map(|t| t.channel()).collect();
+async fn connect(direct: &PgConnectOptions, topics: &[Topic], pulse: &str) -> Result<PgListener, String> {
+    let names: Vec<String> = topics.iter().map(|t| t.channel()).chain([pulse.to_owned()]).collect();
     let connecting = async {
         // A pool of its own: the session runs nothing else, and is never given to anybody else.
         let pool = PgPoolOptions::new()
@@ -91,6 +94,10 @@ async fn receive(listener: &mut PgListener, topics: &[Topic], shared: &Shared) -
             }
         };
         shared.confirm();
+        if notification.channel() == shared.pulse.channel() {
+            shared.pulse.heard(notification.payload(), Instant::now());
+            continue;
+        }
         let Some((_, topic)) = names.iter().find(|(name, _)| name == notification.channel()) else {
             continue;
         };

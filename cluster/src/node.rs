@@ -38,6 +38,8 @@ pub struct Node {
     /// Who may call this process: what its gRPC server is given.
     pub access: Access,
     pub(crate) gate: Arc<Gate>,
+    /// Cancelled when this process takes no more work: what would go on for ever, such as a stream, ends then.
+    pub draining: CancellationToken,
     stop: CancellationToken,
     tasks: TaskTracker,
 }
@@ -104,6 +106,7 @@ impl Node {
             bus,
             membership,
             directory,
+            draining: shutdown.draining(),
             stop,
             tasks,
         };

@@ -112,6 +112,21 @@ pub trait Game {
         Ok(None)
     }
 
+    /// All of the state for an operator to look at, about `most` bytes of it where it is larger; nothing changes by it, and it is quick however
+    /// large the state is. Never called while a callback waits.
+    ///
+    /// # Errors
+    /// The game has nothing to show.
+    fn show(&self, _most: usize) -> Result<Shown, GameError> {
+        Err(GameError {
+            script: String::new(),
+            line: None,
+            callback: "show",
+            message: "this game shows only what its players see".into(),
+            fatal: false,
+        })
+    }
+
     /// Appends everything that [`restore`](Self::restore) needs to go on, on another host too; never called while a callback waits. The format is
     /// the game's own and should say its version.
     ///
@@ -124,6 +139,15 @@ pub trait Game {
     /// # Errors
     /// What was saved cannot be read.
     fn restore(&mut self, saved: &[u8], players: &[Uuid]) -> Result<(), GameError>;
+}
+
+/// The state of a game as operators see it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Shown {
+    /// JSON text.
+    pub json: String,
+    /// Something is left out of it.
+    pub truncated: bool,
 }
 
 /// A question that only other services can answer.

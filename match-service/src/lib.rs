@@ -5,6 +5,7 @@
 pub mod game;
 mod games;
 pub mod host;
+mod hosted;
 mod lease;
 pub mod lua;
 mod moving;

@@ -25,6 +25,7 @@ use uuid::Uuid;
 use crate::{
     game::Registry,
     games::{self, Announcer, Games},
+    hosted,
     host::{Host, HostDeps, HostLink, Manners, PgRows, Port, Stop, Trust},
     lease::TrustKeeper,
     moving::{GrpcPeers, MAX_SNAPSHOT, Mover},
@@ -177,7 +178,10 @@ async fn serve(
         tasks: relays.clone(),
     })
     .max_decoding_message_size(MAX_SNAPSHOT);
-    let routes = ops::routes(node, config).add_service(service);
+    let routes = ops::routes(node, config)
+        .add_service(service)
+        .add_service(hosted::service(Arc::clone(&host), stop.clone()))
+        .add_service(hub.chat_service(config.database.timeout()));
     server::serve_metrics(listeners.metrics.0, readiness.clone(), shutdown);
     server::serve_grpc_until(listeners.grpc.0, routes, readiness, node.access.clone(), shutdown, stop.clone());
     server::serve_http(listeners.http.0, rest, shutdown);

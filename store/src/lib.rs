@@ -25,6 +25,7 @@ pub mod friends;
 pub mod groups;
 pub mod inbox;
 pub mod lock_keys;
+pub mod lookup;
 pub mod matches;
 pub mod moderation;
 pub mod modes;

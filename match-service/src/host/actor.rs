@@ -20,6 +20,7 @@ use asobi_session::link::LinkError;
 use asobi_store::matches::{Fence, SeatTaken};
 use futures_util::FutureExt as _;
 use tokio::{
+    sync::oneshot,
     task::yield_now,
     time::{Instant, sleep_until},
 };
@@ -61,6 +62,8 @@ pub struct Actor {
     waiting: Vec<SessionKey>,
     /// Where the match shall move, once nothing is being written.
     moving: Option<Moving>,
+    /// Operators who wait for the end to be written, and whether it is theirs. As many as messages find room.
+    enders: Vec<(oneshot::Sender<bool>, bool)>,
     over: bool,
 }
 
@@ -71,7 +74,7 @@ impl Actor {
         if room.settings.tick_rate > 0 {
             mailbox.gather_inputs();
         }
-        Self { room, fence, mailbox, around, writing: None, waiting: Vec::new(), moving: None, over: false }
+        Self { room, fence, mailbox, around, writing: None, waiting: Vec::new(), moving: None, enders: Vec::new(), over: false }
     }
 
     /// Runs the match until its end is written, it has moved, or it may no longer be. One that panics ends as failed.
@@ -183,6 +186,27 @@ impl Actor {
                     factory.version().clone_into(&mut self.around.version);
                 }
             }
+            Message::Inspect { player, reply } => {
+                // Who asked may have given up while the match was frozen.
+                if !reply.is_closed() {
+                    let mut inspection = self.room.inspect(player).await;
+                    inspection.epoch = self.fence.epoch;
+                    let _ = reply.send(inspection);
+                }
+            }
+            Message::Watch { wish, reply } => drop(reply.send(self.room.watch(wish))),
+            Message::End { result, reply } => self.end_for(result, reply).await,
+        }
+    }
+
+    /// Who gave up waiting wants the end all the same: it is asked for again until it is known.
+    async fn end_for(&mut self, result: String, reply: oneshot::Sender<bool>) {
+        let theirs = self.room.end.is_none();
+        self.enders.push((reply, theirs));
+        if theirs {
+            tracing::info!(game.match_id = %self.fence.match_id, "An operator ends a match.");
+            self.room.finish(true, result);
+            self.room.settle().await;
         }
     }
 

@@ -5,6 +5,7 @@ use std::sync::{
     atomic::{AtomicBool, AtomicI64, AtomicUsize, Ordering},
 };
 
+use asobi_proto::ops_v1::MatchInspection;
 use asobi_session::link::{Entered, LinkError, SessionNo};
 use bytes::Bytes;
 use parking_lot::Mutex;
@@ -17,6 +18,7 @@ use uuid::Uuid;
 use super::{
     peers::{MoveError, Target},
     port::Port,
+    room::Wish,
 };
 use crate::game::GameFactory;
 
@@ -60,6 +62,21 @@ pub enum Message {
     },
     /// The mode's code has changed: go on with this.
     Reload(Arc<dyn GameFactory>),
+    /// What it is at this moment, and what the player sees; none: all of the state.
+    Inspect {
+        player: Option<Uuid>,
+        reply: oneshot::Sender<MatchInspection>,
+    },
+    /// Answers whether there is room for another who watches.
+    Watch {
+        wish: Wish,
+        reply: oneshot::Sender<bool>,
+    },
+    /// An operator ends the match. Answers, when an end is written, whether it is this one.
+    End {
+        result: String,
+        reply: oneshot::Sender<bool>,
+    },
 }
 
 /// Why a match stops that is not over.
@@ -176,6 +193,11 @@ impl MatchHandle {
                 });
             }
         }
+    }
+
+    /// Queues what nobody would miss. False: there is no room, or the match is over.
+    pub fn offer(&self, message: Message) -> bool {
+        self.sender.try_send(message).is_ok()
     }
 
     /// Stops the match. One that was lost stays so.

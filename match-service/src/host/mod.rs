@@ -16,6 +16,7 @@ mod creating;
 mod mailbox;
 mod meters;
 mod moment;
+mod operators;
 mod outside;
 mod peers;
 mod port;
@@ -51,9 +52,10 @@ use uuid::Uuid;
 pub use self::{
     creating::{Adoption, CreateError, NewMatch, Origin},
     mailbox::{MatchHandle, Message, SessionKey, Stop},
+    operators::AskError,
     peers::{Adopted, MoveError, Peers, Target},
     port::{Entering, HostLink, Port, refused},
-    room::Manners,
+    room::{Manners, Seen, Wish},
     rows::{PgRows, Rows},
     trust::Trust,
 };

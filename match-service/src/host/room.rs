@@ -16,6 +16,7 @@ mod bots;
 mod calls;
 mod entering;
 mod saving;
+mod watching;
 
 use std::{
     collections::{BinaryHeap, VecDeque},
@@ -31,8 +32,11 @@ use serde_json::json;
 use tokio::{sync::oneshot, time::Instant};
 use uuid::Uuid;
 
-use self::saving::Held;
-pub use self::saving::Taken;
+use self::{saving::Held, watching::Watches};
+pub use self::{
+    saving::Taken,
+    watching::{Seen, Wish},
+};
 use super::{
     mailbox::{Mailbox, SessionKey},
     meters::Meters,
@@ -193,6 +197,10 @@ pub struct Room {
     written_in: u64,
     void: Arc<AtomicU64>,
     listed: Option<ListingState>,
+    /// Operators who watch.
+    watches: Watches,
+    /// Ticks since this host runs it.
+    ticks: u64,
     /// The last wish for players, less who came by it.
     pub backfill: Option<Backfill>,
     pub end: Option<End>,
@@ -264,6 +272,8 @@ impl Room {
             written_in: 0,
             void: ground.void,
             listed: None,
+            watches: Watches::default(),
+            ticks: 0,
             backfill: None,
             end: None,
         }
@@ -330,6 +340,7 @@ impl Room {
             self.seats.next_expiry(),
             self.deserted_at,
             self.bots_at,
+            self.watches.due(),
             Some(self.checkpoint_at),
         ]
         .into_iter()
@@ -422,6 +433,7 @@ impl Room {
             self.checkpoint_at = now + self.checkpoint_interval();
         }
         self.settle().await;
+        self.serve_watches(now).await;
     }
 
     async fn tick(&mut self, mailbox: &Mailbox) {
@@ -429,6 +441,7 @@ impl Room {
             return;
         }
         let started = std::time::Instant::now();
+        self.ticks += 1;
         self.let_bots_think().await;
         self.apply_inputs(mailbox).await;
         if self.end.is_none() {

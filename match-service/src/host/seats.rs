@@ -1,6 +1,7 @@
 //! Who sits in a match, in seat order, and through which sessions they are there.
 
 mod saved;
+mod seen;
 
 pub use saved::Safe;
 

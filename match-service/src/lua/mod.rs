@@ -12,6 +12,7 @@ mod save;
 mod script;
 mod settings;
 mod shelf;
+mod show;
 mod source;
 mod vm;
 mod watch;

@@ -1,4 +1,4 @@
-use std::{sync::OnceLock, time::Duration};
+use std::{collections::BTreeMap, sync::OnceLock, time::Duration};
 
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
 
@@ -37,6 +37,26 @@ pub fn render_metrics() -> String {
     HANDLE.get().map(PrometheusHandle::render).unwrap_or_default()
 }
 
+/// All metrics at this moment by their names, summed over their labels; of a histogram its count and its sum.
+pub fn summed_metrics() -> BTreeMap<String, f64> {
+    summed(&render_metrics())
+}
+
+/// Reads the text format as it is rendered here.
+fn summed(text: &str) -> BTreeMap<String, f64> {
+    let mut sums = BTreeMap::new();
+    for line in text.lines().filter(|line| !line.starts_with('#')) {
+        // Labels may hold spaces, the value does not.
+        let Some((series, value)) = line.rsplit_once(' ') else { continue };
+        let name = series.split_once('{').map_or(series, |(name, _)| name);
+        let Ok(value) = value.parse::<f64>() else { continue };
+        if !name.ends_with("_bucket") && value.is_finite() {
+            *sums.entry(name.to_owned()).or_default() += value;
+        }
+    }
+    sums
+}
+
 /// Folds recorded samples into their histograms from time to time: unless somebody scrapes, nothing else does, and
 /// they would pile up. Runs until it is dropped.
 pub(crate) async fn upkeep() {
@@ -51,6 +71,13 @@ pub(crate) async fn upkeep() {
 
 #[cfg(test)]
 mod tests {
+    #[test]
+    fn series_are_summed_over_their_labels() {
+        let text = "# TYPE a counter\na{x=\"1\"} 2\na{x=\"2 3\"} 0.5\nb -1\nb_seconds_bucket{le=\"1\"} 9\nb_seconds_count 4\nc NaN\n\n";
+        let sums: Vec<(String, f64)> = super::summed(text).into_iter().collect();
+        assert_eq!(sums, [("a".to_owned(), 2.5), ("b".to_owned(), -1.0), ("b_seconds_count".to_owned(), 4.0)]);
+    }
+
     #[test]
     fn metrics_are_rendered_with_the_process_own() {
         super::install_metrics();

@@ -15,6 +15,7 @@ mod direct;
 mod history;
 mod ids;
 mod known;
+mod operators;
 mod repair;
 mod writer;
 

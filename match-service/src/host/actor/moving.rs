@@ -127,6 +127,8 @@ impl Actor {
                 Message::Move { reply, .. } => drop(reply.send(Err(MoveError::NotHere))),
                 // Inputs are sent again there, by whoever sent them; the others have nobody who waits.
                 Message::Input { .. } | Message::Add { .. } | Message::Detach { .. } | Message::Reload(_) => {}
+                // Asked again there, by who learns it from the dropped question.
+                Message::Inspect { .. } | Message::Watch { .. } | Message::End { .. } => {}
             }
         }
     }

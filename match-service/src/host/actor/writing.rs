@@ -110,6 +110,9 @@ impl Actor {
             }
             Written::Finished(true) => {
                 self.room.close();
+                for (reply, theirs) in self.enders.drain(..) {
+                    let _ = reply.send(theirs);
+                }
                 self.over = true;
             }
             Written::Checkpoint(_, false) | Written::Finished(false) => self.lost(),

@@ -84,6 +84,7 @@ impl Room {
         call: impl AsyncFnOnce(&mut dyn Game, &mut Outcome) -> Result<T, GameError>,
     ) -> Option<(T, Outcome)> {
         let mut outcome = Outcome::default();
+        self.watches.touch();
         match call(self.game.as_mut(), &mut outcome).await {
             Ok(value) => {
                 self.failures = 0;

@@ -12,11 +12,11 @@ use uuid::Uuid;
 use self::change::{Left, Undo, merge};
 use super::{
     decode::decode,
-    save,
+    save, show,
     source::{Folder, Source},
     vm::{Limits, Vm},
 };
-use crate::game::{Game, GameError, Joined, Outcome, Outside, Setup, Timer};
+use crate::game::{Game, GameError, Joined, Outcome, Outside, Setup, Shown, Timer};
 
 /// Largest state or result, bytes of JSON.
 pub const MAX_STATE: usize = 1 << 20;
@@ -232,6 +232,10 @@ impl Game for LuaGame {
             Err(_) => self.go_back(random),
         }
         thought
+    }
+
+    fn show(&self, most: usize) -> Result<Shown, GameError> {
+        Ok(show::show(&self.state, &self.vm.world.array_marker, most))
     }
 
     fn save(&mut self, out: &mut Vec<u8>) -> Result<(), GameError> {
