@@ -4,12 +4,14 @@ use std::{env, fs, path::PathBuf};
 
 use prost_reflect::{DescriptorPool, Value};
 
-const PROTOS: [&str; 9] = [
+const PROTOS: [&str; 11] = [
     "asobi/match/v1/match.proto",
     "asobi/matchmaker/v1/matchmaker.proto",
     "asobi/social/v1/friends.proto",
+    "asobi/social/v1/group_admin.proto",
     "asobi/social/v1/groups.proto",
     "asobi/social/v1/leaderboards.proto",
+    "asobi/social/v1/notification_admin.proto",
     "asobi/social/v1/notifications.proto",
     "asobi/ops/v1/ops.proto",
     "asobi/ops/v1/players.proto",
@@ -29,6 +31,8 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     tonic_prost_build::configure()
         // Frames and inputs are shared, never copied, between the wire and the sockets.
         .bytes(".asobi.match.v1")
+        // The same message is the same bytes: request ids are checked by them.
+        .btree_map(".asobi.social.v1")
         .compile_fds(descriptors)?;
     fs::write(out.join("errors.rs"), error_table(&fs::read_to_string("errors.tsv")?))?;
     Ok(())
