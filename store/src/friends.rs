@@ -1,6 +1,6 @@
 //! Friendships: one row per pair, owned by who asked. Asking back is answering yes.
 
-use sqlx::{PgConnection, PgPool};
+use sqlx::{PgConnection, PgExecutor, PgPool};
 use time::OffsetDateTime;
 use uuid::Uuid;
 
@@ -89,7 +89,7 @@ pub async fn accepted_ids(pool: &PgPool, player: Uuid) -> Result<Vec<Uuid>> {
 ///
 /// # Errors
 /// When the database fails.
-pub async fn blocked_between(pool: &PgPool, a: Uuid, b: Uuid) -> Result<bool> {
+pub async fn blocked_between(conn: impl PgExecutor<'_>, a: Uuid, b: Uuid) -> Result<bool> {
     Ok(sqlx::query_scalar!(
         r#"SELECT EXISTS (SELECT 1 FROM friendships WHERE status = 'blocked'
              AND least(player_id, friend_id) = least($1::uuid, $2)
@@ -97,7 +97,7 @@ pub async fn blocked_between(pool: &PgPool, a: Uuid, b: Uuid) -> Result<bool> {
         a,
         b,
     )
-    .fetch_one(pool)
+    .fetch_one(conn)
     .await?)
 }
 

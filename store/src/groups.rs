@@ -319,6 +319,16 @@ pub async fn end(conn: &mut PgConnection, group: Uuid) -> Result<()> {
     Ok(())
 }
 
+/// Has the erasure of any of these players wait for the caller's transaction, or waits for one under way; those that are there, in their
+/// order. Taken before a group's row.
+///
+/// # Errors
+/// When the database fails.
+pub async fn hold_players(conn: &mut PgConnection, players: &[Uuid]) -> Result<Vec<Uuid>> {
+    let rows = sqlx::query_scalar!("SELECT id FROM players WHERE id = ANY($1) ORDER BY id FOR KEY SHARE", players);
+    Ok(rows.fetch_all(conn).await?)
+}
+
 /// Locks the rows of players, in an order all take, before a group's; answers those that exist.
 ///
 /// # Errors

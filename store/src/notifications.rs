@@ -294,7 +294,8 @@ pub async fn mark_read_up_to(conn: &mut PgConnection, player: Uuid, up_to: UpTo)
         UpTo::All => (None, None),
         UpTo::Time(at) => (Some(at), None),
         UpTo::One(id) => {
-            let sent = sqlx::query_scalar!("SELECT sent_at FROM notifications WHERE id = $1 AND player_id = $2", id, player);
+            let sent =
+                sqlx::query_scalar!("SELECT sent_at FROM notifications WHERE id = $1 AND player_id = $2", id, player);
             match sent.fetch_optional(&mut *conn).await? {
                 Some(at) => (Some(at), Some(id)),
                 None => return Ok(None),

@@ -94,12 +94,7 @@ fn beginning(prefix: &str) -> String {
 ///
 /// # Errors
 /// When the database fails.
-pub async fn of_player(
-    pool: &PgPool,
-    player: Uuid,
-    after: Option<Uuid>,
-    limit: i64,
-) -> Result<Vec<ListedMembership>> {
+pub async fn of_player(pool: &PgPool, player: Uuid, after: Option<Uuid>, limit: i64) -> Result<Vec<ListedMembership>> {
     let rows = sqlx::query!(
         r#"SELECT g.id, g.name, g.description, g.max_members, g.open, g.creator_id, g.metadata, g.inserted_at, g.updated_at,
                   mine.role, mine.joined_at, (SELECT count(*) FROM group_members m WHERE m.group_id = g.id) AS "members!"
