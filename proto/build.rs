@@ -15,9 +15,11 @@ const PROTOS: &[&str] = &[
     "asobi/ops/v1/players.proto",
     "asobi/ops/v1/scope.proto",
     "asobi/social/v1/friends.proto",
+    "asobi/social/v1/group_admin.proto",
     "asobi/social/v1/groups.proto",
     "asobi/social/v1/leaderboards.proto",
     "asobi/social/v1/moderation.proto",
+    "asobi/social/v1/notification_admin.proto",
     "asobi/social/v1/notifications.proto",
     "asobi/social/v1/text_filter.proto",
 ];
@@ -38,6 +40,8 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     tonic_prost_build::configure()
         // Frames and inputs are shared, never copied, between the wire and the sockets.
         .bytes(".asobi.match.v1")
+        // The same message is the same bytes: request ids are checked by them.
+        .btree_map(".asobi.social.v1")
         .compile_fds(descriptors)?;
     fs::write(out.join("errors.rs"), error_table(&fs::read_to_string("errors.tsv")?))?;
     Ok(())
