@@ -22,6 +22,7 @@ CREATE TABLE operator_tokens (
     used_at     timestamptz                   -- last, give or take a minute
 );
 CREATE INDEX operator_tokens_expiry ON operator_tokens (expires_at);
+CREATE INDEX operator_tokens_name ON operator_tokens (name);
 
 -- Who did what. Only ever appended to: not even its owner changes a row by accident.
 CREATE TABLE audit (
@@ -35,6 +36,7 @@ CREATE TABLE audit (
     detail      jsonb       NOT NULL DEFAULT '{}'
 );
 CREATE INDEX audit_subject ON audit (subject, id) WHERE subject <> '';
+CREATE INDEX audit_actor ON audit (actor, id);
 CREATE FUNCTION audit_is_append_only() RETURNS trigger LANGUAGE plpgsql AS $$
 BEGIN
     RAISE EXCEPTION 'the audit is only appended to';

@@ -4,27 +4,35 @@ use std::{env, fs, path::PathBuf};
 
 use prost_reflect::{DescriptorPool, Value};
 
-const PROTOS: [&str; 12] = [
+const PROTOS: &[&str] = &[
     "asobi/match/v1/match.proto",
     "asobi/matchmaker/v1/matchmaker.proto",
-    "asobi/social/v1/friends.proto",
-    "asobi/social/v1/groups.proto",
-    "asobi/social/v1/leaderboards.proto",
-    "asobi/social/v1/notifications.proto",
+    "asobi/ops/v1/access.proto",
     "asobi/ops/v1/chat.proto",
     "asobi/ops/v1/directory.proto",
     "asobi/ops/v1/matches.proto",
     "asobi/ops/v1/ops.proto",
     "asobi/ops/v1/players.proto",
     "asobi/ops/v1/scope.proto",
+    "asobi/social/v1/friends.proto",
+    "asobi/social/v1/group_admin.proto",
+    "asobi/social/v1/groups.proto",
+    "asobi/social/v1/leaderboards.proto",
+    "asobi/social/v1/moderation.proto",
+    "asobi/social/v1/notification_admin.proto",
+    "asobi/social/v1/notifications.proto",
+    "asobi/social/v1/text_filter.proto",
 ];
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     println!("cargo:rerun-if-changed=asobi");
     println!("cargo:rerun-if-changed=errors.tsv");
     let mut compiler = protox::Compiler::new(["."])?;
-    compiler.include_imports(true).open_files(PROTOS)?;
-    let descriptors = compiler.file_descriptor_set();
+    // With the comments, which whoever asks by reflection reads.
+    compiler.include_imports(true).include_source_info(true).open_files(PROTOS)?;
+    let mut descriptors = compiler.file_descriptor_set();
+    // They are written for whoever calls, and are no Rust documentation.
+    descriptors.file.iter_mut().for_each(|file| file.source_code_info = None);
     let out = PathBuf::from(env::var("OUT_DIR")?);
     // With the options, which `descriptors` has not.
     fs::write(out.join("descriptors.bin"), compiler.encode_file_descriptor_set())?;
@@ -32,6 +40,8 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     tonic_prost_build::configure()
         // Frames and inputs are shared, never copied, between the wire and the sockets.
         .bytes(".asobi.match.v1")
+        // The same message is the same bytes: request ids are checked by them.
+        .btree_map(".asobi.social.v1")
         .compile_fds(descriptors)?;
     fs::write(out.join("errors.rs"), error_table(&fs::read_to_string("errors.tsv")?))?;
     Ok(())

@@ -7,9 +7,12 @@
 //! **Invariant:** local trust ends before the server could have given away what is trusted: every deadline is counted on
 //! the monotonic clock from *before* the last round trip that succeeded.
 
+pub mod access;
+pub mod breaker;
 pub mod death;
 pub mod desk;
 pub mod directory;
+pub mod erasure;
 pub mod leader;
 pub mod membership;
 mod node;
@@ -23,7 +26,7 @@ pub use asobi_store::lock_keys;
 
 pub use directory::{Directory, NodeRow};
 pub use membership::{Membership, NodeSpec, NodeState};
-pub use node::{Node, NodeAddresses, cluster_key};
+pub use node::{Node, NodeAddresses};
 
 /// What a node does.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]

@@ -5,12 +5,17 @@ use std::{net::SocketAddr, sync::Arc, time::Duration};
 use anyhow::Context as _;
 use asobi_bus::{Bus, BusOptions};
 use asobi_proto::bus::Topic;
-use asobi_service_kit::{Config, Shutdown, config::MigrateVia, grpc::Channels, server::reachable};
+use asobi_service_kit::{
+    Config, Shutdown,
+    config::MigrateVia,
+    grpc::{Access, Channels, Tls},
+    server::reachable,
+};
 use asobi_store::{DatabaseOptions, within};
 use sqlx::{PgPool, postgres::PgConnectOptions};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-use crate::{Directory, Membership, NodeSpec, Role};
+use crate::{Directory, Membership, NodeSpec, Role, access::Gate};
 
 /// Where this process has bound its listeners.
 #[derive(Debug, Clone, Copy)]
@@ -30,7 +35,9 @@ pub struct Node {
     pub membership: Arc<Membership>,
     pub directory: Arc<Directory>,
     pub channels: Channels,
-    pub cluster_key: String,
+    /// Who may call this process: what its gRPC server is given.
+    pub access: Access,
+    pub(crate) gate: Arc<Gate>,
     /// Cancelled when this process takes no more work: what would go on for ever, such as a stream, ends then.
     pub draining: CancellationToken,
     stop: CancellationToken,
@@ -49,6 +56,7 @@ impl Node {
         topics: impl IntoIterator<Item = Topic>,
         shutdown: &Shutdown,
     ) -> anyhow::Result<Self> {
+        let tls = Tls::of(&config.grpc)?;
         let timeout = config.database.timeout();
         let node_id = config.node.id.clone();
         let application_name = format!("asobi/{node_id}");
@@ -65,13 +73,11 @@ impl Node {
         }
         let direct = asobi_store::connect_options(config.database.direct(), &application_name, timeout)
             .context("database.direct_url is not a PostgreSQL URL")?;
-        let cluster_key = cluster_key(config, &pool, timeout).await?;
 
         let (stop, tasks) = (CancellationToken::new(), TaskTracker::new());
         let mut topics: Vec<Topic> = topics.into_iter().collect();
-        if !topics.contains(&Topic::Nodes) {
-            topics.push(Topic::Nodes);
-        }
+        let always = [Topic::Nodes, Topic::Access].into_iter().filter(|topic| !topics.contains(topic));
+        topics.extend(always.collect::<Vec<_>>());
         let bus = Bus::start(
             BusOptions {
                 pool: pool.clone(),
@@ -84,17 +90,22 @@ impl Node {
             &stop,
             &tasks,
         );
+        let gate = Gate::start(config, &pool, &bus, &stop, &tasks).await?;
+        if let Some(tls) = &tls {
+            tasks.spawn(Arc::clone(tls).follow(stop.clone()));
+        }
         let spec = spec(config, role, node_id, addresses);
         let membership = Membership::register(&pool, bus.publisher().clone(), spec).await?;
         let directory = Directory::load(&pool).await?;
         let node = Self {
-            channels: Channels::new(cluster_key.as_str()),
+            channels: Channels::new(gate.keys().clone()).over(tls.clone()),
+            access: gate.access(tls),
+            gate,
             pool,
             direct,
             bus,
             membership,
             directory,
-            cluster_key,
             draining: shutdown.draining(),
             stop,
             tasks,
@@ -171,23 +182,6 @@ fn ws_url(config: &Config, role: Role, node_id: &str, addresses: NodeAddresses, 
             Some(format!("ws://{host}:{}/ws", addresses.http?.port()))
         }
     }
-}
-
-/// The secret that the processes of this cluster show each other: the configured one, else the database's.
-///
-/// # Errors
-/// When the database does not answer or has none.
-pub async fn cluster_key(config: &Config, pool: &PgPool, timeout: Duration) -> anyhow::Result<String> {
-    if !config.cluster.key.is_empty() {
-        return Ok(config.cluster.key.expose().to_owned());
-    }
-    let reading = sqlx::query_scalar!(
-        "SELECT value FROM cluster_keys WHERE active_from <= now() ORDER BY active_from DESC LIMIT 1"
-    )
-    .fetch_one(pool);
-    within(timeout, async { Ok(reading.await?) })
-        .await
-        .context("the cluster key could not be read; set cluster.key or run `asobi migrate`")
 }
 
 #[cfg(test)]

@@ -30,7 +30,7 @@ use tonic::{Request, Response, Status, service::Routes};
 pub use self::lists::{page_size, page_token, timestamp};
 use self::lists::{next_token, unread};
 use crate::{
-    Directory, Membership, Node, NodeIdentity, Result, Role,
+    Directory, Membership, Node, NodeIdentity, Result, Role, access,
     desk::{Deed, Desk},
     players,
 };
@@ -62,7 +62,8 @@ pub fn routes(node: &Node, config: &Config) -> Routes {
     Routes::new(OpsServiceServer::new(ops))
         .add_service(players::service(node.pool.clone(), publisher, config.auth.access_ttl()))
         .add_service(directory::service(node.pool.clone()))
-        .add_service(matches::service(node.pool.clone(), hosted, desk, node.draining.clone()))
+        .add_service(matches::service(node.pool.clone(), hosted, desk.clone(), node.draining.clone()))
+        .add_service(access::service(Arc::clone(&node.gate), desk))
 }
 
 struct Ops {

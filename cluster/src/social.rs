@@ -1,7 +1,5 @@
 //! Calls to the social service: to one of its nodes, and where the call may be repeated to another one.
 
-mod breaker;
-
 use std::{
     future::Future,
     sync::Arc,
@@ -11,8 +9,7 @@ use std::{
 use asobi_service_kit::grpc::{Channels, ClusterChannel, error_code, with_deadline};
 use tonic::{Code, ConnectError, Request, Response, Status};
 
-use self::breaker::Breakers;
-use crate::{Directory, NodeRow, Role};
+use crate::{Directory, NodeRow, Role, breaker::Breakers};
 
 /// Nodes that one call is tried at.
 const ATTEMPTS: usize = 2;

@@ -183,7 +183,7 @@ async fn serve(
         .add_service(hosted::service(Arc::clone(&host), stop.clone()))
         .add_service(hub.chat_service(config.database.timeout()));
     server::serve_metrics(listeners.metrics.0, readiness.clone(), shutdown);
-    server::serve_grpc_until(listeners.grpc.0, routes, readiness, node.cluster_key.as_str(), shutdown, stop.clone());
+    server::serve_grpc_until(listeners.grpc.0, routes, readiness, node.access.clone(), shutdown, stop.clone());
     server::serve_http(listeners.http.0, rest, shutdown);
     if let Some(changes) = games.take_changes() {
         let announcer = Announcer::new(config, node);

@@ -60,7 +60,7 @@ pub async fn run_with(config: Arc<Config>, shutdown: Shutdown, strategies: Strat
     server::serve_metrics(metrics, readiness.clone(), &shutdown);
     let routes =
         asobi_cluster::ops::routes(&node, &config).add_service(api::service(Arc::clone(&deps), shutdown.draining()));
-    server::serve_grpc(grpc, routes, &readiness, node.cluster_key.as_str(), &shutdown);
+    server::serve_grpc(grpc, routes, &readiness, node.access.clone(), &shutdown);
 
     let resign = CancellationToken::new();
     let (current, leadership) = watch::channel(None);

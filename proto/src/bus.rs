@@ -28,6 +28,10 @@ pub enum Topic {
     Effects,
     /// [`ScoreItem`]s
     Boards,
+    /// [`WakeItem`]s: a token was revoked, or the cluster's key changes
+    Access,
+    /// [`WakeItem`]s: a mute, a deleted message or a word of the filter
+    Moderation,
 }
 
 /// Topics of each hashed kind. Part of the wire: nodes of two releases must agree.
@@ -66,6 +70,8 @@ impl Topic {
             Self::Leader => "asobi_leader".into(),
             Self::Effects => "asobi_effects".into(),
             Self::Boards => "asobi_boards".into(),
+            Self::Access => "asobi_access".into(),
+            Self::Moderation => "asobi_moderation".into(),
         }
     }
 }
@@ -140,6 +146,8 @@ pub enum InboxAction {
     MatchGone { match_id: Uuid },
     /// The match goes on elsewhere after its host was lost: look it up, and attach every session there. Comes without a frame.
     Moved { match_id: Uuid },
+    /// An operator closes the player's sockets: of those that connected before this event, which is told to nobody who comes later.
+    Kicked { reason: String },
 }
 
 /// A player's presence as all watchers shall see it.

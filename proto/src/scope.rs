@@ -32,8 +32,21 @@ impl Scope {
         Self::ALL.into_iter().find(|scope| scope.as_str() == name)
     }
 
-    fn of_number(number: i32) -> Option<Self> {
+    /// The scope with that number on the wire.
+    #[must_use]
+    pub fn of_number(number: i32) -> Option<Self> {
         usize::try_from(number - 1).ok().and_then(|at| Self::ALL.get(at).copied())
+    }
+}
+
+impl From<Scope> for crate::ops_v1::Scope {
+    fn from(scope: Scope) -> Self {
+        match scope {
+            Scope::Read => Self::Read,
+            Scope::Operate => Self::Operate,
+            Scope::Moderate => Self::Moderate,
+            Scope::Erase => Self::Erase,
+        }
     }
 }
 
@@ -75,7 +88,7 @@ mod tests {
         use crate::ops_v1::Scope as Wire;
         for (scope, wire) in Scope::ALL.into_iter().zip([Wire::Read, Wire::Operate, Wire::Moderate, Wire::Erase]) {
             assert_eq!(Scope::of_number(wire as i32), Some(scope));
-            assert_eq!(Scope::of(scope.as_str()), Some(scope));
+            assert_eq!((Scope::of(scope.as_str()), Wire::from(scope)), (Some(scope), wire));
         }
         assert_eq!(Scope::of_number(Wire::Unspecified as i32), None);
     }

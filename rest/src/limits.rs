@@ -21,6 +21,7 @@ use crate::error::{ApiError, Result};
 const KEYS: usize = 100_000;
 const SECOND: Duration = Duration::from_secs(1);
 const ERASURES_PER_MINUTE: u32 = 3;
+const REPORTS_PER_MINUTE: u32 = 10;
 
 /// One limit of the whole cluster; this node takes its share of it.
 struct Limit<K> {
@@ -50,6 +51,7 @@ pub(crate) struct Limits {
     auth: Limit<IpAddr>,
     requests: Limit<IpAddr>,
     erase: Limit<Uuid>,
+    reports: Limit<Uuid>,
 }
 
 impl Limits {
@@ -60,6 +62,7 @@ impl Limits {
             auth: Limit::new(limits.auth_per_second, SECOND),
             requests: Limit::new(limits.requests_per_second, SECOND),
             erase: Limit::new(ERASURES_PER_MINUTE, 60 * SECOND),
+            reports: Limit::new(REPORTS_PER_MINUTE, 60 * SECOND),
         }
     }
 
@@ -79,6 +82,12 @@ impl Limits {
     /// Counts an attempt of a player to erase themself, on top of the address's requests.
     pub fn check_erase(&self, player: Uuid) -> Result<()> {
         let checked = self.erase.check(&player, self.directory.gateways(), Instant::now());
+        checked.map(drop).map_err(ApiError::rate_limited)
+    }
+
+    /// Counts a report by a player, on top of the address's requests.
+    pub fn check_report(&self, player: Uuid) -> Result<()> {
+        let checked = self.reports.check(&player, self.directory.gateways(), Instant::now());
         checked.map(drop).map_err(ApiError::rate_limited)
     }
 }

@@ -10,7 +10,8 @@ use asobi_proto::{
     error::ErrorCode,
     social_v1::{
         friend_service_client::FriendServiceClient, group_service_client::GroupServiceClient,
-        leaderboard_service_client::LeaderboardServiceClient, notification_service_client::NotificationServiceClient,
+        leaderboard_service_client::LeaderboardServiceClient, moderation_service_client::ModerationServiceClient,
+        notification_service_client::NotificationServiceClient,
     },
 };
 use asobi_service_kit::grpc::{Channels, ClusterChannel, error_code};
@@ -60,6 +61,7 @@ impl Social {
     service!(groups, GroupServiceClient);
     service!(notifications, NotificationServiceClient);
     service!(boards, LeaderboardServiceClient);
+    service!(moderation, ModerationServiceClient);
 }
 
 fn failure(error: &SocialError) -> ApiError {

@@ -77,6 +77,7 @@ async fn calls_need_the_cluster_key() {
     let refused = OpsServiceClient::new(bare).list_nodes(ListNodesRequest::default()).await.unwrap_err();
     assert_eq!(refused.code(), Code::Unauthenticated);
     assert!(refused.message().contains("x-asobi-cluster-key"), "{refused}");
+    assert_eq!(error_code(&refused), Some(ErrorCode::UNAUTHENTICATED));
 
     drop((client, wrong));
     shutdown.begin();

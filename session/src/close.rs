@@ -36,13 +36,15 @@ pub enum Close {
     TryAgainLater,
     /// The client did not read for `session.slow_ms`, or its queue overflowed.
     SlowConsumer,
+    /// An operator closed the player's sockets; new ones are welcome.
+    Kicked,
     /// The player's newest connection took the place of this, the oldest, past `session.max_per_player`.
     Replaced,
 }
 
 impl Close {
     /// Every close: code, reason, advice.
-    pub const TABLE: [(Self, u16, &'static str, Advice); 11] = [
+    pub const TABLE: [(Self, u16, &'static str, Advice); 12] = [
         (Self::Goodbye, 1000, "", Advice::Stop),
         (Self::Silent, 1001, "silent", Advice::ReconnectNow),
         (Self::TooBig, 1009, "payload_too_large", Advice::Stop),
@@ -54,6 +56,7 @@ impl Close {
         (Self::TryAgainLater, 1013, "try_again_later", Advice::ReconnectLater),
         (Self::SlowConsumer, 4001, "slow_consumer", Advice::ReconnectNow),
         (Self::Replaced, 4002, "replaced", Advice::Stop),
+        (Self::Kicked, 4003, "kicked", Advice::ReconnectLater),
     ];
 
     fn row(self) -> (Self, u16, &'static str, Advice) {
@@ -104,6 +107,7 @@ mod tests {
             (Close::TryAgainLater, 1013, "try_again_later"),
             (Close::SlowConsumer, 4001, "slow_consumer"),
             (Close::Replaced, 4002, "replaced"),
+            (Close::Kicked, 4003, "kicked"),
         ];
         assert_eq!(expected.len(), Close::TABLE.len());
         for (close, code, reason) in expected {

@@ -11,6 +11,7 @@ mod frames;
 pub mod hub;
 mod inbox;
 pub mod link;
+pub mod moderation;
 pub mod modes;
 mod order;
 mod presence;

@@ -98,6 +98,11 @@ impl<T> Order<T> {
         self.advance(through, deliver);
     }
 
+    /// Lets go of what is held under a number; the rows tell it then.
+    pub(crate) fn let_go(&mut self, seq: i64) {
+        self.held.remove(&seq);
+    }
+
     /// Begins anew after `last`: the rows have gone back behind what was delivered.
     pub(crate) fn reset(&mut self, last: i64) {
         *self = Self { last: Some(last), held: BTreeMap::new(), highest: last };

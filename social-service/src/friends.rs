@@ -21,7 +21,8 @@ use asobi_proto::{
 };
 use asobi_service_kit::grpc::status;
 use asobi_store::{
-    friends::{self, FriendStatus, Friendship},
+    friends::{self, FriendStatus, Friendship, Wanted},
+    groups::invites,
     notifications::{self, NewNotification},
     within,
 };
@@ -32,7 +33,7 @@ use uuid::Uuid;
 
 use crate::{
     deeds::{Deeds, Done},
-    wire::{id, limit, timestamp, unavailable},
+    wire::{id, limit, optional_id, timestamp, unavailable},
 };
 
 /// The type of the notification of a request, gone with the request.
@@ -168,6 +169,9 @@ impl Friends {
                 if !has_changed {
                     return Ok(Ok(Done::quietly(row)));
                 }
+                if row.status == FriendStatus::Blocked {
+                    invites::delete_between(conn, player, friend).await?;
+                }
                 let told = match notice(&row, player).filter(|_| told) {
                     Some(notice) => {
                         // Whoever asks and withdraws again and again has one place among what the other side keeps.
@@ -222,8 +226,13 @@ impl FriendService for Friends {
         let request = request.into_inner();
         let player = id(&request.player_id, "player_id")?;
         let status = known_status(request.status());
-        let limit = limit(request.limit, 50, 200);
-        let rows = within(self.deeds.bound, friends::list(&self.deeds.pool, player, status, limit.into())).await;
+        let wanted = Wanted {
+            incoming: request.incoming,
+            status,
+            before: optional_id(&request.before, "before")?,
+            limit: limit(request.limit, 50, 200).into(),
+        };
+        let rows = within(self.deeds.bound, friends::list(&self.deeds.pool, player, wanted)).await;
         let friends = rows.map_err(|e| unavailable(&e))?.into_iter().map(wire).collect();
         Ok(Response::new(ListFriendsResponse { friends }))
     }

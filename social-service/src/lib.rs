@@ -8,21 +8,26 @@ mod effects;
 mod friends;
 mod groups;
 mod leaderboards;
+mod moderation;
 mod notifications;
 mod wire;
 
 use std::sync::Arc;
 
-use asobi_cluster::{Node, NodeAddresses, NodeState, Role};
+use asobi_cluster::{Node, NodeAddresses, NodeState, Role, desk::Desk};
 use asobi_proto::{
     bus::Topic,
     social_v1::{
-        friend_service_server::FriendServiceServer, group_service_server::GroupServiceServer,
-        leaderboard_service_server::LeaderboardServiceServer, notification_service_server::NotificationServiceServer,
+        friend_service_server::FriendServiceServer, group_admin_service_server::GroupAdminServiceServer,
+        group_service_server::GroupServiceServer, leaderboard_service_server::LeaderboardServiceServer,
+        moderation_service_server::ModerationServiceServer,
+        notification_admin_service_server::NotificationAdminServiceServer,
+        notification_service_server::NotificationServiceServer,
     },
 };
 use asobi_service_kit::{Config, Readiness, Shutdown, server};
 use asobi_store::effects_apply::Applier;
+use tokio::sync::Notify;
 use uuid::Uuid;
 
 use crate::{
@@ -30,9 +35,10 @@ use crate::{
     deeds::Deeds,
     effects::Effects,
     friends::Friends,
-    groups::Groups,
+    groups::{GroupAdmin, Groups},
     leaderboards::Leaderboards,
-    notifications::Notifications,
+    moderation::Moderation,
+    notifications::{NotificationAdmin, Notifications, Worker},
 };
 
 /// Notifications that may wait; past it the boards in memory are read again.
@@ -79,13 +85,22 @@ pub async fn run(config: Arc<Config>, shutdown: Shutdown) -> anyhow::Result<()> 
     server::serve_metrics(metrics, readiness.clone(), &shutdown);
     let kept = config.social.notifications_kept.into();
     let deeds = Deeds { pool: node.pool.clone(), publisher: node.bus.publisher().clone(), bound, kept };
+    let desk = Desk::new(node.pool.clone(), bound);
+    let wake = Arc::new(Notify::new());
+    let worker = Worker { deeds: deeds.clone(), wake: Arc::clone(&wake) };
+    shutdown.spawn_critical("notification jobs", worker.run(draining.clone()));
+    let admin = NotificationAdmin::new(deeds.clone(), desk.clone(), wake, draining.clone());
     let groups = Groups { deeds: deeds.clone(), most: config.social.groups_per_player };
+    let moderation = Moderation::new(node.pool.clone(), node.bus.publisher().clone(), bound);
     let routes = asobi_cluster::ops::routes(&node, &config)
         .add_service(FriendServiceServer::new(Friends { deeds: deeds.clone() }))
         .add_service(GroupServiceServer::new(groups))
-        .add_service(NotificationServiceServer::new(Notifications { deeds }))
+        .add_service(GroupAdminServiceServer::new(GroupAdmin { deeds: deeds.clone(), desk: desk.clone() }))
+        .add_service(NotificationAdminServiceServer::new(admin))
+        .add_service(NotificationServiceServer::new(Notifications { deeds, desk }))
+        .add_service(ModerationServiceServer::new(moderation))
         .add_service(LeaderboardServiceServer::new(Leaderboards { boards, writer }));
-    server::serve_grpc(grpc, routes, &readiness, node.cluster_key.as_str(), &shutdown);
+    server::serve_grpc(grpc, routes, &readiness, node.access.clone(), &shutdown);
     readiness.set_ready(true);
     node.membership.set_state(NodeState::Ready);
 

@@ -38,6 +38,10 @@ pub struct Filter {
     pub action: Option<String>,
     /// Entries before this one.
     pub before: Option<i64>,
+    /// Written then or later.
+    pub from: Option<OffsetDateTime>,
+    /// Written before then.
+    pub until: Option<OffsetDateTime>,
 }
 
 /// # Errors
@@ -66,11 +70,14 @@ pub async fn list(pool: &PgPool, filter: &Filter, limit: i64) -> Result<Vec<Kept
         "SELECT id, at, actor, action, subject, outcome, request_id, detail FROM audit
          WHERE ($1::text IS NULL OR actor = $1) AND ($2::text IS NULL OR (subject = $2 AND subject <> ''))
            AND ($3::text IS NULL OR action = $3) AND ($4::bigint IS NULL OR id < $4)
-         ORDER BY id DESC LIMIT $5",
+           AND ($5::timestamptz IS NULL OR at >= $5) AND ($6::timestamptz IS NULL OR at < $6)
+         ORDER BY id DESC LIMIT $7",
         filter.actor,
         filter.subject,
         filter.action,
         filter.before,
+        filter.from,
+        filter.until,
         limit
     )
     .fetch_all(pool)
@@ -164,13 +171,13 @@ pub async fn finish_request(conn: &mut PgConnection, key: RequestKey<'_>, respon
 ///
 /// # Errors
 /// When the database fails.
-pub async fn sweep_requests(pool: &PgPool) -> Result<u64> {
+pub async fn sweep_requests(conn: &mut PgConnection) -> Result<u64> {
     let swept = sqlx::query!(
         "DELETE FROM operator_requests WHERE (actor, request_id) IN (
              SELECT actor, request_id FROM operator_requests WHERE at < now() - interval '1 day'
              ORDER BY at LIMIT 1000 FOR UPDATE SKIP LOCKED)"
     );
-    Ok(swept.execute(pool).await?.rows_affected())
+    Ok(swept.execute(conn).await?.rows_affected())
 }
 
 /// An id for whoever gave none: the request is then done each time it is sent.

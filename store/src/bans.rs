@@ -21,14 +21,13 @@ pub struct Ban {
     pub until: Option<OffsetDateTime>,
 }
 
-/// Bans a player, in place of an earlier ban, and ends all of their log-ins; none: there is no such player. The caller
-/// makes the revocation known after the commit.
+/// Bans a player, in place of an earlier ban, and ends all of their log-ins, in the caller's transaction; none: there is no such
+/// player. The caller makes the revocation known after the commit.
 ///
 /// # Errors
 /// When the database does not answer.
-pub async fn ban(pool: &PgPool, player: Uuid, ban: &Ban, access_ttl_s: f64) -> Result<Option<Revocation>> {
-    let mut tx = crate::begin(pool).await?;
-    let Some(revocation) = end_logins(&mut tx, player, "banned", access_ttl_s).await? else { return Ok(None) };
+pub async fn ban(conn: &mut PgConnection, player: Uuid, ban: &Ban, access_ttl_s: f64) -> Result<Option<Revocation>> {
+    let Some(revocation) = end_logins(conn, player, "banned", access_ttl_s).await? else { return Ok(None) };
     sqlx::query!(
         "INSERT INTO bans (player_id, reason, until) VALUES ($1, $2, $3)
          ON CONFLICT (player_id) DO UPDATE SET reason = excluded.reason, until = excluded.until, banned_at = now()",
@@ -36,9 +35,8 @@ pub async fn ban(pool: &PgPool, player: Uuid, ban: &Ban, access_ttl_s: f64) -> R
         ban.reason,
         ban.until,
     )
-    .execute(&mut *tx)
+    .execute(conn)
     .await?;
-    tx.commit().await?;
     Ok(Some(revocation))
 }
 
@@ -46,26 +44,23 @@ pub async fn ban(pool: &PgPool, player: Uuid, ban: &Ban, access_ttl_s: f64) -> R
 ///
 /// # Errors
 /// When the database does not answer.
-pub async fn unban(pool: &PgPool, player: Uuid) -> Result<bool> {
+pub async fn unban(conn: &mut PgConnection, player: Uuid) -> Result<bool> {
     Ok(sqlx::query_scalar!(
         r#"WITH lifted AS (DELETE FROM bans WHERE player_id = $1)
            SELECT EXISTS (SELECT 1 FROM players WHERE id = $1) AS "known!""#,
         player
     )
-    .fetch_one(pool)
+    .fetch_one(conn)
     .await?)
 }
 
-/// Ends all log-ins of a player, who may log in again; none: there is no such player. The caller makes the revocation
-/// known after the commit.
+/// Ends all log-ins of a player, who may log in again, in the caller's transaction; none: there is no such player. The caller makes
+/// the revocation known after the commit.
 ///
 /// # Errors
 /// When the database does not answer.
-pub async fn log_out(pool: &PgPool, player: Uuid, access_ttl_s: f64) -> Result<Option<Revocation>> {
-    let mut tx = crate::begin(pool).await?;
-    let revocation = end_logins(&mut tx, player, "logged_out", access_ttl_s).await?;
-    tx.commit().await?;
-    Ok(revocation)
+pub async fn log_out(conn: &mut PgConnection, player: Uuid, access_ttl_s: f64) -> Result<Option<Revocation>> {
+    end_logins(conn, player, "logged_out", access_ttl_s).await
 }
 
 async fn end_logins(

@@ -247,7 +247,7 @@ fn new_message(chat: ChatEffect) -> NewMessage {
 
 fn stored(new: NewMessage, placed: Placed) -> Message {
     let NewMessage { message_id, channel_id, sender_id, content, .. } = new;
-    Message { message_id, channel_id, seq: placed.seq, sender_id, content, sent_at: placed.sent_at }
+    Message { message_id, channel_id, seq: placed.seq, sender_id, content, sent_at: placed.sent_at, deleted: false }
 }
 
 /// Who of a direct channel's two players is told of a message: the other one, or both, when a third one speaks. Whether they block each

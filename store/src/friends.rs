@@ -1,6 +1,6 @@
 //! Friendships: one row per pair, owned by who asked. Asking back is answering yes.
 
-use sqlx::{PgConnection, PgPool};
+use sqlx::{PgConnection, PgExecutor, PgPool};
 use time::OffsetDateTime;
 use uuid::Uuid;
 
@@ -89,7 +89,7 @@ pub async fn accepted_ids(pool: &PgPool, player: Uuid) -> Result<Vec<Uuid>> {
 ///
 /// # Errors
 /// When the database fails.
-pub async fn blocked_between(pool: &PgPool, a: Uuid, b: Uuid) -> Result<bool> {
+pub async fn blocked_between(conn: impl PgExecutor<'_>, a: Uuid, b: Uuid) -> Result<bool> {
     Ok(sqlx::query_scalar!(
         r#"SELECT EXISTS (SELECT 1 FROM friendships WHERE status = 'blocked'
              AND least(player_id, friend_id) = least($1::uuid, $2)
@@ -97,23 +97,39 @@ pub async fn blocked_between(pool: &PgPool, a: Uuid, b: Uuid) -> Result<bool> {
         a,
         b,
     )
-    .fetch_one(pool)
+    .fetch_one(conn)
     .await?)
 }
 
-/// The rows a player owns or, accepted, shares; the newest first.
+/// Which of a player's friendships.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Wanted {
+    /// The requests of others that wait for the player's answer; else the rows the player owns or, accepted, shares.
+    pub incoming: bool,
+    pub status: Option<FriendStatus>,
+    /// Those before this one.
+    pub before: Option<Uuid>,
+    pub limit: i64,
+}
+
+/// The newest first.
 ///
 /// # Errors
 /// When the database fails.
-pub async fn list(pool: &PgPool, player: Uuid, status: Option<FriendStatus>, limit: i64) -> Result<Vec<Friendship>> {
+pub async fn list(pool: &PgPool, player: Uuid, wanted: Wanted) -> Result<Vec<Friendship>> {
     let rows = sqlx::query_as!(
         Row,
         r#"SELECT id, player_id, friend_id, status, blocked_by, inserted_at, updated_at FROM friendships
-           WHERE (player_id = $1 OR (friend_id = $1 AND status = 'accepted')) AND ($2::text IS NULL OR status = $2)
-           ORDER BY inserted_at DESC, id DESC LIMIT $3"#,
+           WHERE CASE WHEN $2 THEN friend_id = $1 AND status = 'pending'
+                 ELSE player_id = $1 OR (friend_id = $1 AND status = 'accepted') END
+             AND (player_id = $1 OR friend_id = $1) AND ($3::text IS NULL OR status = $3)
+             AND ($4::uuid IS NULL OR (inserted_at, id) < (SELECT f.inserted_at, f.id FROM friendships f WHERE f.id = $4))
+           ORDER BY inserted_at DESC, id DESC LIMIT $5"#,
         player,
-        status.map(FriendStatus::as_str),
-        limit,
+        wanted.incoming,
+        wanted.status.map(FriendStatus::as_str),
+        wanted.before,
+        wanted.limit,
     )
     .fetch_all(pool)
     .await?;

@@ -1,11 +1,17 @@
 //! Groups and their members. Whoever changes a membership holds the group's row ([`lock`]) until the commit: its bound, its
 //! one owner and its end are decided there. Who may do what is the social service's business.
 
-use sqlx::{PgConnection, PgPool};
+use sqlx::{PgConnection, PgExecutor, PgPool};
 use time::OffsetDateTime;
 use uuid::Uuid;
 
 use crate::Result;
+
+pub mod announcements;
+pub mod invites;
+mod list;
+
+pub use list::{Listed, ListedMembership, PageOfGroups, of_player, search};
 
 /// The higher one is the lesser one: `Owner < Member`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -120,7 +126,7 @@ pub async fn get(pool: &PgPool, id: Uuid) -> Result<Option<Group>> {
 ///
 /// # Errors
 /// When the database fails.
-pub async fn members(pool: &PgPool, group: Uuid, limit: i64) -> Result<Vec<Member>> {
+pub async fn members(conn: impl PgExecutor<'_>, group: Uuid, limit: i64) -> Result<Vec<Member>> {
     let rows = sqlx::query_as!(
         MemberRow,
         "SELECT id, group_id, player_id, role, joined_at FROM group_members WHERE group_id = $1
@@ -128,7 +134,7 @@ pub async fn members(pool: &PgPool, group: Uuid, limit: i64) -> Result<Vec<Membe
         group,
         limit
     )
-    .fetch_all(pool)
+    .fetch_all(conn)
     .await?;
     Ok(rows.into_iter().map(Member::from).collect())
 }
@@ -298,9 +304,38 @@ pub async fn remove(conn: &mut PgConnection, member: &Member) -> Result<()> {
         group
     );
     if heir.execute(&mut *conn).await?.rows_affected() == 0 {
-        sqlx::query!("DELETE FROM groups WHERE id = $1", group).execute(conn).await?;
+        end(conn, group).await?;
     }
     Ok(())
+}
+
+/// Ends the group whose row is locked, with its members, invitations and announcements.
+///
+/// # Errors
+/// When the database fails.
+pub async fn end(conn: &mut PgConnection, group: Uuid) -> Result<()> {
+    invites::retract_all(conn, group).await?;
+    sqlx::query!("DELETE FROM groups WHERE id = $1", group).execute(conn).await?;
+    Ok(())
+}
+
+/// Has the erasure of any of these players wait for the caller's transaction, or waits for one under way; those that are there, in their
+/// order. Taken before a group's row.
+///
+/// # Errors
+/// When the database fails.
+pub async fn hold_players(conn: &mut PgConnection, players: &[Uuid]) -> Result<Vec<Uuid>> {
+    let rows = sqlx::query_scalar!("SELECT id FROM players WHERE id = ANY($1) ORDER BY id FOR KEY SHARE", players);
+    Ok(rows.fetch_all(conn).await?)
+}
+
+/// Locks the rows of players, in an order all take, before a group's; answers those that exist.
+///
+/// # Errors
+/// When the database fails.
+pub async fn lock_players(conn: &mut PgConnection, players: &[Uuid]) -> Result<Vec<Uuid>> {
+    let rows = sqlx::query_scalar!("SELECT id FROM players WHERE id = ANY($1) ORDER BY id FOR NO KEY UPDATE", players);
+    Ok(rows.fetch_all(conn).await?)
 }
 
 /// Takes a player whose row the caller has locked out of all groups, as [`remove`] does: for their erasure.

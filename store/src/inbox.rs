@@ -71,6 +71,20 @@ pub async fn append(conn: &mut PgConnection, events: &[(Uuid, InboxEvent)]) -> R
     Ok(seqs)
 }
 
+/// Has whoever appends to a player's inbox wait for the caller's transaction: what the caller reads then is as it is told next.
+///
+/// # Errors
+/// When the database fails.
+pub async fn hold(conn: &mut PgConnection, player: Uuid) -> Result<()> {
+    sqlx::query!(
+        "INSERT INTO inboxes AS i (player_id) VALUES ($1) ON CONFLICT (player_id) DO UPDATE SET seq = i.seq",
+        player
+    )
+    .execute(conn)
+    .await?;
+    Ok(())
+}
+
 /// Where these players' inboxes stand; players without one are at 0 and not listed.
 ///
 /// # Errors

@@ -17,24 +17,31 @@ pub mod bans;
 pub mod boards;
 pub mod chat;
 pub mod checkpoints;
+pub mod cluster_keys;
 pub mod effects;
 pub mod effects_apply;
+pub mod export;
 pub mod friends;
 pub mod groups;
 pub mod inbox;
 pub mod lock_keys;
 pub mod lookup;
 pub mod matches;
+pub mod moderation;
 pub mod modes;
+pub mod mutes;
 pub mod notifications;
+pub mod operators;
 pub mod parties;
 pub mod players;
+pub mod reports;
 pub mod sessions;
 pub mod storage;
 #[cfg(feature = "testing")]
 pub mod testing;
 pub mod tickets;
 pub mod tokens;
+pub mod words;
 
 static MIGRATOR: sqlx::migrate::Migrator = sqlx::migrate!("../migrations");
 

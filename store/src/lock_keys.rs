@@ -19,6 +19,12 @@ pub const MAINTENANCE: i64 = 0x6173_6f62_0005;
 pub const CHAT_DAYS: i64 = 0x6173_6f62_0006;
 /// Transaction lock: whoever applies the messages of matches, one after the other.
 pub const EFFECT_CHAT: i64 = 0x6173_6f62_0009;
+/// Transaction lock: whoever rotates the cluster's key.
+pub const CLUSTER_KEYS: i64 = 0x6173_6f62_0021;
+/// Transaction lock: whoever gives a token its name.
+pub const TOKEN_NAMES: i64 = 0x6173_6f62_0022;
+/// Transaction lock: whoever forgets tokens, keys and requests that are over.
+pub const ACCESS_SWEEP: i64 = 0x6173_6f62_0023;
 
 /// First key of a two-key transaction lock; the second is a hash of what is locked.
 pub const PLAYER_PRESENCE: i32 = 1;

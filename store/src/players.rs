@@ -224,7 +224,9 @@ pub async fn erase(conn: &mut PgConnection, id: Uuid) -> Result<Erased> {
     sqlx::query!("DELETE FROM leaderboard_entries WHERE player_id = $1 AND leaderboard_id = ANY(ARRAY(SELECT id FROM leaderboards))", id).execute(&mut *conn).await?;
     crate::chat::erase(conn, id).await?;
     crate::effects::erase(conn, id).await?;
-    // Friendships, devices, families, refresh tokens, notifications, invitations, the ban and what games stored go with the row.
+    crate::reports::erase(conn, id).await?;
+    // Friendships, devices, families, refresh tokens, notifications, invitations, the ban, mutes, reports about them and what games stored
+    // go with the row.
     sqlx::query!("DELETE FROM players WHERE id = $1", id).execute(conn).await?;
     Ok(Erased { tickets })
 }

@@ -13,7 +13,7 @@ use clap::{Args, Subcommand};
 use serde_json::{Value, json};
 use tonic::{Code, Request, Streaming};
 
-use super::{Ctl, DEADLINE, output, one::request_id, refusal, shown};
+use super::{Ctl, DEADLINE, moderation, one::request_id, output, refusal, shown};
 
 /// Channels: what is said, and saying something
 #[derive(Debug, Args)]
@@ -34,6 +34,7 @@ enum Order {
     },
     /// Say something in a channel, as nobody: stored and delivered as any message
     Send { channel: String, content: String },
+    Delete(moderation::DeleteArgs),
     /// What was said in a channel, oldest first
     History {
         channel: String,
@@ -47,6 +48,7 @@ pub async fn run(args: &ChatArgs, ctl: &Ctl) -> anyhow::Result<()> {
     match &args.order {
         Order::Tail { channel, last } => tail(ctl, channel, *last).await,
         Order::Send { channel, content } => send(ctl, channel, content).await,
+        Order::Delete(args) => moderation::run(args, ctl).await,
         Order::History { channel, limit } => history(ctl, channel, *limit as usize).await,
     }
 }

@@ -1,34 +1,43 @@
-//! `asobi ctl`: an operator's questions and orders to a running cluster. Who is there, where, and the cluster key come from the database;
-//! the rest is the gRPC API that every process serves.
+//! `asobi ctl`: an operator's questions and orders to a running cluster. Who is there and where comes from the database, or from one node
+//! (`--addr`); the rest is the gRPC API that every process serves, called with a token or a certificate ([`reach`]).
 //!
 //! Each subcommand is a module with its arguments and a `run(&args, &Ctl)`; what it prints goes through [`output`].
 
+mod audit;
 mod chat;
 mod directory;
+mod export;
 mod hosts;
+mod key;
 mod matches;
+mod moderation;
 mod nodes;
 mod one;
 pub mod output;
 mod players;
 mod queue;
+mod reach;
+mod reports;
 mod settings;
 mod shown;
 mod ticket;
+mod token;
+mod words;
 
 use std::{path::PathBuf, process::ExitCode, time::Duration};
 
 use anyhow::{Context as _, bail};
 use asobi_cluster::Role;
-use asobi_proto::ops_v1::Node;
+use asobi_proto::ops_v1::{ListNodesRequest, Node, ops_service_client::OpsServiceClient};
 use asobi_service_kit::{
-    config::{self, Config, ConfigArgs, EXIT_CONFIG},
-    grpc::{self, Channels, ClusterChannel},
+    config::{self, ConfigArgs, EXIT_CONFIG},
+    grpc::{self, Channels, ClusterChannel, with_deadline},
 };
-use asobi_store::{DatabaseOptions, within};
 use clap::{Args, Subcommand};
 use sqlx::PgPool;
 use tonic::{Code, Status};
+
+use reach::Reach;
 
 /// Longest wait for one node's answer.
 pub const DEADLINE: Duration = Duration::from_secs(5);
@@ -54,9 +63,24 @@ pub struct Flags {
     /// A configuration file, such as the cluster's own [env: ASOBI_CONFIG]
     #[arg(long, global = true, value_name = "FILE")]
     config: Option<PathBuf>,
-    /// Set one configuration key, e.g. cluster.key where it is not kept in the database; may be repeated
+    /// Set one configuration key, e.g. grpc.tls_name; may be repeated
     #[arg(long, global = true, value_name = "KEY=VALUE")]
     set: Vec<String>,
+    /// A token of `asobi ctl token create`. Without, one for a quarter of an hour is made in the database
+    #[arg(long, global = true, value_name = "TOKEN", env = "ASOBI_TOKEN", hide_env_values = true)]
+    token: Option<String>,
+    /// The gRPC address of any node, in place of the database
+    #[arg(long, global = true, value_name = "HOST:PORT", env = "ASOBI_ADDR")]
+    addr: Option<String>,
+    /// A client certificate in place of a token, in PEM; with --key and --ca
+    #[arg(long, global = true, value_name = "FILE", requires = "key")]
+    cert: Option<PathBuf>,
+    /// Its key
+    #[arg(long, global = true, value_name = "FILE", requires = "cert")]
+    key: Option<PathBuf>,
+    /// The authority of the nodes' certificates, where they speak TLS (grpc.tls_ca)
+    #[arg(long, global = true, value_name = "FILE")]
+    ca: Option<PathBuf>,
 }
 
 #[derive(Debug, Subcommand)]
@@ -71,10 +95,15 @@ enum Command {
     Drain(hosts::DrainArgs),
     Players(directory::PlayersArgs),
     Player(players::PlayerArgs),
+    Reports(reports::ReportsArgs),
+    Words(words::WordsArgs),
     Chat(chat::ChatArgs),
     Config(settings::ConfigArgs),
     Queue(queue::QueueArgs),
     Ticket(ticket::TicketArgs),
+    Token(token::TokenArgs),
+    Audit(audit::AuditArgs),
+    Key(key::KeyArgs),
 }
 
 /// Runs the command. Its exit code is 64 for a wrong configuration and 1 for everything that could not be done.
@@ -82,7 +111,9 @@ enum Command {
 /// # Errors
 /// With a sentence that says what to do next.
 pub async fn run(args: CtlArgs) -> anyhow::Result<ExitCode> {
-    let ctl = match args.flags.reach().await? {
+    // The registry is read in the database; nobody is called for it.
+    let calls = !matches!(args.command, Command::Nodes);
+    let ctl = match args.flags.reach(calls).await? {
         Ok(ctl) => ctl,
         Err(wrong) => return Ok(wrong),
     };
@@ -94,69 +125,94 @@ pub async fn run(args: CtlArgs) -> anyhow::Result<ExitCode> {
         Command::Drain(args) => hosts::drain(args, &ctl).await?,
         Command::Players(args) => directory::run(args, &ctl).await?,
         Command::Player(args) => players::run(args, &ctl).await?,
+        Command::Reports(args) => reports::run(args, &ctl).await?,
+        Command::Words(args) => words::run(args, &ctl).await?,
         Command::Chat(args) => chat::run(args, &ctl).await?,
         Command::Config(args) => settings::run(args, &ctl).await?,
         Command::Queue(args) => queue::run(args, &ctl).await?,
         Command::Ticket(args) => ticket::run(args, &ctl).await?,
+        Command::Token(args) => token::run(args, &ctl).await?,
+        Command::Audit(args) => audit::run(args, &ctl).await?,
+        Command::Key(args) => key::run(args, &ctl).await?,
     }
     Ok(ExitCode::SUCCESS)
 }
 
 impl Flags {
-    /// The cluster, or the exit code where the configuration is wrong, which was said.
+    /// The cluster, or the exit code where the configuration is wrong, which was said. `calls`: whether nodes are called.
     ///
     /// # Errors
-    /// The database cannot be reached, or has another schema.
-    pub async fn reach(&self) -> anyhow::Result<Result<Ctl, ExitCode>> {
+    /// With a sentence that says what is missing.
+    pub async fn reach(&self, calls: bool) -> anyhow::Result<Result<Ctl, ExitCode>> {
         let layers = ConfigArgs {
             config: self.config.clone(),
             set: self.set.clone(),
             database_url: self.database_url.clone(),
             ..ConfigArgs::default()
         };
-        match config::load(&layers) {
-            Ok(config) => Ctl::connect(&config, self.json).await.map(Ok),
+        let config = match config::load(&layers) {
+            Ok(config) => config,
             Err(errors) => {
                 eprintln!("{errors}");
-                Ok(Err(ExitCode::from(EXIT_CONFIG)))
+                return Ok(Err(ExitCode::from(EXIT_CONFIG)));
             }
-        }
+        };
+        let (reach, channels) = reach::reach(self, calls, &config).await?;
+        Ok(Ok(Ctl { reach, channels, json: self.json }))
     }
 }
 
 /// What every subcommand needs.
 pub struct Ctl {
-    pool: PgPool,
+    reach: Reach,
     channels: Channels,
     /// Print JSON.
     pub json: bool,
 }
 
 impl Ctl {
-    async fn connect(config: &Config, json: bool) -> anyhow::Result<Self> {
-        let timeout = config.database.timeout();
-        let options = DatabaseOptions {
-            url: config.database.url.expose().to_owned(),
-            max_connections: 1,
-            timeout,
-            application_name: "asobi/ctl".to_owned(),
-        };
-        let pool = asobi_store::connect(&options).await.context(
-            "the database cannot be reached; give the cluster's with --database-url, ASOBI_DATABASE_URL or --config",
-        )?;
-        if let Some(problem) = within(timeout, asobi_store::schema_problem(&pool)).await? {
-            bail!(problem);
-        }
-        let key = asobi_cluster::cluster_key(config, &pool, timeout).await?;
-        Ok(Self { pool, channels: Channels::new(key), json })
+    /// The cluster's database.
+    ///
+    /// # Errors
+    /// There is none at hand, with `--addr`.
+    pub fn pool(&self) -> anyhow::Result<&PgPool> {
+        let asked = "this needs the cluster's database: leave --addr (ASOBI_ADDR) out and give --database-url or ASOBI_DATABASE_URL";
+        self.reach.pool().context(asked)
     }
 
     /// The registry as it is now, leaders marked, dead nodes included.
     ///
     /// # Errors
-    /// When the database does not answer.
+    /// When the database does not answer; with `--addr`, that node.
     pub async fn nodes(&self) -> anyhow::Result<Vec<Node>> {
-        asobi_cluster::ops::nodes(&self.pool).await.context("the registry could not be read")
+        match &self.reach {
+            Reach::Database { pool, .. } => {
+                asobi_cluster::ops::nodes(pool).await.context("the registry could not be read")
+            }
+            Reach::Address(addr) => self.nodes_of(addr).await.map_err(|status| refusal(&status)),
+        }
+    }
+
+    async fn nodes_of(&self, addr: &str) -> Result<Vec<Node>, Status> {
+        let mut client = OpsServiceClient::new(self.channels.get(addr));
+        let asking = client.list_nodes(with_deadline(ListNodesRequest::default(), DEADLINE));
+        let answer = tokio::time::timeout(DEADLINE, asking).await;
+        let answer = answer.unwrap_or_else(|_| Err(Status::deadline_exceeded(format!("{addr} does not answer"))))?;
+        Ok(answer.into_inner().nodes)
+    }
+
+    /// Whom to ask, in this order.
+    async fn candidates(&self, role: Option<Role>) -> anyhow::Result<Vec<Node>> {
+        let Reach::Address(addr) = &self.reach else { return Ok(candidates(self.nodes().await?, role)) };
+        // It may be the only one that can be reached from here, and it is the one that was meant.
+        let named = Node { node_id: addr.clone(), grpc_addr: addr.clone(), ..Node::default() };
+        match self.nodes_of(addr).await {
+            Ok(nodes) if role.is_none() => Ok(std::iter::once(named).chain(candidates(nodes, role)).collect()),
+            Ok(nodes) => Ok(candidates(nodes, role)),
+            // A token without the scope read is good for other things.
+            Err(status) if status.code() == Code::PermissionDenied => Ok(vec![named]),
+            Err(status) => Err(refusal(&status).context(format!("{addr} did not say who is in the cluster"))),
+        }
     }
 
     /// The living node of that id.
@@ -186,7 +242,7 @@ impl Ctl {
         role: Option<Role>,
         call: impl AsyncFn(ClusterChannel) -> Result<tonic::Response<T>, Status>,
     ) -> anyhow::Result<T> {
-        let nodes = candidates(self.nodes().await?, role);
+        let nodes = self.candidates(role).await?;
         let mut unanswered = Vec::new();
         for node in nodes {
             let answer = tokio::time::timeout(DEADLINE, call(self.channels.get(&node.grpc_addr))).await;
@@ -224,7 +280,8 @@ fn passes_on(status: &Status) -> bool {
 /// What a node said, as an error for people.
 pub fn refusal(status: &Status) -> anyhow::Error {
     if status.code() == Code::Unauthenticated {
-        return anyhow::anyhow!("{}; set cluster.key to the one the nodes were started with", status.message());
+        let how = "give a token with --token or ASOBI_TOKEN, or leave it out and give the cluster's database";
+        return anyhow::anyhow!("{}; {how}", status.message());
     }
     match grpc::error_code(status) {
         Some(code) => anyhow::anyhow!("{} ({code})", status.message()),

@@ -52,7 +52,7 @@ pub async fn run(args: TopArgs) -> anyhow::Result<ExitCode> {
     if !args.once && !stdout().is_terminal() {
         bail!("standard output is no terminal; --once prints one picture");
     }
-    let ctl = match args.flags.reach().await? {
+    let ctl = match args.flags.reach(true).await? {
         Ok(ctl) => ctl,
         Err(wrong) => return Ok(wrong),
     };

@@ -16,6 +16,7 @@ mod grouping;
 mod moves;
 mod rebalance;
 mod resume;
+mod rounds;
 mod sweep;
 mod watch;
 
@@ -92,8 +93,8 @@ fn start(
     let grouping = Grouping { reign: Arc::clone(&reign), creates: creates.clone(), joins: joins.clone() };
     work.spawn(grouping.run(feed, quiet.clone()));
     let left = resume::Work { creates, tells: tells.clone(), joins };
-    work.spawn(watch::Watch::new(Arc::clone(&reign), left.clone()).run(quiet.clone()));
-    work.spawn(sweep::Sweep::new(Arc::clone(&reign), left).run(quiet.clone()));
+    work.spawn(rounds::run(watch::Watch::new(Arc::clone(&reign), left.clone()), quiet.clone()));
+    work.spawn(rounds::run(sweep::Sweep::new(Arc::clone(&reign), left), quiet.clone()));
     work.spawn(moves::run(Arc::clone(&reign), quiet.clone()));
     work.spawn(allocate::run_creates(Arc::clone(&reign), create_queue, tells));
     work.spawn(allocate::run_joins(Arc::clone(&reign), join_queue));

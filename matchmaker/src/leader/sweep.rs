@@ -13,17 +13,18 @@ use asobi_store::{
     allocation::{self, QueueNote},
     tickets::COUNTED,
 };
-use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
-use super::resume::{self, Work};
+use super::{
+    resume::{self, Work},
+    rounds::Rounds,
+};
 use crate::{
-    deps::{Error, Reign, Result, lock},
+    deps::{Reign, Result, lock},
     frames,
     hosts::NoHost,
 };
 
-const PERIOD: Duration = Duration::from_secs(1);
 /// Rows of one statement.
 const ROWS: i64 = 1_000;
 /// Tickets whose players are looked up in one pass; a long queue takes several.
@@ -66,28 +67,13 @@ impl Sweep {
             passes: 0,
         }
     }
+}
 
-    pub async fn run(mut self, quiet: CancellationToken) {
-        let mut tick = tokio::time::interval(PERIOD);
-        tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-        loop {
-            tokio::select! {
-                () = quiet.cancelled() => return,
-                _ = tick.tick() => {}
-            }
-            let passed = tokio::select! {
-                () = quiet.cancelled() => return,
-                passed = self.pass() => passed,
-            };
-            match passed {
-                Ok(()) => {}
-                Err(Error::Over) => return,
-                Err(error) => tracing::warn!(%error, "A sweep could not be finished; the next one goes on."),
-            }
-        }
-    }
+impl Rounds for Sweep {
+    const PERIOD: Duration = Duration::from_secs(1);
+    const FAILED: &'static str = "A sweep could not be finished; the next one goes on.";
 
-    async fn pass(&mut self) -> Result<()> {
+    async fn round(&mut self) -> Result<()> {
         self.passes += 1;
         // Before the hosts were read every one looks gone, and what an earlier leader left would be given up.
         if lock(&self.reign.hosts).are_known() {
@@ -111,7 +97,9 @@ impl Sweep {
         }
         Ok(())
     }
+}
 
+impl Sweep {
     async fn find_unannounced(&self) -> Result<()> {
         let reign = &self.reign;
         let age = if self.passes.is_multiple_of(RECONCILE_ALL_EVERY) { ANY_AGE_S } else { UNANNOUNCED_S };

@@ -11,16 +11,14 @@ use asobi_cluster::death::{self, Vital, Vitals};
 use asobi_proto::match_v1::{ProbeRequest, match_host_service_client::MatchHostServiceClient};
 use asobi_service_kit::grpc::with_deadline;
 use futures_util::future::join_all;
-use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
-use super::{failover, resume::Work};
+use super::{failover, resume::Work, rounds::Rounds};
 use crate::{
-    deps::{Error, Reign, Result, lock},
+    deps::{Reign, Result, lock},
     hosts::HostId,
 };
 
-const PERIOD: Duration = Duration::from_millis(250);
 /// Looks between two readings of all orphans: those that wait for a host, and those of hosts that were dead before this process led.
 const ORPHANS_EVERY: u64 = 4;
 const PROBE: Duration = Duration::from_secs(1);
@@ -41,28 +39,13 @@ impl Watch {
     pub fn new(reign: Arc<Reign>, work: Work) -> Self {
         Self { reign, work, known: HashMap::new(), dead: HashSet::new(), passes: 0 }
     }
+}
 
-    pub async fn run(mut self, quiet: CancellationToken) {
-        let mut tick = tokio::time::interval(PERIOD);
-        tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-        loop {
-            tokio::select! {
-                () = quiet.cancelled() => return,
-                _ = tick.tick() => {}
-            }
-            let passed = tokio::select! {
-                () = quiet.cancelled() => return,
-                passed = self.pass() => passed,
-            };
-            match passed {
-                Ok(()) => {}
-                Err(Error::Over) => return,
-                Err(error) => tracing::warn!(%error, "Hosts could not be looked after for now."),
-            }
-        }
-    }
+impl Rounds for Watch {
+    const PERIOD: Duration = Duration::from_millis(250);
+    const FAILED: &'static str = "Hosts could not be looked after for now.";
 
-    async fn pass(&mut self) -> Result<()> {
+    async fn round(&mut self) -> Result<()> {
         let reign = Arc::clone(&self.reign);
         // Before the hosts were read there is nowhere to go on.
         if !lock(&reign.hosts).are_known() {
@@ -86,7 +69,9 @@ impl Watch {
         self.passes += 1;
         Ok(())
     }
+}
 
+impl Watch {
     async fn look(&self) -> Result<Vitals> {
         let deps = &self.reign.deps;
         let looking = death::vitals(&deps.pool, deps.membership.identity());

@@ -306,7 +306,7 @@ impl Host {
         if acts == Acts::IsDeaf {
             drop(grpc);
         } else {
-            server::serve_grpc(grpc, routes, &readiness, node.cluster_key.as_str(), &shutdown);
+            server::serve_grpc(grpc, routes, &readiness, node.access.clone(), &shutdown);
         }
         let me = node.membership.identity();
         asobi_store::modes::publish(&node.pool, &me.node_id, me.incarnation, &modes).await?;

@@ -266,6 +266,8 @@ pub(crate) struct ChatMessage {
     sent_at: OffsetDateTime,
     /// Counts up by one in each channel.
     seq: i64,
+    /// There and true where a moderator deleted the message; its content is empty.
+    deleted: Option<bool>,
 }
 
 #[derive(ToSchema)]
@@ -298,6 +300,34 @@ pub(crate) struct DirectRow {
     sent_at: i64,
     message_id: Uuid,
     seq: i64,
+    /// There and true where a moderator deleted the message; its content is empty.
+    deleted: Option<bool>,
+}
+
+#[derive(ToSchema)]
+pub(crate) struct NewReport {
+    /// Who is reported; may be left out where a message is.
+    player_id: Option<Uuid>,
+    /// With `seq` or `message_id`: the message that is reported.
+    channel_id: Option<String>,
+    #[schema(minimum = 1)]
+    seq: Option<i64>,
+    message_id: Option<Uuid>,
+    /// What is wrong, in a word of the game's own: 1 to 32 of a-z, 0-9 and _.
+    #[schema(example = "spam", min_length = 1, max_length = 32)]
+    kind: String,
+    /// At most 1000 bytes.
+    note: Option<String>,
+}
+
+#[derive(ToSchema)]
+pub(crate) struct Reported {
+    id: Uuid,
+    player_id: Uuid,
+    kind: String,
+    #[schema(example = "open")]
+    state: String,
+    reported_at: OffsetDateTime,
 }
 
 #[derive(ToSchema)]

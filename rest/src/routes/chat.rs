@@ -68,7 +68,9 @@ async fn history(
     summary = "Send a direct message",
     request_body = schemas::DirectMessage,
     responses((status = 200, body = schemas::DirectSent)),
-    extensions(("x-errors" = json!(["invalid_payload", "dm.blocked", "dm.content_empty", "dm.content_too_large"]))),
+    extensions(("x-errors" = json!([
+        "invalid_payload", "forbidden", "dm.blocked", "dm.content_empty", "dm.content_too_large"
+    ]))),
 )]
 async fn send(State(rest): State<Shared>, Caller(claims): Caller, fields: Fields) -> Result<Json> {
     let recipient = fields.optional_string("recipient_id").and_then(|text| Uuid::parse_str(text).ok());
@@ -111,13 +113,14 @@ async fn direct_history(
         .await?
         .into_iter()
         .map(|message| {
-            json!({
+            let shown = json!({
                 "sender_id": message.sender_id,
                 "content": message.content,
                 "sent_at": message.sent_at_ms(),
                 "message_id": message.message_id,
                 "seq": message.seq,
-            })
+            });
+            marked(shown, message.deleted)
         })
         .collect();
     Ok(axum::Json(json!({"channel_id": channel_id, "messages": messages})))
@@ -134,6 +137,10 @@ fn refusal(error: DirectError) -> ApiError {
         DirectError::ContentEmpty => ApiError::new(ErrorCode::DM_CONTENT_EMPTY, "A message needs content."),
         DirectError::ContentTooLarge => ApiError::new(ErrorCode::DM_CONTENT_TOO_LARGE, "The content is too large."),
         DirectError::Blocked => ApiError::new(ErrorCode::DM_BLOCKED, "One of you blocks the other."),
+        DirectError::Muted(mute) => ApiError::forbidden("You may say nothing for now.")
+            .detail("reason", "muted")
+            .detail("until", mute.until.map(timestamp)),
+        DirectError::Refused => ApiError::forbidden("This cannot be said.").detail("reason", "content_refused"),
         DirectError::Send(SendError::Unconfirmed) => ApiError::not_ready(
             "Whether the message is stored is not known; send it again with the same idempotency_key.",
         )
@@ -145,7 +152,7 @@ fn refusal(error: DirectError) -> ApiError {
 }
 
 fn answer(message: Message) -> Value {
-    json!({
+    let shown = json!({
         "id": message.message_id,
         "channel_id": message.channel_id,
         "channel_type": kind(&message.channel_id),
@@ -154,7 +161,16 @@ fn answer(message: Message) -> Value {
         "metadata": {},
         "sent_at": timestamp(message.sent_at),
         "seq": message.seq,
-    })
+    });
+    marked(shown, message.deleted)
+}
+
+/// A deleted message keeps its place, without its content; only it has the key that says so.
+fn marked(mut message: Value, deleted: bool) -> Value {
+    if deleted {
+        message["deleted"] = true.into();
+    }
+    message
 }
 
 /// As clients of the first release know them: all but direct messages are rooms.

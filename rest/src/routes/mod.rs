@@ -10,6 +10,7 @@ mod matches;
 mod notifications;
 mod players;
 mod queue;
+mod reports;
 
 pub use boards::entry as board_entry;
 
@@ -36,6 +37,7 @@ pub(crate) fn all() -> OpenApiRouter<Shared> {
         .merge(groups::routes())
         .merge(notifications::routes())
         .merge(chat::routes())
+        .merge(reports::routes())
         .merge(boards::routes())
         .merge(queue::routes())
         .merge(matches::routes());

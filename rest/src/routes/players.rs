@@ -1,7 +1,7 @@
 //! `/players/*`
 
-use asobi_proto::error::ErrorCode;
-use asobi_session::auth::FieldErrors;
+use asobi_proto::{error::ErrorCode, social_v1::TextKind};
+use asobi_session::{auth::FieldErrors, moderation::Judged};
 use asobi_store::players::{self, Changes, Player};
 use axum::extract::State;
 use serde_json::{Value, json};
@@ -62,7 +62,10 @@ async fn update(
     if id(&path)? != claims.player_id {
         return Err(ApiError::forbidden("Only one's own profile can be changed."));
     }
-    let changes = changes(&fields.object()?).map_err(|errors| ApiError::validation("errors", &errors))?;
+    let mut changes = changes(&fields.object()?).map_err(|errors| ApiError::validation("errors", &errors))?;
+    if let Some(Some(name)) = &mut changes.display_name {
+        judge(&rest, claims.player_id, name).await?;
+    }
     let player = players::update(&rest.pool, claims.player_id, changes).await?.ok_or_else(not_found)?;
     Ok(axum::Json(answer(player)))
 }
@@ -114,6 +117,17 @@ fn text(fields: &Fields, field: &'static str, most: usize, errors: &mut FieldErr
     };
     errors.insert(field, vec![problem]);
     None
+}
+
+/// What the list of words and the studio's filter make of a name.
+async fn judge(rest: &Shared, player: uuid::Uuid, name: &mut String) -> Result<()> {
+    match rest.hub.judge_name(TextKind::DisplayName, player, name).await {
+        Judged::Clean => {}
+        Judged::Changed(changed) => *name = changed,
+        Judged::Refused => return Err(ApiError::field("display_name", "is not allowed")),
+        Judged::Unavailable => return Err(ApiError::not_ready("The name cannot be judged now; please try again.")),
+    }
+    Ok(())
 }
 
 fn metadata_problem(value: &Value) -> Option<String> {

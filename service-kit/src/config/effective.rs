@@ -7,7 +7,7 @@ use toml::Value;
 use super::error::Source;
 
 /// Keys whose values are never printed.
-const SECRETS: [&str; 1] = ["cluster.key"];
+const SECRETS: [&str; 2] = ["cluster.key", "cluster.previous_key"];
 /// URLs of which only the password is hidden: the rest is what one looks for when a database is wrong.
 const URLS: [&str; 2] = ["database.url", "database.direct_url"];
 

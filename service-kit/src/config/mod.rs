@@ -28,7 +28,15 @@ pub const EXIT_CONFIG: u8 = 64;
 
 /// Variables that begin with `ASOBI_` and are no configuration: where the file is, and what the set-up around the
 /// processes uses and their environment therefore contains.
-const OTHER_VARIABLES: [&str; 4] = ["ASOBI_CONFIG", "ASOBI_POSTGRES_BIN", "ASOBI_TEST_DATABASE_URL", "ASOBI_FAULTS"];
+const OTHER_VARIABLES: [&str; 6] = [
+    "ASOBI_CONFIG",
+    "ASOBI_POSTGRES_BIN",
+    "ASOBI_TEST_DATABASE_URL",
+    "ASOBI_FAULTS",
+    // What `asobi ctl` shows, and to whom.
+    "ASOBI_TOKEN",
+    "ASOBI_ADDR",
+];
 
 impl Config {
     /// The defaults with some keys set, as `--set` would: for tests. No file and no environment is read.

@@ -50,13 +50,14 @@ fn rule(key: &str) -> Option<Rule> {
         ),
         "database.max_connections" => Rule::Whole(2, 1_000),
         "database.timeout_ms" => Rule::Whole(100, HOUR_MS),
-        "cluster.key" => Rule::Text(
+        "cluster.key" | "cluster.previous_key" => Rule::Text(
             |key| key.is_empty() || (key.len() >= 16 && key.bytes().all(|b| b.is_ascii_graphic())),
             "empty, or at least 16 visible ASCII characters",
         ),
         "http.listen" | "grpc.listen" | "metrics.listen" => {
             Rule::Text(is_address, "host:port, such as 0.0.0.0:8080 or [::]:8080")
         }
+        "grpc.tls_name" => Rule::Text(|name| is_word(name, 253), "empty, or a DNS name"),
         "grpc.advertise" => Rule::Text(|a| a.is_empty() || is_address(a), "empty, or host:port"),
         "http.public_url" => Rule::Text(
             |url| url.is_empty() || is_http_url(url),
@@ -90,6 +91,13 @@ fn rule(key: &str) -> Option<Rule> {
         "chat.gap_ms" => Rule::Whole(1, 10_000),
         "chat.queue" => Rule::Whole(1, 1_000_000),
         "chat.retention_days" => Rule::Whole(0, 36_500),
+        "chat.filter_url" => Rule::Text(
+            |url| url.is_empty() || url.strip_prefix("http://").is_some_and(is_address),
+            "empty, or http://host:port without a path",
+        ),
+        "chat.filter_timeout_ms" => Rule::Whole(1, 60_000),
+        "chat.filter_on_failure" => Rule::OneOf(&["allow", "refuse"]),
+        "chat.filter_in_flight" => Rule::Whole(1, 100_000),
         "presence.grace_ms" | "matchmaker.disconnect_grace_ms" => Rule::Whole(0, HOUR_MS),
         "auth.access_ttl_s" => Rule::Whole(10, YEAR_S),
         "auth.refresh_ttl_s" => Rule::Whole(60, 10 * YEAR_S),
@@ -128,7 +136,18 @@ fn rule(key: &str) -> Option<Rule> {
 /// What is wrong of values that are right each by itself: a key, and what it should be.
 pub(super) fn check_together<'a>(text: impl Fn(&str) -> Option<&'a str>) -> Option<(&'static str, &'static str)> {
     let lacks_url = text("migrate.via") == Some("affinity") && text("migrate.url").is_none_or(str::is_empty);
-    lacks_url.then_some(("migrate.url", "the balancer's ws(s)://host[:port]/path, because migrate.via is \"affinity\""))
+    if lacks_url {
+        return Some(("migrate.url", "the balancer's ws(s)://host[:port]/path, because migrate.via is \"affinity\""));
+    }
+    let empty = |key: &str| text(key).is_none_or(str::is_empty);
+    if empty("cluster.key") && !empty("cluster.previous_key") {
+        return Some(("cluster.previous_key", "empty, because cluster.key is: keys in the database are rotated there"));
+    }
+    let files = ["grpc.tls_cert", "grpc.tls_key", "grpc.tls_ca"];
+    // Tools that only call may have no more than the authority.
+    let serves = files[..2].iter().any(|key| !empty(key));
+    let missing = files.into_iter().find(|key| serves && empty(key))?;
+    Some((missing, "the path of a file, because grpc.tls_cert, grpc.tls_key and grpc.tls_ca come together"))
 }
 
 /// Whether a rule exists; a test holds every number to it, so that no value outside its field's type gets through.

@@ -57,6 +57,7 @@ pub struct Database {
 #[serde(deny_unknown_fields)]
 pub struct Cluster {
     pub key: Secret,
+    pub previous_key: Secret,
 }
 
 #[derive(Debug, Clone, Deserialize)]
@@ -75,6 +76,10 @@ pub struct Http {
 pub struct Grpc {
     pub listen: String,
     pub advertise: String,
+    pub tls_cert: PathBuf,
+    pub tls_key: PathBuf,
+    pub tls_ca: PathBuf,
+    pub tls_name: String,
 }
 
 #[derive(Debug, Clone, Deserialize)]
@@ -119,6 +124,18 @@ pub struct Chat {
     pub gap_ms: u64,
     pub queue: usize,
     pub retention_days: u32,
+    pub filter_url: String,
+    pub filter_timeout_ms: u64,
+    pub filter_on_failure: OnFailure,
+    pub filter_in_flight: usize,
+}
+
+/// What becomes of a text that could not be judged.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum OnFailure {
+    Allow,
+    Refuse,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
@@ -303,6 +320,10 @@ impl Session {
 impl Chat {
     pub const fn gap(&self) -> Duration {
         ms(self.gap_ms)
+    }
+
+    pub const fn filter_timeout(&self) -> Duration {
+        ms(self.filter_timeout_ms)
     }
 }
 

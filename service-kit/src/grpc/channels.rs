@@ -11,7 +11,7 @@ use tonic::{
     transport::{Channel, Endpoint},
 };
 
-use super::{ClusterKey, KEY_HEADER};
+use super::{ClusterKeys, KEY_HEADER, Tls};
 use crate::telemetry;
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
@@ -30,23 +30,77 @@ pub type ClusterChannel = InterceptedService<Channel, ClusterInterceptor>;
 #[derive(Debug, Clone)]
 pub struct Channels {
     interceptor: ClusterInterceptor,
+    tls: Option<Arc<Tls>>,
     channels: Arc<RwLock<HashMap<String, ClusterChannel>>>,
 }
 
-/// Adds the cluster key and the current trace to each call.
+/// Adds what the caller shows and the current trace to each call.
 #[derive(Debug, Clone)]
 pub struct ClusterInterceptor {
-    /// `None` if the key cannot be sent, which the server answers.
-    key: Option<AsciiMetadataValue>,
+    shows: Shows,
 }
 
-impl Channels {
-    pub fn new(key: impl Into<ClusterKey>) -> Self {
-        let key = MetadataValue::try_from(key.into().expose()).ok().map(|mut value| {
+/// What each call carries.
+#[derive(Debug, Clone)]
+enum Shows {
+    Key(ClusterKeys),
+    Bearer(BearerToken),
+    /// The connection's certificate says it all.
+    Nothing,
+}
+
+/// The token that an operator's tool shows; clones share it, so that it can be replaced before it ends. `Debug` does not show it.
+#[derive(Clone, Default)]
+pub struct BearerToken(Arc<RwLock<Option<AsciiMetadataValue>>>);
+
+impl BearerToken {
+    /// Puts another in its place. One that cannot be sent is not, which the server answers.
+    pub fn set(&self, secret: &str) {
+        let value = MetadataValue::try_from(format!("Bearer {secret}")).ok().map(|mut value| {
             value.set_sensitive(true);
             value
         });
-        Self { interceptor: ClusterInterceptor { key }, channels: Arc::default() }
+        *self.0.write().unwrap_or_else(PoisonError::into_inner) = value;
+    }
+
+    fn header(&self) -> Option<AsciiMetadataValue> {
+        self.0.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+}
+
+impl std::fmt::Debug for BearerToken {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("BearerToken(…)")
+    }
+}
+
+impl Channels {
+    /// Those of a process of the cluster.
+    pub fn new(keys: impl Into<ClusterKeys>) -> Self {
+        Self::showing(Shows::Key(keys.into()))
+    }
+
+    /// Those of an operator's tool.
+    #[must_use]
+    pub fn bearer(token: BearerToken) -> Self {
+        Self::showing(Shows::Bearer(token))
+    }
+
+    /// Those of whoever shows a certificate, or nothing.
+    #[must_use]
+    pub fn bare() -> Self {
+        Self::showing(Shows::Nothing)
+    }
+
+    fn showing(shows: Shows) -> Self {
+        Self { interceptor: ClusterInterceptor { shows }, tls: None, channels: Arc::default() }
+    }
+
+    /// Over TLS where there is one; channels made before stay as they are.
+    #[must_use]
+    pub fn over(mut self, tls: Option<Arc<Tls>>) -> Self {
+        self.tls = tls;
+        self
     }
 
     /// The channel to `host:port`. Nothing is connected before the first call; a call to an address that cannot be
@@ -70,13 +124,16 @@ impl Channels {
             tracing::error!(addr, %error, "a node's gRPC address is not host:port");
             Endpoint::from_static("http://invalid.invalid:0")
         });
-        let channel = endpoint
+        let endpoint = endpoint
             .connect_timeout(CONNECT_TIMEOUT)
             .http2_keep_alive_interval(KEEPALIVE_INTERVAL)
             .keep_alive_timeout(KEEPALIVE_TIMEOUT)
             .keep_alive_while_idle(true)
-            .tcp_nodelay(true)
-            .connect_lazy();
+            .tcp_nodelay(true);
+        let channel = match &self.tls {
+            None => endpoint.connect_lazy(),
+            Some(tls) => endpoint.connect_with_connector_lazy(Tls::connector(tls)),
+        };
         InterceptedService::new(channel, self.interceptor.clone())
     }
 }
@@ -84,8 +141,13 @@ impl Channels {
 impl Interceptor for ClusterInterceptor {
     fn call(&mut self, mut request: Request<()>) -> Result<Request<()>, Status> {
         let metadata = request.metadata_mut();
-        if let Some(key) = &self.key {
-            metadata.insert(KEY_HEADER, key.clone());
+        let (name, value) = match &self.shows {
+            Shows::Key(keys) => (KEY_HEADER, keys.header()),
+            Shows::Bearer(token) => ("authorization", token.header()),
+            Shows::Nothing => ("", None),
+        };
+        if let Some(value) = value {
+            metadata.insert(name, value);
         }
         if let Some(trace) = telemetry::traceparent().and_then(|trace| MetadataValue::try_from(trace).ok()) {
             metadata.insert("traceparent", trace);

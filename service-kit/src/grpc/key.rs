@@ -1,8 +1,9 @@
-use std::{fmt, sync::Arc};
+use std::{
+    fmt,
+    sync::{Arc, PoisonError, RwLock},
+};
 
-use http::HeaderMap;
-
-use super::KEY_HEADER;
+use tonic::metadata::{AsciiMetadataValue, MetadataValue};
 
 /// The secret that the processes of one cluster show each other. `Debug` does not show it.
 #[derive(Clone)]
@@ -12,10 +13,6 @@ impl ClusterKey {
     /// An empty key matches nothing: a process without one is reachable by nobody, not by everybody.
     pub fn new(key: impl Into<Arc<str>>) -> Self {
         Self(key.into())
-    }
-
-    pub(crate) fn expose(&self) -> &str {
-        &self.0
     }
 
     /// Compares in a time that depends on the lengths only.
@@ -28,13 +25,10 @@ impl ClusterKey {
         std::hint::black_box(difference) == 0
     }
 
-    /// Whether a call's metadata carry this key; `Err` is a sentence for the caller.
-    pub(crate) fn check(&self, headers: &HeaderMap) -> Result<(), &'static str> {
-        match headers.get(KEY_HEADER) {
-            None => Err("this call needs the cluster key in the metadata x-asobi-cluster-key"),
-            Some(shown) if self.matches(shown.as_bytes()) => Ok(()),
-            Some(_) => Err("the cluster key in the metadata x-asobi-cluster-key is not this cluster's"),
-        }
+    fn header(&self) -> Option<AsciiMetadataValue> {
+        let mut value = MetadataValue::try_from(&*self.0).ok()?;
+        value.set_sensitive(true);
+        Some(value)
     }
 }
 
@@ -50,6 +44,57 @@ impl fmt::Debug for ClusterKey {
     }
 }
 
+/// The keys of the cluster as they are now: the one that is shown, and those that are accepted. Clones share them, so that
+/// a rotation reaches every channel and server of the process at once.
+#[derive(Debug, Clone)]
+pub struct ClusterKeys(Arc<RwLock<Arc<Set>>>);
+
+#[derive(Debug)]
+struct Set {
+    /// `None` if the key cannot be sent, which the server answers.
+    header: Option<AsciiMetadataValue>,
+    accepted: Vec<ClusterKey>,
+}
+
+impl ClusterKeys {
+    /// `shown` is accepted, too.
+    pub fn new(shown: impl Into<ClusterKey>, others: impl IntoIterator<Item = ClusterKey>) -> Self {
+        Self(Arc::new(RwLock::new(Arc::new(Set::new(shown.into(), others)))))
+    }
+
+    /// Puts others in their place.
+    pub fn set(&self, shown: impl Into<ClusterKey>, others: impl IntoIterator<Item = ClusterKey>) {
+        let set = Arc::new(Set::new(shown.into(), others));
+        *self.0.write().unwrap_or_else(PoisonError::into_inner) = set;
+    }
+
+    /// Whether this is one of those that are accepted. Each is compared: how long it takes tells nothing of which.
+    pub fn accept(&self, shown: &[u8]) -> bool {
+        self.now().accepted.iter().fold(false, |found, key| found | key.matches(shown))
+    }
+
+    pub(crate) fn header(&self) -> Option<AsciiMetadataValue> {
+        self.now().header.clone()
+    }
+
+    fn now(&self) -> Arc<Set> {
+        Arc::clone(&self.0.read().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
+impl<T: Into<Arc<str>>> From<T> for ClusterKeys {
+    fn from(key: T) -> Self {
+        Self::new(ClusterKey::new(key), [])
+    }
+}
+
+impl Set {
+    fn new(shown: ClusterKey, others: impl IntoIterator<Item = ClusterKey>) -> Self {
+        let header = shown.header();
+        Self { header, accepted: std::iter::once(shown).chain(others).collect() }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -62,5 +107,16 @@ mod tests {
             assert!(!key.matches(wrong.as_bytes()), "{wrong:?}");
         }
         assert!(!ClusterKey::new("").matches(b""));
+    }
+
+    #[test]
+    fn a_rotation_reaches_whoever_shares_the_keys() {
+        let keys = ClusterKeys::from("the old one");
+        let shared = keys.clone();
+        keys.set("the new one", [ClusterKey::from("the old one")]);
+        assert!(shared.accept(b"the old one") && shared.accept(b"the new one") && !shared.accept(b"another"));
+        assert_eq!(shared.header().unwrap(), "the new one");
+        keys.set("the new one", []);
+        assert!(!shared.accept(b"the old one"));
     }
 }

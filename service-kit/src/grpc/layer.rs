@@ -1,31 +1,42 @@
-//! What every call passes on its way in: the cluster key's check, a span with the caller's trace, a duration metric.
+//! What every call passes on its way in: who makes it and whether they may, a span with the caller's trace, a duration metric.
 
 use std::{
     future::Future,
+    mem,
+    net::SocketAddr,
     pin::Pin,
+    sync::Arc,
     task::{Context, Poll},
     time::Instant,
 };
 
 use http::{Request, Response};
-use tonic::{Code, Status, body::Body};
+use tonic::{Code, body::Body};
 use tower::{Layer, Service};
 use tracing::Instrument as _;
 
-use super::{Caller, ClusterKey};
+use super::{Access, Caller, PeerCertificate, access::Credential, guard::Guarded};
 use crate::telemetry;
 
-/// Services that answer without the key: probes and tools have none, and they tell nothing that is secret.
+/// Services that anybody may call: probes and tools have no key, and they tell nothing that is secret.
 const OPEN: [&str; 2] = ["/grpc.health.v1.Health/", "/grpc.reflection."];
+
+/// The other side of a connection, with each of its calls.
+#[derive(Clone)]
+pub(crate) struct Peer {
+    pub address: Option<SocketAddr>,
+    /// The one it has shown.
+    pub certificate: Option<Arc<PeerCertificate>>,
+}
 
 #[derive(Debug, Clone)]
 pub(crate) struct ClusterLayer {
-    key: ClusterKey,
+    access: Access,
 }
 
 impl ClusterLayer {
-    pub(crate) fn new(key: ClusterKey) -> Self {
-        Self { key }
+    pub(crate) fn new(access: Access) -> Self {
+        Self { access }
     }
 }
 
@@ -33,19 +44,19 @@ impl<S> Layer<S> for ClusterLayer {
     type Service = ClusterService<S>;
 
     fn layer(&self, inner: S) -> Self::Service {
-        ClusterService { inner, key: self.key.clone() }
+        ClusterService { inner, access: self.access.clone() }
     }
 }
 
 #[derive(Debug, Clone)]
 pub(crate) struct ClusterService<S> {
     inner: S,
-    key: ClusterKey,
+    access: Access,
 }
 
 impl<S> Service<Request<Body>> for ClusterService<S>
 where
-    S: Service<Request<Body>, Response = Response<Body>>,
+    S: Service<Request<Body>, Response = Response<Body>> + Clone + Send + 'static,
     S::Future: Send + 'static,
     S::Error: Send + 'static,
 {
@@ -57,34 +68,51 @@ where
         self.inner.poll_ready(cx)
     }
 
-    fn call(&mut self, mut request: Request<Body>) -> Self::Future {
+    fn call(&mut self, request: Request<Body>) -> Self::Future {
+        // The one that has said it is ready goes with the call; a clone has not.
+        let ready = self.inner.clone();
+        let inner = mem::replace(&mut self.inner, ready);
         let path = request.uri().path();
-        let open = OPEN.iter().any(|prefix| path.starts_with(prefix));
-        if !open && let Err(problem) = self.key.check(request.headers()) {
-            metrics::counter!("asobi_grpc_unauthenticated_total").increment(1);
-            tracing::debug!(rpc.path = path, "a gRPC call without the right cluster key was refused: {problem}");
-            return Box::pin(std::future::ready(Ok(Status::unauthenticated(problem).into_http())));
+        if OPEN.iter().any(|prefix| path.starts_with(prefix)) {
+            // Whoever shows nothing must not be able to make up label values.
+            return Box::pin(timed(inner, request, "health or reflection".to_owned()));
         }
-        // Whoever has no key must not be able to make up label values.
-        let method = if open { "health or reflection".to_owned() } else { path.trim_start_matches('/').to_owned() };
-        if !open {
-            request.extensions_mut().insert(Caller::Node);
-        }
-        let span = tracing::info_span!("grpc", otel.name = %method, otel.kind = "server", rpc.method = %method);
-        if let Some(trace) = request.headers().get("traceparent").and_then(|value| value.to_str().ok()) {
-            telemetry::set_parent(&span, trace);
-        }
-        let begun = Instant::now();
-        let answer = self.inner.call(request);
-        let timed = async move {
-            let answer = answer.await;
-            let code = answer.as_ref().map_or("transport", |response| code_name(response));
-            metrics::histogram!("asobi_grpc_server_seconds", "method" => method, "code" => code)
-                .record(begun.elapsed().as_secs_f64());
-            answer
-        };
-        Box::pin(timed.instrument(span))
+        let path = path.to_owned();
+        let peer = request.extensions().get::<Peer>();
+        let from = peer.and_then(|peer| peer.address).map(|address| address.ip().to_canonical());
+        let shown = Credential::of(request.headers(), peer.and_then(|peer| peer.certificate.as_ref()));
+        let (access, mut request) = (self.access.clone(), request);
+        Box::pin(async move {
+            let caller = match access.admit(shown.clone(), &path, from).await {
+                Ok(caller) => caller,
+                Err(refused) => return Ok(refused.into_http()),
+            };
+            let operator = matches!(caller, Caller::Operator { .. });
+            request.extensions_mut().insert(caller);
+            let answer = timed(inner, request, path.trim_start_matches('/').to_owned()).await?;
+            let ended = operator.then(|| access.ended(shown, from));
+            Ok(match ended {
+                Some(ended) => answer.map(|body| Body::new(Guarded::new(body, ended))),
+                None => answer,
+            })
+        })
     }
+}
+
+async fn timed<S>(mut inner: S, request: Request<Body>, method: String) -> Result<Response<Body>, S::Error>
+where
+    S: Service<Request<Body>, Response = Response<Body>>,
+{
+    let span = tracing::info_span!("grpc", otel.name = %method, otel.kind = "server", rpc.method = %method);
+    if let Some(trace) = request.headers().get("traceparent").and_then(|value| value.to_str().ok()) {
+        telemetry::set_parent(&span, trace);
+    }
+    let begun = Instant::now();
+    let answer = async move { inner.call(request).await }.instrument(span).await;
+    let code = answer.as_ref().map_or("transport", |response| code_name(response));
+    metrics::histogram!("asobi_grpc_server_seconds", "method" => method, "code" => code)
+        .record(begun.elapsed().as_secs_f64());
+    answer
 }
 
 /// A call that failed before its first message says so in the headers; a stream that fails later counts as begun.

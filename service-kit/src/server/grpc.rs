@@ -1,13 +1,13 @@
 use std::time::Duration;
 
 use tokio::net::TcpListener;
-use tokio_stream::wrappers::TcpListenerStream;
 use tokio_util::sync::CancellationToken;
 use tonic::{service::Routes, transport::Server};
 use tonic_health::ServingStatus;
 
+use super::incoming::incoming;
 use crate::{
-    grpc::{ClusterKey, ClusterLayer},
+    grpc::{Access, ClusterLayer},
     health::Readiness,
     shutdown::Shutdown,
 };
@@ -15,7 +15,7 @@ use crate::{
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(5);
 const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// Serves gRPC until the drain, as a critical task: the routes behind the cluster key, `grpc.health.v1` driven by
+/// Serves gRPC until the drain, as a critical task: the routes for those whom `access` lets in, `grpc.health.v1` driven by
 /// `readiness`, and reflection of all of Asobi's services.
 ///
 /// When draining it takes no more connections and lets calls under way end; long streams are their handlers' to end. At
@@ -24,10 +24,10 @@ pub fn serve_grpc(
     listener: TcpListener,
     routes: Routes,
     readiness: &Readiness,
-    key: impl Into<ClusterKey>,
+    access: impl Into<Access>,
     shutdown: &Shutdown,
 ) {
-    serve_grpc_until(listener, routes, readiness, key, shutdown, shutdown.draining());
+    serve_grpc_until(listener, routes, readiness, access, shutdown, shutdown.draining());
 }
 
 /// [`serve_grpc`], but stopping when `stop` is cancelled, for a process that others have to reach while it drains.
@@ -35,14 +35,14 @@ pub fn serve_grpc_until(
     listener: TcpListener,
     routes: Routes,
     readiness: &Readiness,
-    key: impl Into<ClusterKey>,
+    access: impl Into<Access>,
     shutdown: &Shutdown,
     stop: CancellationToken,
 ) {
-    let key = key.into();
+    let access = access.into();
     let (cut, readiness) = (shutdown.cut(), readiness.clone());
     shutdown.spawn_critical("grpc server", async move {
-        let serving = serve(listener, routes, readiness, key, stop);
+        let serving = serve(listener, routes, readiness, access, stop);
         tokio::select! {
             served = serving => served,
             () = cut.cancelled() => Ok(()),
@@ -54,9 +54,10 @@ async fn serve(
     listener: TcpListener,
     routes: Routes,
     readiness: Readiness,
-    key: ClusterKey,
+    access: Access,
     stop: CancellationToken,
 ) -> anyhow::Result<()> {
+    warn_if_open(&listener, &access);
     let (reporter, health) = tonic_health::server::health_reporter();
     // Nobody may see the reporter's own first value, which is "serving".
     reporter.set_service_status("", ServingStatus::NotServing).await;
@@ -67,11 +68,11 @@ async fn serve(
     let server = Server::builder()
         .http2_keepalive_interval(Some(KEEPALIVE_INTERVAL))
         .http2_keepalive_timeout(Some(KEEPALIVE_TIMEOUT))
-        .layer(ClusterLayer::new(key))
+        .layer(ClusterLayer::new(access.clone()))
         .add_routes(routes)
         .add_service(health)
         .add_service(reflection)
-        .serve_with_incoming_shutdown(nodelay(listener), stop.cancelled_owned());
+        .serve_with_incoming_shutdown(incoming(listener, access.tls().cloned()), stop.cancelled_owned());
     let mut readiness = readiness.follow();
     let follow = async {
         while let Some(ready) = readiness.next().await {
@@ -85,12 +86,14 @@ async fn serve(
     }
 }
 
-fn nodelay(listener: TcpListener) -> impl tokio_stream::Stream<Item = std::io::Result<tokio::net::TcpStream>> {
-    use tokio_stream::StreamExt as _;
-    TcpListenerStream::new(listener).map(|accepted| {
-        accepted.inspect(|stream| {
-            // Fails if the peer has gone meanwhile, which reading will notice.
-            let _gone = stream.set_nodelay(true);
-        })
-    })
+/// What crosses a network in plain text can be read there, the cluster key and tokens included.
+fn warn_if_open(listener: &TcpListener, access: &Access) {
+    let Ok(address) = listener.local_addr() else { return };
+    if access.tls().is_none() && !address.ip().is_loopback() {
+        tracing::warn!(
+            grpc.address = %address,
+            "gRPC is served in plain text beyond this machine: whoever reads that network reads the cluster key and tokens. \
+             Keep the network to the cluster, or set grpc.tls_cert, grpc.tls_key and grpc.tls_ca."
+        );
+    }
 }

@@ -200,9 +200,18 @@ fn talk() -> Vec<Inbound> {
     let send = json!({"channel_id": "string", "content": "string", "idempotency_key?": "string"});
     let direct = json!({"recipient_id": "uuid", "content": "string", "idempotency_key?": "string"});
     const JOIN: &[&str] = &["missing_field", "invalid_channel_id", "not_authorized", "blocked", "too_many_channels"];
-    const SEND: &[&str] =
-        &["missing_field", "content_empty", "content_too_large", "not_authorized", "blocked", "unconfirmed"];
-    const DIRECT: &[&str] = &["content_empty", "content_too_large", "blocked", "invalid_input", "unconfirmed"];
+    const SEND: &[&str] = &[
+        "missing_field",
+        "content_empty",
+        "content_too_large",
+        "content_refused",
+        "not_authorized",
+        "blocked",
+        "muted",
+        "unconfirmed",
+    ];
+    const DIRECT: &[&str] =
+        &["content_empty", "content_too_large", "content_refused", "blocked", "muted", "invalid_input", "unconfirmed"];
     vec![
         of(
             "chat.join",

@@ -63,6 +63,12 @@ fn session() -> Vec<Outbound> {
         reply("session.heartbeat", json!({"ts": "ms"}), "The server's clock."),
         push("session.revoked", json!({"reason": "string"}), "The log-in was ended; the socket closes with 1008.")
             .added(),
+        push(
+            "session.kicked",
+            json!({"reason": "string"}),
+            "An operator closes the player's sockets, with 4003; the player may come back.",
+        )
+        .added(),
         reply("presence.updated", json!({"status": "any"}), "The status, as it was given."),
         push(
             "presence.changed",
@@ -172,8 +178,10 @@ fn queue() -> Vec<Outbound> {
 
 fn talk() -> Vec<Outbound> {
     let message = json!({"channel_id": "string", "sender_id": "uuid", "content": "string", "sent_at": "ms",
-                         "message_id+": "uuid", "seq+": "int"});
-    let direct = json!({"channel_id": "string", "sender_id": "uuid", "content": "string", "sent_at": "ms"});
+                         "message_id+": "uuid", "seq+": "int", "deleted?": "bool"});
+    let deleted = json!({"channel_id": "string", "message_id": "uuid", "seq": "int"});
+    let direct = json!({"channel_id": "string", "sender_id": "uuid", "content": "string", "sent_at": "ms",
+                        "message_id+": "uuid", "seq+": "int"});
     let sent = json!({"channel_id": "string", "message_id": "uuid", "seq": "int", "sent_at": "ms"});
     vec![
         reply(
@@ -186,8 +194,15 @@ fn talk() -> Vec<Outbound> {
         push(
             "chat.message",
             message,
-            "A message in a channel, once to every connection in it; in each channel in the order of seq.",
+            "A message in a channel, once to every connection in it; in each channel in the order of seq. One that \
+                a moderator deleted before it came has no content and deleted: true.",
         ),
+        push(
+            "chat.deleted",
+            deleted,
+            "A moderator deleted a message, in a channel or between the two of a direct message: it is to be shown no more.",
+        )
+        .added(),
         reply("dm.sent", json!({"channel_id": "string"}), "The direct message is stored."),
         push("dm.message", direct, "A direct message, to each of the recipient's connections."),
     ]

@@ -2,15 +2,13 @@
 
 use std::sync::Arc;
 
-use asobi_bus::{Publisher, inbox};
-use asobi_proto::{
-    bus::{TicketItem, Topic},
-    error::ErrorCode,
-};
+use asobi_bus::Publisher;
+use asobi_cluster::erasure;
+use asobi_proto::error::ErrorCode;
 use asobi_service_kit::config;
 use asobi_store::{
+    audit,
     bans::{self, Ban},
-    parties::{self, PartyError},
     players::{self, TakenOr},
     tokens::{self, Refresh},
 };
@@ -355,39 +353,15 @@ impl Issuer {
                 return Err(IssueError::Confirmation);
             }
         }
-        self.leave_party(player_id).await?;
+        erasure::leave_party(&self.pool, &self.publisher, player_id).await?;
         let mut tx = asobi_store::begin(&self.pool).await?;
-        let revocation = tokens::revoke_player(&mut tx, player_id, "erased", self.access_ttl_s).await?;
-        let erased = players::erase(&mut tx, player_id).await?;
+        let ended = erasure::erase(&mut tx, player_id, self.access_ttl_s).await?.ok_or(IssueError::PlayerGone)?;
+        audit::append(&mut tx, &by_themself(player_id)).await?;
         tx.commit().await?;
-        self.verifier.spread(&self.publisher, revocation);
-        self.withdrawn(erased.tickets);
+        self.verifier.spread(&self.publisher, ended.revocation);
+        erasure::withdrawn(&self.publisher, ended.tickets);
         tracing::info!(player.id = %player_id, "A player was erased at their own wish.");
         Ok(())
-    }
-
-    /// The others are told and have another leader. By itself, before the erasure: it locks the party first, as everybody
-    /// does; and whoever is invited once more in between leaves a membership that goes with the player's row.
-    async fn leave_party(&self, player_id: Uuid) -> Result<(), IssueError> {
-        match parties::leave(&self.pool, player_id).await {
-            Ok(changed) => {
-                for told in &changed.told {
-                    inbox::publish(&self.publisher, told.player_id, told.seq, &told.event);
-                }
-                self.withdrawn(changed.tickets);
-                Ok(())
-            }
-            Err(PartyError::Db(error)) => Err(error.into()),
-            Err(_) => Ok(()),
-        }
-    }
-
-    /// Tells the leader of the queue, who finds a lost one by its sweep.
-    fn withdrawn(&self, tickets: Vec<Uuid>) {
-        for ticket_id in tickets {
-            let gone = TicketItem { ticket_id, gone: true, ..TicketItem::default() };
-            let _ = self.publisher.publish(Topic::Queue, &gone);
-        }
     }
 
     async fn log_in(&self, player_id: Uuid, username: String) -> Result<Account, IssueError> {
@@ -425,6 +399,18 @@ impl Issuer {
         mac.update(&[0]);
         mac.update(secret);
         Ok(mac)
+    }
+}
+
+/// What the audit says of a player who erased themself.
+fn by_themself(player_id: Uuid) -> audit::Entry {
+    audit::Entry {
+        actor: format!("player:{player_id}"),
+        action: "PlayerService/ErasePlayer".into(),
+        subject: player_id.to_string(),
+        done: true,
+        request_id: None,
+        detail: serde_json::json!({}),
     }
 }
 

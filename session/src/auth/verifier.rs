@@ -9,7 +9,7 @@ use asobi_bus::{Bus, BusEvent, Publisher, Subscription};
 use asobi_proto::bus::{RevokedItem, Topic};
 use asobi_service_kit::{config, shutdown::Shutdown};
 use asobi_store::{
-    bans,
+    bans, moderation,
     tokens::{self, Revocation},
     within,
 };
@@ -228,9 +228,13 @@ impl Verifier {
             self.used.forget_expired();
             if swept.elapsed() >= HOUSEKEEPING {
                 swept = Instant::now();
-                let sweeping = async { Ok((tokens::sweep(&self.pool).await?, bans::sweep(&self.pool).await?)) };
+                let sweeping = async {
+                    tokens::sweep(&self.pool).await?;
+                    bans::sweep(&self.pool).await?;
+                    moderation::sweep(&self.pool).await
+                };
                 if let Err(error) = within(READ, sweeping).await {
-                    tracing::warn!(%error, "Expired tokens and bans could not be deleted; it is tried again later.");
+                    tracing::warn!(%error, "Expired tokens, bans and mutes could not be deleted; it is tried again later.");
                 }
             }
         }

@@ -21,6 +21,9 @@ use crate::{
     order::{Offer, Order},
 };
 
+/// Numbers of messages remembered that were deleted before they came here. Past it the oldest are forgotten, and shown until they are read
+/// anew.
+const GONE: usize = 64;
 /// Live messages kept aside for a member whose missed ones are being read. Past it the join fails and is to be repeated.
 const ASIDE: usize = 512;
 
@@ -60,6 +63,22 @@ struct State {
     dead: bool,
     /// Its gap is being looked after.
     repairing: bool,
+    /// Deleted before they came here, and what tells so: hints and reads that are under way may still bring their content.
+    gone: Vec<(i64, Frame)>,
+}
+
+impl State {
+    /// Whether a message was deleted before it came here.
+    fn is_gone(&self, seq: i64) -> bool {
+        self.gone.iter().any(|(gone, _)| *gone == seq)
+    }
+
+    /// Takes out what tells of messages that have come meanwhile.
+    fn come(&mut self) -> Vec<Frame> {
+        let last = self.order.last().unwrap_or(0);
+        let come = self.gone.extract_if(.., |(seq, _)| *seq <= last);
+        come.map(|(_, frame)| frame).collect()
+    }
 }
 
 struct Member {
@@ -177,6 +196,13 @@ impl Channels {
         self.offer(news);
     }
 
+    /// A message was deleted: its members are told, unless they are `told` otherwise, and what is on its way comes without its content.
+    pub(crate) fn delete(&self, id: &str, seq: i64, frame: &Frame, told: bool) {
+        if let Some(cell) = self.find(id) {
+            cell.delete(seq, frame, told);
+        }
+    }
+
     fn offer(&self, news: News) {
         for (cell, items) in news.0 {
             if cell.offer(items) {
@@ -258,11 +284,12 @@ impl Cell {
     /// True when something is missing and nobody looks after it yet.
     fn offer(&self, items: impl IntoIterator<Item = Item>) -> bool {
         let mut state = self.state.lock();
-        let State { order, members, repairing, .. } = &mut *state;
         let (mut due, mut missing) = (Vec::new(), false);
         for (seq, frame) in items {
-            missing |= order.offer(seq, frame, |_, frame| due.push(frame)) == Offer::Missing;
+            let frame = if state.is_gone(seq) { None } else { frame };
+            missing |= state.order.offer(seq, frame, |_, frame| due.push(frame)) == Offer::Missing;
         }
+        let State { order, members, repairing, .. } = &mut *state;
         hand_out(members, &due);
         missing && order.gap().is_some() && !std::mem::replace(repairing, true)
     }
@@ -278,10 +305,28 @@ impl Cell {
 
     pub(super) fn fill(&self, rows: Vec<(i64, Frame)>, through: i64) {
         let mut state = self.state.lock();
-        let State { order, members, .. } = &mut *state;
+        let order = &mut state.order;
         let mut due = Vec::new();
         order.fill(rows, through, |_, frame| due.push(frame));
-        hand_out(members, &due);
+        // Read before they were deleted, perhaps.
+        due.extend(state.come());
+        hand_out(&mut state.members, &due);
+    }
+
+    fn delete(&self, seq: i64, frame: &Frame, told: bool) {
+        let mut state = self.state.lock();
+        let last = state.order.last();
+        if !told && last.is_none_or(|last| seq <= last) {
+            hand_out(&mut state.members, std::slice::from_ref(frame));
+        }
+        if last.is_some_and(|last| seq <= last) {
+            return;
+        }
+        state.order.let_go(seq);
+        if state.gone.len() >= GONE {
+            state.gone.remove(0);
+        }
+        state.gone.push((seq, frame.clone()));
     }
 
     /// The counter's row says where the channel stands; `before` is what [`Self::last`] said before it was read. True when
@@ -385,6 +430,29 @@ mod tests {
         assert!(ada.local().channels.is_empty() && bo.local().channels.len() == 1);
         channels.expel("room:x", Uuid::from_u128(8));
         assert!(channels.all().is_empty());
+    }
+
+    #[test]
+    fn members_hear_of_a_deletion_once_they_can_have_seen_the_message() {
+        let (channels, ada) = (Channels::new(), conn(1));
+        let cell = channels.join("global:x", &ada);
+        cell.place(0);
+        cell.admit(ada.no, text("joined"), Vec::new()).unwrap();
+        channels.stored([("global:x", 1, text("m1")), ("global:x", 3, text("m3"))]);
+        assert_eq!(frames(&ada), ["joined", "m1"]);
+        channels.delete("global:x", 1, &text("d1"), false);
+        assert_eq!(frames(&ada), ["d1"]);
+        channels.delete("global:x", 1, &text("d1"), true);
+        // Held, and not come yet: what still brings their content is not believed.
+        channels.delete("global:x", 3, &text("d3"), false);
+        channels.delete("global:x", 2, &text("d2"), false);
+        channels.stored([("global:x", 2, text("m2"))]);
+        assert_eq!((frames(&ada), cell.gap()), (Vec::<String>::new(), Some((1, 3))));
+        cell.fill(vec![(2, text("t2")), (3, text("t3"))], 3);
+        assert_eq!(frames(&ada), ["t2", "t3", "d3", "d2"], "a read may have come before the deletion");
+        channels.stored([("global:x", 4, text("m4"))]);
+        assert_eq!((frames(&ada), cell.gap()), (vec!["m4".to_owned()], None));
+        channels.delete("global:other", 1, &text("d1"), false);
     }
 
     #[test]

@@ -5,12 +5,16 @@
 
 use std::{sync::Arc, time::Duration};
 
+use asobi_proto::social_v1::TextKind;
 use asobi_service_kit::telemetry;
 use tokio::sync::oneshot;
 use uuid::Uuid;
 
 use super::{ChannelId, Outgoing, Refusal, SendError, Sent};
-use crate::hub::Hub;
+use crate::{
+    hub::Hub,
+    moderation::{Judged, Muted},
+};
 
 /// How long a sender waits. A writer that is busy with an outage answers in the end; by then its sender has been told that
 /// the outcome is not known.
@@ -25,6 +29,10 @@ pub enum DirectError {
     ContentTooLarge,
     #[error("one of the two blocks the other")]
     Blocked,
+    #[error("the sender is muted")]
+    Muted(Muted),
+    #[error("the content is refused")]
+    Refused,
     #[error("it cannot be told whether the message may be sent")]
     Unavailable,
     #[error(transparent)]
@@ -43,6 +51,17 @@ impl Hub {
         content: String,
         key: Option<String>,
     ) -> Result<(String, Sent), DirectError> {
+        let content = self.judge_direct(sender, recipient, content).await?;
+        self.store_direct(sender, recipient, content, key).await
+    }
+
+    /// Whether a direct message may be sent; answers what is to be stored of it.
+    pub(crate) async fn judge_direct(
+        &self,
+        sender: Uuid,
+        recipient: Uuid,
+        mut content: String,
+    ) -> Result<String, DirectError> {
         if content.is_empty() {
             return Err(DirectError::ContentEmpty);
         }
@@ -59,6 +78,28 @@ impl Hub {
             Refusal::Blocked => DirectError::Blocked,
             Refusal::NotAuthorized | Refusal::Unavailable => DirectError::Unavailable,
         })?;
+        if !self.moderation.is_read() && !self.moderation.reading().await {
+            return Err(DirectError::Unavailable);
+        }
+        if let Some(mute) = self.moderation.muted(sender, &channel_id) {
+            return Err(DirectError::Muted(mute));
+        }
+        content = judged(self.moderation.by_words(&content), content)?;
+        if !self.moderation.has_filter() {
+            return Ok(content);
+        }
+        judged(self.moderation.by_filter(TextKind::Direct, sender, &channel_id, &content).await, content)
+    }
+
+    /// Stores a direct message that may be sent.
+    pub(crate) async fn store_direct(
+        self: &Arc<Self>,
+        sender: Uuid,
+        recipient: Uuid,
+        content: String,
+        key: Option<String>,
+    ) -> Result<(String, Sent), DirectError> {
+        let channel_id = ChannelId::dm(sender, recipient);
         let (done, answer) = oneshot::channel();
         let message = Outgoing {
             channel_id: channel_id.clone(),
@@ -77,5 +118,14 @@ impl Hub {
             Ok(Err(_)) | Err(_) => return Err(SendError::Unconfirmed.into()),
         };
         Ok((channel_id, sent))
+    }
+}
+
+fn judged(judged: Judged, content: String) -> Result<String, DirectError> {
+    match judged {
+        Judged::Clean => Ok(content),
+        Judged::Changed(changed) => Ok(changed),
+        Judged::Refused => Err(DirectError::Refused),
+        Judged::Unavailable => Err(DirectError::Unavailable),
     }
 }

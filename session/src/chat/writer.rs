@@ -268,7 +268,10 @@ impl Writer {
             }
             let NewMessage { message_id, channel_id, sender_id, content, .. } = new;
             let Placed { seq, sent_at } = placed;
-            messages.push((Message { message_id, channel_id, seq, sender_id, content, sent_at }, traceparent));
+            messages.push((
+                Message { message_id, channel_id, seq, sender_id, content, sent_at, deleted: false },
+                traceparent,
+            ));
         }
         spread(&self.hub, messages);
         for (player, seq, event) in &events {

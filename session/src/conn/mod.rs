@@ -6,6 +6,7 @@ pub(crate) mod limits;
 pub(crate) mod outbox;
 mod seat;
 pub(crate) mod socket;
+mod turns;
 pub(crate) mod upgrade;
 
 use std::{
@@ -22,8 +23,9 @@ use uuid::Uuid;
 pub(crate) use self::{
     inputs::Opened,
     seat::{Seat, Via},
+    turns::Turn,
 };
-use self::{limits::OncePer, outbox::Outbox, seat::Seated};
+use self::{limits::OncePer, outbox::Outbox, seat::Seated, turns::Turns};
 use crate::{
     auth::Claims,
     close::Close,
@@ -95,6 +97,10 @@ pub(crate) struct Local {
     seated: Option<Box<Seated>>,
     /// The number of the last input, from 1 on; never used again in this session.
     numbered: u64,
+    /// Where the player's inbox stood when the session connected: what ends sessions by an event ends those that were there before it.
+    pub since: i64,
+    /// What the player says is handed on in its order, although each is judged for as long as that takes.
+    pub said: Turns,
     /// Chat channels joined.
     pub channels: Vec<Arc<str>>,
     /// With the capability `presence`.

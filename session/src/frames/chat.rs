@@ -2,6 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
+use asobi_proto::{error::ErrorCode, frame::ErrorFrame, social_v1::TextKind};
 use asobi_service_kit::telemetry;
 use asobi_store::{chat as rows, within};
 use serde::Serialize;
@@ -11,9 +12,10 @@ use uuid::Uuid;
 use super::{Asker, Call, Work, fields};
 use crate::{
     chat::{Cell, ChannelId, NotAdmitted, Outgoing, Refusal, SendError, Sent, shared_frame},
-    conn::Conn,
+    conn::{Conn, Turn},
     frame::Frame,
     hub::Hub,
+    moderation::{Judged, Muted},
 };
 
 const DEADLINE: Duration = Duration::from_secs(3);
@@ -112,7 +114,10 @@ async fn catch_up(
     let gone = !too_many && from > since && first > since + 1;
     let truncated = too_many || (gone && !within(DEADLINE, rows::reaches_back_to(&hub.pool, id, since)).await?);
     let reply = asker.written("chat.joined", json!({"channel_id": id, "last_seq": from, "truncated": truncated}));
-    Ok((Frame::from(reply), missed.iter().map(shared_frame).collect()))
+    let mut frames: Vec<Frame> = missed.iter().map(shared_frame).collect();
+    // What the client has seen before it went may have been deleted meanwhile.
+    frames.extend(hub.moderation.deletions.up_to(id, since));
+    Ok((Frame::from(reply), frames))
 }
 
 /// Joining twice is joining once: what comes is delivered already.
@@ -168,9 +173,10 @@ pub(super) fn send(call: &Call<'_>) -> Option<Work> {
     let payload = fields::object(call.payload);
     let message = checked(call, payload)?;
     let player = call.conn.player()?;
-    match call.hub.known_access(player, &message.channel) {
+    let known = if call.hub.moderation.is_read() { call.hub.known_access(player, &message.channel) } else { None };
+    match known {
         Some(Ok(())) => {
-            write(call.hub, call.asker(), player, message);
+            say(call.hub, call.asker(), player, message);
             None
         }
         Some(Err(refusal)) => {
@@ -180,13 +186,65 @@ pub(super) fn send(call: &Call<'_>) -> Option<Work> {
         None => {
             let (hub, asker) = (Arc::clone(call.hub), call.asker());
             Some(Box::pin(async move {
+                if !hub.moderation.reading().await {
+                    return asker.not_ready();
+                }
                 match hub.may_use(player, &message.channel).await {
-                    Ok(()) => write(&hub, asker, player, message),
+                    Ok(()) => say(&hub, asker, player, message),
                     Err(refusal) => refuse(&asker, refusal),
                 }
             }))
         }
     }
+}
+
+/// Judges a message and hands it to the writer: at once, or where the studio has a filter in the order of what the connection says, while
+/// its other frames go on.
+fn say(hub: &Arc<Hub>, asker: Asker, sender: Uuid, mut message: Message) {
+    if let Some(mute) = hub.moderation.muted(sender, &message.id) {
+        return muted(&asker, mute);
+    }
+    match hub.moderation.by_words(&message.content) {
+        Judged::Clean => {}
+        Judged::Changed(content) => message.content = content,
+        Judged::Refused => return refused(&asker),
+        Judged::Unavailable => return asker.not_ready(),
+    }
+    if !hub.moderation.has_filter() {
+        return write(hub, asker, sender, message);
+    }
+    let Some(mut turn) = Turn::take(&asker.conn) else { return crowded(&asker) };
+    let (judging, on) = (Arc::clone(hub), Arc::clone(hub));
+    hub.spawn("chat filter", async move {
+        let judged = judging.moderation.by_filter(TextKind::Chat, sender, &message.id, &message.content).await;
+        turn.come().await;
+        match judged {
+            Judged::Clean => {}
+            Judged::Changed(content) => message.content = content,
+            Judged::Refused => return refused(&asker),
+            Judged::Unavailable => return asker.not_ready(),
+        }
+        write(&on, asker, sender, message);
+    });
+}
+
+pub(super) fn muted(asker: &Asker, mute: Muted) {
+    metrics::counter!("asobi_chat_refused_total", "reason" => "muted").increment(1);
+    let until = mute.until.map(asobi_store::chat::unix_ms);
+    let mut error = ErrorFrame::for_reason("muted", "You may say nothing here for now.").detail("until", until);
+    error.code = ErrorCode::FORBIDDEN;
+    asker.refuse(error);
+}
+
+pub(super) fn refused(asker: &Asker) {
+    metrics::counter!("asobi_chat_refused_total", "reason" => "content").increment(1);
+    let mut error = ErrorFrame::for_reason("content_refused", "This cannot be said here.");
+    error.code = ErrorCode::FORBIDDEN;
+    asker.refuse(error);
+}
+
+pub(super) fn crowded(asker: &Asker) {
+    asker.error("rate_limited", "Too many messages wait to be looked at.");
 }
 
 /// Answers what is wrong, unless it is content without a `cid`, which is dropped as it always was.

@@ -145,6 +145,7 @@ async fn first(hub: &Arc<Hub>, asker: &Asker, claims: Claims, names: &[String]) 
         let mut local = conn.local();
         local.claims = Some(claims);
         local.capabilities = capabilities;
+        local.since = cursor;
     }
     // Whatever comes for the player now waits until the client knows that it is connected.
     conn.outbox.hold();

@@ -32,6 +32,7 @@ use crate::{
     conn::{Bounds, Conn, Via, limits::PerKey, upgrade},
     inbox,
     link::NearHost,
+    moderation::{self, Moderation},
     modes::Modes,
     presence::Presence,
     queue::{self, Queue},
@@ -59,7 +60,7 @@ pub struct HubDeps {
 /// The topics a hub listens to; those of [`Verifier`] included.
 #[must_use]
 pub fn topics() -> Vec<Topic> {
-    let single = [Topic::Presence, Topic::Revoked, Topic::Modes, Topic::Nodes];
+    let single = [Topic::Presence, Topic::Revoked, Topic::Modes, Topic::Nodes, Topic::Moderation];
     single.into_iter().chain(Topic::all_chat()).chain(Topic::all_inbox()).collect()
 }
 
@@ -76,6 +77,7 @@ pub struct Hub {
     pub(crate) registry: Registry,
     pub(crate) modes: Modes,
     pub(crate) chat: Chat,
+    pub(crate) moderation: Moderation,
     pub(crate) presence: Presence,
     pub(crate) relays: Relays,
     pub(crate) inbox: inbox::Repairs,
@@ -120,6 +122,7 @@ impl Hub {
             registry: Registry::new(),
             modes: Modes::new(pool.clone()),
             chat,
+            moderation: Moderation::new(&config),
             presence,
             relays: Relays::default(),
             inbox,
@@ -150,6 +153,7 @@ impl Hub {
         hub.spawn("modes", Modes::follow(Arc::clone(&hub), bus.subscribe(&[Topic::Modes], 64)));
         hub.spawn("revocations", revoked::follow(Arc::clone(&hub)));
         crate::chat::start(&hub, &bus, chat_writes);
+        moderation::start(&hub, &bus);
         crate::presence::start(&hub, &bus, presence_writes);
         inbox::start(&hub, &bus, inbox_gaps);
         queue::start(&hub);

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use asobi_cluster::erasure;
 use asobi_proto::frame;
 use tokio::sync::broadcast::error::RecvError;
 use uuid::Uuid;
@@ -11,15 +12,13 @@ use crate::{auth::Claims, close::Close, conn::Conn, frame::Frame};
 
 /// What a socket is told when its revocation was only found by looking.
 const FOUND: &str = "revoked";
-/// Nobody will come back to this player's seat.
-const ERASED: &str = "erased";
 
 pub(crate) async fn follow(hub: Arc<Hub>) {
     let mut revoked = hub.verifier.revoked();
     loop {
         match revoked.recv().await {
             Ok(item) => {
-                if item.reason == ERASED {
+                if item.reason == erasure::REASON {
                     give_up_seat(&hub, item.subject);
                 }
                 hub.close_where(&item.reason, |claims| claims.ended_by(&item));

@@ -4,7 +4,8 @@
 //! ```text
 //!  hint or row ──► order ──► ready ──► plain: pushed to all sessions at once
 //!                   │            └───► with an action: one task per player acts, then pushes, one after the other
-//!                   └──► about a group: looked up at once, whatever else is acted on
+//!                   ├──► about a group: looked up at once, whatever else is acted on
+//!                   └──► a kick: those sockets that connected before it are closed at once
 //! ```
 
 use std::{
@@ -14,13 +15,17 @@ use std::{
 };
 
 use asobi_bus::{Bus, BusEvent, Subscription};
-use asobi_proto::bus::{InboxAction, InboxEvent, InboxItem, Topic};
+use asobi_proto::{
+    bus::{InboxAction, InboxEvent, InboxItem, Topic},
+    frame,
+};
 use asobi_store::{inbox, within};
 use parking_lot::Mutex;
 use tokio::sync::{Notify, mpsc};
 use uuid::Uuid;
 
 use crate::{
+    close::Close,
     frame::{Frame, FrameKind},
     hub::{Hub, Player},
     order::Order,
@@ -48,6 +53,8 @@ struct State {
     ready: VecDeque<InboxEvent>,
     /// Groups the player came into or left, to be looked up.
     groups: Vec<Uuid>,
+    /// Operators closed the player's sockets, by which events and why.
+    kicks: Vec<(i64, String)>,
     /// A task acts on what is ready.
     working: bool,
     /// The gap is being looked after.
@@ -65,8 +72,8 @@ impl Mailbox {
     pub(crate) fn place(&self, hub: &Arc<Hub>, player: &Arc<Player>, cursor: i64) {
         {
             let mut state = self.0.lock();
-            let State { order, ready, groups, .. } = &mut *state;
-            order.place(cursor, |_, event| admit(ready, groups, event));
+            let State { order, ready, groups, kicks, .. } = &mut *state;
+            order.place(cursor, |seq, event| admit(ready, groups, kicks, seq, event));
         }
         self.pump(hub, player);
     }
@@ -75,8 +82,8 @@ impl Mailbox {
     pub(crate) fn offer(&self, hub: &Arc<Hub>, player: &Arc<Player>, seq: i64, event: Option<InboxEvent>) {
         let repair = {
             let mut state = self.0.lock();
-            let State { order, ready, groups, repairing, .. } = &mut *state;
-            order.offer(seq, event, |_, event| admit(ready, groups, event));
+            let State { order, ready, groups, kicks, repairing, .. } = &mut *state;
+            order.offer(seq, event, |seq, event| admit(ready, groups, kicks, seq, event));
             order.gap().is_some() && !std::mem::replace(repairing, true)
         };
         self.pump(hub, player);
@@ -99,7 +106,7 @@ impl Mailbox {
         let lost = stands < before || i64::try_from(rows.len()).is_ok_and(|n| n < ROWS && n < stands - before);
         let more = {
             let mut state = self.0.lock();
-            let State { order, ready, groups, repairing, .. } = &mut *state;
+            let State { order, ready, groups, kicks, repairing, .. } = &mut *state;
             *repairing = false;
             if stands < before {
                 order.reset(stands);
@@ -107,7 +114,7 @@ impl Mailbox {
             } else {
                 let complete = i64::try_from(rows.len()).unwrap_or(ROWS) < ROWS;
                 let through = if complete { stands } else { rows.last().map_or(stands, |row| row.0) };
-                order.fill(rows, through, |_, event| admit(ready, groups, event));
+                order.fill(rows, through, |seq, event| admit(ready, groups, kicks, seq, event));
                 !complete
             }
         };
@@ -128,6 +135,9 @@ impl Mailbox {
         let groups = std::mem::take(&mut state.groups);
         if !groups.is_empty() {
             hub.spawn("groups", look_up(Arc::clone(hub), Arc::clone(player), groups));
+        }
+        for (seq, reason) in std::mem::take(&mut state.kicks) {
+            kick(player, seq, &reason);
         }
         if state.working {
             return;
@@ -152,7 +162,16 @@ impl Mailbox {
     }
 }
 
-fn admit(ready: &mut VecDeque<InboxEvent>, groups: &mut Vec<Uuid>, event: InboxEvent) {
+fn admit(
+    ready: &mut VecDeque<InboxEvent>,
+    groups: &mut Vec<Uuid>,
+    kicks: &mut Vec<(i64, String)>,
+    seq: i64,
+    event: InboxEvent,
+) {
+    if let Some(InboxAction::Kicked { reason }) = event.action {
+        return kicks.push((seq, reason));
+    }
     // What ended must end within a second: it does not wait for a match's host.
     if let Some(InboxAction::Group { group_id, .. }) = event.action
         && !groups.contains(&group_id)
@@ -164,6 +183,16 @@ fn admit(ready: &mut VecDeque<InboxEvent>, groups: &mut Vec<Uuid>, event: InboxE
     } else {
         metrics::counter!("asobi_session_frames_dropped_total", "reason" => "inbox_full").increment(1);
     }
+}
+
+/// Closes the sockets that were there before the event; whoever connected after it had read an inbox with it.
+fn kick(player: &Player, seq: i64, reason: &str) {
+    player.each(|conn| {
+        if conn.local().since < seq {
+            conn.push(Frame::from(frame::push("session.kicked", serde_json::json!({"reason": reason}))));
+            conn.close(Close::Kicked);
+        }
+    });
 }
 
 fn tell(player: &Player, event: &InboxEvent) {
@@ -187,7 +216,7 @@ async fn look_up(hub: Arc<Hub>, player: Arc<Player>, groups: Vec<Uuid>) {
 async fn work(hub: Arc<Hub>, player: Arc<Player>) {
     while let Some(event) = player.mailbox.next() {
         match &event.action {
-            None | Some(InboxAction::Group { .. }) => tell(&player, &event),
+            None | Some(InboxAction::Group { .. } | InboxAction::Kicked { .. }) => tell(&player, &event),
             Some(InboxAction::Matched { match_id }) => {
                 seat::matched(&hub, &player, *match_id, frame_of(&event)).await;
             }

@@ -79,7 +79,7 @@ impl Running {
         let host = Host { state: Arc::default(), inputs: sender, pool: node.pool.clone() };
         let readiness = Readiness::new();
         let routes = Routes::new(MatchHostServiceServer::new(host.clone()));
-        server::serve_grpc(listener, routes, &readiness, node.cluster_key.as_str(), &shutdown);
+        server::serve_grpc(listener, routes, &readiness, node.access.clone(), &shutdown);
         node.membership.set_state(NodeState::Ready);
         Ok(Self { host, inputs, node, shutdown })
     }

@@ -2,6 +2,7 @@
 //! partitions of a day. Numbers and days grow together within a channel, so reads look at the newest days first.
 
 mod append;
+pub mod deletions;
 pub mod history;
 
 use std::{
@@ -27,8 +28,11 @@ pub struct Message {
     pub channel_id: String,
     pub seq: i64,
     pub sender_id: Uuid,
+    /// Empty when it was deleted.
     pub content: String,
     pub sent_at: OffsetDateTime,
+    /// By a moderator.
+    pub deleted: bool,
 }
 
 impl Message {
@@ -49,6 +53,8 @@ impl Message {
             sent_at: i64,
             message_id: Uuid,
             seq: i64,
+            #[serde(skip_serializing_if = "std::ops::Not::not")]
+            deleted: bool,
         }
         let payload = Payload {
             channel_id: &self.channel_id,
@@ -57,6 +63,7 @@ impl Message {
             sent_at: self.sent_at_ms(),
             message_id: self.message_id,
             seq: self.seq,
+            deleted: self.deleted,
         };
         frame::push("chat.message", payload)
     }
@@ -68,7 +75,7 @@ pub fn direct_event(message: &NewMessage, placed: &Placed) -> InboxEvent {
     let text = frame::push(
         "dm.message",
         json!({"channel_id": message.channel_id, "sender_id": message.sender_id, "content": message.content,
-               "sent_at": unix_ms(placed.sent_at)}),
+               "sent_at": unix_ms(placed.sent_at), "message_id": message.message_id, "seq": placed.seq}),
     );
     InboxEvent { frame: RawValue::from_string(text).ok(), action: None }
 }
@@ -116,7 +123,8 @@ async fn after_since(
     Ok(sqlx::query_as!(
         Message,
         r#"SELECT m.message_id AS "message_id!", m.channel_id AS "channel_id!", m.seq AS "seq!",
-                  m.sender_id AS "sender_id!", m.content AS "content!", m.sent_at AS "sent_at!"
+                  m.sender_id AS "sender_id!", m.content AS "content!", m.sent_at AS "sent_at!",
+                  m.deleted_at IS NOT NULL AS "deleted!"
            FROM UNNEST($1::text[], $2::bigint[]) AS c(channel_id, seq)
            CROSS JOIN LATERAL (
                SELECT * FROM chat_messages r
@@ -152,8 +160,9 @@ pub async fn newest_between(
     for since in [OffsetDateTime::now_utc() - RECENT, OffsetDateTime::UNIX_EPOCH] {
         rows = sqlx::query_as!(
             Message,
-            "SELECT message_id, channel_id, seq, sender_id, content, sent_at FROM chat_messages
-             WHERE channel_id = $1 AND seq > $2 AND seq <= $3 AND sent_at >= $5 ORDER BY seq DESC LIMIT $4",
+            r#"SELECT message_id, channel_id, seq, sender_id, content, sent_at, deleted_at IS NOT NULL AS "deleted!"
+               FROM chat_messages
+               WHERE channel_id = $1 AND seq > $2 AND seq <= $3 AND sent_at >= $5 ORDER BY seq DESC LIMIT $4"#,
             channel,
             after,
             through,

@@ -1,4 +1,4 @@
-//! Who of the social services is not worth waiting for.
+//! Who of those that are called is not worth waiting for.
 //!
 //! ```text
 //!  closed ──failures in a row──► open ──a moment later, one call──► closed, when that is answered
@@ -20,7 +20,7 @@ const NODES: usize = 256;
 
 /// One breaker per address; only failing ones are held.
 #[derive(Default)]
-pub(super) struct Breakers(Mutex<HashMap<String, Breaker>>);
+pub struct Breakers(Mutex<HashMap<String, Breaker>>);
 
 #[derive(Default)]
 struct Breaker {
@@ -62,7 +62,7 @@ impl Breakers {
         breaker.failures = breaker.failures.saturating_add(1);
         if breaker.failures >= FAILURES {
             if breaker.open_until.is_none() {
-                tracing::warn!(social.addr = address, "A social service does not answer; it is tried once a second.");
+                tracing::warn!(addr = address, "A service does not answer; it is tried once a second.");
             }
             breaker.open_until = Some(now + OPEN);
         }
