@@ -5,6 +5,7 @@
 
 mod hosts;
 mod nodes;
+mod notify;
 mod output;
 mod players;
 mod queue;
@@ -54,6 +55,7 @@ enum Command {
     Move(hosts::MoveArgs),
     /// Take a match host out: its matches move to the others, then it stops
     Drain(hosts::DrainArgs),
+    Notify(notify::NotifyArgs),
     Player(players::PlayerArgs),
     Queue(queue::QueueArgs),
     Ticket(ticket::TicketArgs),
@@ -82,6 +84,7 @@ pub async fn run(args: CtlArgs) -> anyhow::Result<ExitCode> {
         Command::Nodes => nodes::run(&ctl).await?,
         Command::Move(args) => hosts::move_match(args, &ctl).await?,
         Command::Drain(args) => hosts::drain(args, &ctl).await?,
+        Command::Notify(args) => notify::run(args, &ctl).await?,
         Command::Player(args) => players::run(args, &ctl).await?,
         Command::Queue(args) => queue::run(args, &ctl).await?,
         Command::Ticket(args) => ticket::run(args, &ctl).await?,
