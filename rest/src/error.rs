@@ -106,6 +106,16 @@ impl ApiError {
         self
     }
 
+    /// In other words.
+    pub fn saying(mut self, message: &'static str) -> Self {
+        self.message = message.into();
+        self
+    }
+
+    pub fn is(&self, code: ErrorCode) -> bool {
+        self.code == code
+    }
+
     #[cfg(test)]
     pub fn code(&self) -> ErrorCode {
         self.code

@@ -12,6 +12,7 @@ mod key;
 mod matches;
 mod moderation;
 mod nodes;
+mod notify;
 mod one;
 pub mod output;
 mod players;
@@ -94,6 +95,7 @@ enum Command {
     /// Take a match host out: its matches move to the others, then it stops
     Drain(hosts::DrainArgs),
     Players(directory::PlayersArgs),
+    Notify(notify::NotifyArgs),
     Player(players::PlayerArgs),
     Reports(reports::ReportsArgs),
     Words(words::WordsArgs),
@@ -124,6 +126,7 @@ pub async fn run(args: CtlArgs) -> anyhow::Result<ExitCode> {
         Command::Move(args) => matches::move_match(args, &ctl).await?,
         Command::Drain(args) => hosts::drain(args, &ctl).await?,
         Command::Players(args) => directory::run(args, &ctl).await?,
+        Command::Notify(args) => notify::run(args, &ctl).await?,
         Command::Player(args) => players::run(args, &ctl).await?,
         Command::Reports(args) => reports::run(args, &ctl).await?,
         Command::Words(args) => words::run(args, &ctl).await?,

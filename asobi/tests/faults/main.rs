@@ -9,6 +9,7 @@ mod crowd;
 mod hosts;
 mod matches;
 mod matchmaking;
+mod notifications;
 mod outage;
 mod proxy;
 

@@ -163,9 +163,75 @@ async fn a_block_ends_messages_and_presence_on_both_sides() -> anyhow::Result<()
     cluster.stop().await
 }
 
+#[tokio::test]
+async fn an_invitation_brings_a_player_into_a_closed_group_from_any_node() -> anyhow::Result<()> {
+    let cluster = Cluster::new().match_hosts(1).matchmakers(1).start().await?;
+    let mut ada = cluster.player(0, "ada").await?;
+    let mut bo = cluster.player(1, "bo").await?;
+    let (_, group) = ada.account.post("/groups", json!({"name": "Guild"})).await?;
+    let id = group["id"].as_str().context("id")?.to_owned();
+    let invite = json!({"group_id": id, "player_id": bo.id()});
+
+    assert_eq!(bo.refused("groups.accept", json!({"group_id": id})).await?, "not_invited");
+    assert_eq!(bo.refused("groups.invite", invite.clone()).await?, "not_authorized");
+    assert_eq!(ada.refused("groups.invite", json!({"group_id": id, "player_id": "nobody"})).await?, "player_not_found");
+    assert_eq!(ada.refused("groups.invite", json!({"player_id": bo.id()})).await?, "missing_field");
+    let invited = ada.call("groups.invite", invite.clone()).await?;
+    assert_eq!((&invited["group_id"], &invited["player_id"]), (&json!(id), &json!(bo.id())));
+    let told = bo.push_where("notification.new", |n| n["type"] == "group_invite").await?;
+    assert_eq!((&told["content"]["group_id"], &told["expires_at"]), (&json!(id), &invited["expires_at"]));
+    assert_eq!(bo.call("groups.decline", json!({"group_id": id})).await?["group_id"], json!(id));
+    let (_, mine) = bo.account.get("/notifications").await?;
+    assert_eq!(mine["notifications"], json!([]), "withdrawn with the invitation");
+
+    ada.call("groups.invite", invite).await?;
+    assert_eq!(bo.call("groups.accept", json!({"group_id": id})).await?["group_id"], json!(id));
+    let room = format!("room:{id}");
+    ask_until(&mut bo, "chat.join", json!({"channel_id": room}), None).await?;
+    let (_, mine) = bo.account.get("/players/me/groups").await?;
+    assert_eq!((&mine["groups"][0]["id"], &mine["groups"][0]["role"]), (&json!(id), &json!("member")));
+
+    // What the group announces reaches them, once a minute.
+    let path = format!("/groups/{id}/announcements");
+    assert_eq!(ada.account.post(&path, json!({"content": "Raid at nine"})).await?.0, 200);
+    let told = bo.push_where("notification.new", |n| n["type"] == "group_announcement").await?;
+    assert_eq!(told["content"]["text"], "Raid at nine");
+    let (status, refused) = ada.account.post(&path, json!({"content": "And ten"})).await?;
+    assert_eq!((status, &refused["retry_after"]), (429, &json!(60)));
+    cluster.stop().await
+}
+
+#[tokio::test]
+async fn what_is_read_on_one_connection_is_read_on_the_others() -> anyhow::Result<()> {
+    let cluster = Cluster::new().match_hosts(1).matchmakers(1).start().await?;
+    let ada = cluster.player(0, "ada").await?;
+    let mut bo = cluster.player(1, "bo").await?;
+    let first = cluster.gateway(0);
+    let mut also_bo = Client::connect(first.ws.as_deref().context("ws")?, bo.account.clone(), &[]).await?;
+    assert_eq!(ada.account.post("/friends", json!({"friend_id": bo.id()})).await?.0, 200);
+    let told = bo.push("notification.new").await?;
+    cluster.ctl(&["notify", "send", "--to", bo.id(), "--type", "news", "--subject", "Hi", "--watch"]).await?;
+    let news = bo.push_where("notification.new", |n| n["type"] == "news").await?;
+
+    let (status, read) = bo.account.put("/notifications/read", json!({"up_to": told["id"]})).await?;
+    assert_eq!((status, &read), (200, &json!({"marked": 1, "unread": 1})));
+    let heard = also_bo.push("notification.read").await?;
+    assert_eq!(heard, json!({"up_to": {"id": told["id"]}, "unread": 1}));
+    let path = format!("/notifications/{}/read", news["id"].as_str().context("id")?);
+    assert_eq!(bo.account.put(&path, json!({})).await?.0, 200);
+    assert_eq!(also_bo.push("notification.read").await?, json!({"id": news["id"], "unread": 0}));
+    let again = Client::connect(first.ws.as_deref().context("ws")?, bo.account.clone(), &[]).await?;
+    assert_eq!(again.connected["unread"], 0);
+    cluster.stop().await
+}
+
 /// Status and `Retry-After` of a player's list of friends.
 async fn friends(account: &Account) -> anyhow::Result<(u16, Option<String>)> {
-    let request = account.http.get(format!("{}/api/v1/friends", account.base)).bearer_auth(&account.access_token);
+    looked(account, "/friends").await
+}
+
+async fn looked(account: &Account, path: &str) -> anyhow::Result<(u16, Option<String>)> {
+    let request = account.http.get(format!("{}/api/v1{path}", account.base)).bearer_auth(&account.access_token);
     let response = request.send().await?;
     let wait = response.headers().get("retry-after").and_then(|wait| wait.to_str().ok()).map(str::to_owned);
     Ok((response.status().as_u16(), wait))
@@ -187,10 +253,17 @@ fn another_social_service(cluster: &Cluster) -> anyhow::Result<Child> {
 
 #[tokio::test]
 async fn without_a_social_service_its_calls_are_refused_at_once_and_all_else_goes_on() -> anyhow::Result<()> {
-    let cluster = Cluster::new().match_hosts(1).matchmakers(1).set("social.timeout_ms", 200).start().await?;
+    let cluster =
+        Cluster::new().match_hosts(1).matchmakers(1).set("social.timeout_ms", 200).test_games().start().await?;
     let mut ada = cluster.player(0, "ada").await?;
     let mut bo = cluster.player(0, "bo").await?;
     assert_eq!(friends(&ada.account).await?.0, 200);
+    for player in [&mut ada, &mut bo] {
+        player.call("matchmaker.add", json!({"mode": "duel"})).await?;
+    }
+    for player in [&mut ada, &mut bo] {
+        player.push("match.matched").await?;
+    }
     let social = cluster.processes("social_services").pop().context("a social service")?;
 
     // Stopped, it takes calls and answers none: soon nobody waits for it any more.
@@ -212,8 +285,17 @@ async fn without_a_social_service_its_calls_are_refused_at_once_and_all_else_goe
 
     // Killed, the same; what needs no social service does not notice.
     cluster.kill(&social).await?;
-    let (status, wait) = friends(&ada.account).await?;
-    assert_eq!((status, wait.as_deref()), (503, Some("1")));
+    for path in ["/friends", "/groups", "/groups/invites", "/players/me/groups", "/notifications"] {
+        let (status, wait) = looked(&ada.account, path).await?;
+        assert_eq!((status, wait.as_deref()), (503, Some("1")), "{path}");
+    }
+    let group = "0190a0a0-0000-7000-8000-000000000000";
+    assert_eq!(ada.refused("groups.accept", json!({"group_id": group})).await?, "not_ready");
+    for n in 1..=3 {
+        ada.send("match.input", json!({"n": n})).await?;
+    }
+    let ada_id = ada.id().to_owned();
+    bo.push_where("match.state", |s| s["players"][&ada_id]["count"] == 3).await?;
     for player in [&mut ada, &mut bo] {
         player.call("chat.join", json!({"channel_id": "global:lobby"})).await?;
     }

@@ -217,6 +217,88 @@ pub(crate) struct Group {
     updated_at: OffsetDateTime,
 }
 
+/// A group in a list.
+#[derive(ToSchema)]
+pub(crate) struct ListedGroup {
+    #[serde(flatten)]
+    group: Group,
+    member_count: i32,
+}
+
+#[derive(ToSchema)]
+pub(crate) struct Groups {
+    groups: Vec<ListedGroup>,
+    /// The `after` of the next page; null: this is the last.
+    #[schema(required = true)]
+    next: Option<String>,
+}
+
+/// A group one is in.
+#[derive(ToSchema)]
+pub(crate) struct OwnGroup {
+    #[serde(flatten)]
+    group: Group,
+    member_count: i32,
+    role: Role,
+    joined_at: OffsetDateTime,
+}
+
+#[derive(ToSchema)]
+pub(crate) struct OwnGroups {
+    groups: Vec<OwnGroup>,
+    /// The `after` of the next page; null: this is the last.
+    #[schema(required = true)]
+    next: Option<String>,
+}
+
+#[derive(ToSchema)]
+pub(crate) struct Invited {
+    player_id: Uuid,
+}
+
+#[derive(ToSchema)]
+pub(crate) struct Invite {
+    group_id: Uuid,
+    group_name: String,
+    /// Who is invited.
+    player_id: Uuid,
+    invited_by: Uuid,
+    invited_at: OffsetDateTime,
+    expires_at: OffsetDateTime,
+}
+
+#[derive(ToSchema)]
+pub(crate) struct Invites {
+    invites: Vec<Invite>,
+}
+
+#[derive(ToSchema)]
+pub(crate) struct NewAnnouncement {
+    #[schema(max_length = 128)]
+    subject: Option<String>,
+    /// At most 2000 bytes.
+    #[schema(min_length = 1, max_length = 2000)]
+    content: String,
+}
+
+#[derive(ToSchema)]
+pub(crate) struct Announcement {
+    id: Uuid,
+    group_id: Uuid,
+    /// Null when they were erased.
+    #[schema(required = true)]
+    author_id: Option<Uuid>,
+    /// Empty: it has none.
+    subject: String,
+    content: String,
+    announced_at: OffsetDateTime,
+}
+
+#[derive(ToSchema)]
+pub(crate) struct Announcements {
+    announcements: Vec<Announcement>,
+}
+
 #[derive(ToSchema)]
 pub(crate) struct Joined {
     success: bool,
@@ -347,6 +429,22 @@ pub(crate) struct Notification {
     content: Value,
     read: bool,
     sent_at: OffsetDateTime,
+    /// After this it is neither shown nor counted; absent: it stays until it is old.
+    expires_at: Option<OffsetDateTime>,
+}
+
+#[derive(ToSchema)]
+pub(crate) struct ReadUpTo {
+    /// A notification's id, or a time (RFC 3339); without it, all there are.
+    up_to: Option<String>,
+}
+
+#[derive(ToSchema)]
+pub(crate) struct Unread {
+    /// How many were not read until now.
+    marked: i32,
+    /// How many are not read now.
+    unread: i32,
 }
 
 #[derive(ToSchema)]

@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 use utoipa_axum::{router::OpenApiRouter, routes};
 use uuid::Uuid;
 
-use super::{Json, Shared, bounded, id};
+use super::{Json, Shared, bounded, id, query_id, switch};
 use crate::{
     body::Fields,
     docs::schemas,
@@ -36,8 +36,11 @@ pub(super) fn routes() -> OpenApiRouter<Shared> {
     params(
         ("status" = Option<schemas::FriendStatus>, Query, description = "Only those of this status"),
         ("limit" = Option<i64>, Query, minimum = 1, maximum = 200, description = "50 where it is not given"),
+        ("before" = Option<Uuid>, Query, description = "Only those before this one, by the row's id"),
+        ("incoming" = Option<bool>, Query, description = "Instead: requests of others that wait for an answer"),
     ),
     responses((status = 200, body = schemas::Friends)),
+    extensions(("x-errors" = json!(["invalid_payload"]))),
 )]
 async fn list(
     State(rest): State<Shared>,
@@ -58,6 +61,8 @@ async fn list(
         player_id: player_id.clone(),
         status: status.into(),
         limit: i32::try_from(limit).unwrap_or_default(),
+        before: query_id("before", &query)?,
+        incoming: switch("incoming", query.get("incoming").map(String::as_str))?.unwrap_or_default(),
     };
     let answered = rest
         .social

@@ -1,10 +1,13 @@
 //! `/groups`, answered by the social service.
 
+use std::collections::HashMap;
+
 use asobi_proto::{
     error::ErrorCode,
     social_v1::{
         CreateGroupRequest, GetGroupRequest, Group, GroupMember, GroupRole, JoinGroupRequest, LeaveGroupRequest,
-        ListMembersRequest, RemoveMemberRequest, SetRoleRequest, UpdateGroupRequest,
+        ListGroupsRequest, ListMembersRequest, ListPlayerGroupsRequest, RemoveMemberRequest, SetRoleRequest,
+        UpdateGroupRequest,
     },
 };
 use asobi_session::auth::FieldErrors;
@@ -12,12 +15,12 @@ use axum::extract::State;
 use serde_json::{Value, json};
 use utoipa_axum::{router::OpenApiRouter, routes};
 
-use super::{Json, Shared, id};
+use super::{Json, Shared, bounded, id, query_id, switch};
 use crate::{
     body::Fields,
     docs::schemas,
     error::{ApiError, Result},
-    extract::Path,
+    extract::{Path, Query},
     middleware::Caller,
     render::proto_timestamp,
     social::Repeat,
@@ -31,7 +34,8 @@ const METADATA_BYTES: usize = 16 * 1024;
 
 pub(super) fn routes() -> OpenApiRouter<Shared> {
     OpenApiRouter::new()
-        .routes(routes!(create))
+        .routes(routes!(create, list))
+        .routes(routes!(own))
         .routes(routes!(show, update))
         .routes(routes!(join))
         .routes(routes!(leave))
@@ -69,6 +73,81 @@ async fn create(State(rest): State<Shared>, Caller(claims): Caller, fields: Fiel
         .groups(&actor_id, Repeat::Never, request, |mut c, r| async move { c.create_group(r).await })
         .await?;
     row(answered.group)
+}
+
+#[utoipa::path(
+    get,
+    path = "/groups",
+    tag = "groups",
+    summary = "Groups by the beginning of their names, a page at a time",
+    params(
+        ("query" = Option<String>, Query, description = "What the name begins with, in any case"),
+        ("open" = Option<bool>, Query, description = "Only open ones, or closed ones"),
+        ("limit" = Option<i64>, Query, minimum = 1, maximum = 100, description = "50 where it is not given"),
+        ("after" = Option<String>, Query, description = "The next of the page before"),
+    ),
+    responses((status = 200, body = schemas::Groups)),
+    extensions(("x-errors" = json!(["invalid_payload", "validation_failed"]))),
+)]
+async fn list(State(rest): State<Shared>, Query(query): Query<HashMap<String, String>>) -> Result<Json> {
+    let text = |name: &str| query.get(name).cloned().unwrap_or_default();
+    let limit = bounded(query.get("limit").map(String::as_str), 50, 1, 100);
+    let request = ListGroupsRequest {
+        query: text("query"),
+        open: switch("open", query.get("open").map(String::as_str))?,
+        page_size: i32::try_from(limit).unwrap_or_default(),
+        page_token: text("after"),
+    };
+    let key = request.query.clone();
+    let answered =
+        rest.social.groups(&key, Repeat::Safe, request, |mut c, r| async move { c.list_groups(r).await }).await?;
+    let mut groups = Vec::with_capacity(answered.groups.len());
+    for listed in answered.groups {
+        let mut group = object_of(listed.group)?;
+        group["member_count"] = listed.member_count.into();
+        groups.push(group);
+    }
+    Ok(axum::Json(json!({"groups": groups, "next": Some(answered.next_page_token).filter(|next| !next.is_empty())})))
+}
+
+#[utoipa::path(
+    get,
+    path = "/players/me/groups",
+    tag = "groups",
+    summary = "The groups one is in, a page at a time",
+    params(
+        ("limit" = Option<i64>, Query, minimum = 1, maximum = 100, description = "50 where it is not given"),
+        ("after" = Option<String>, Query, description = "The next of the page before"),
+    ),
+    responses((status = 200, body = schemas::OwnGroups)),
+    extensions(("x-errors" = json!(["invalid_payload"]))),
+)]
+async fn own(
+    State(rest): State<Shared>,
+    Caller(claims): Caller,
+    Query(query): Query<HashMap<String, String>>,
+) -> Result<Json> {
+    let player_id = claims.player_id.to_string();
+    let limit = bounded(query.get("limit").map(String::as_str), 50, 1, 100);
+    let request = ListPlayerGroupsRequest {
+        player_id: player_id.clone(),
+        page_size: i32::try_from(limit).unwrap_or_default(),
+        page_token: query_id("after", &query)?,
+    };
+    let answered = rest
+        .social
+        .groups(&player_id, Repeat::Safe, request, |mut c, r| async move { c.list_player_groups(r).await })
+        .await?;
+    let mut groups = Vec::with_capacity(answered.memberships.len());
+    for membership in answered.memberships {
+        let role = role_name(membership.role());
+        let mut group = object_of(membership.group)?;
+        group["member_count"] = membership.member_count.into();
+        group["role"] = role.into();
+        group["joined_at"] = proto_timestamp(membership.joined_at);
+        groups.push(group);
+    }
+    Ok(axum::Json(json!({"groups": groups, "next": Some(answered.next_page_token).filter(|next| !next.is_empty())})))
 }
 
 #[utoipa::path(
@@ -325,9 +404,13 @@ fn role(text: &str) -> Result<GroupRole> {
 }
 
 fn row(group: Option<Group>) -> Result<Json> {
+    object_of(group).map(axum::Json)
+}
+
+fn object_of(group: Option<Group>) -> Result<Value> {
     let group = group.ok_or_else(|| ApiError::internal(&"a group came back without its row"))?;
     let metadata: Value = serde_json::from_str(&group.metadata_json).unwrap_or_else(|_| json!({}));
-    Ok(axum::Json(json!({
+    Ok(json!({
         "id": group.id,
         "name": group.name,
         "description": group.description,
@@ -338,16 +421,20 @@ fn row(group: Option<Group>) -> Result<Json> {
         "metadata": metadata,
         "inserted_at": proto_timestamp(group.inserted_at),
         "updated_at": proto_timestamp(group.updated_at),
-    })))
+    }))
 }
 
-fn member(row: GroupMember) -> Value {
-    let role = match row.role() {
+fn role_name(role: GroupRole) -> &'static str {
+    match role {
         GroupRole::Owner => "owner",
         GroupRole::Admin => "admin",
         GroupRole::Moderator => "moderator",
         GroupRole::Member | GroupRole::Unspecified => "member",
-    };
+    }
+}
+
+fn member(row: GroupMember) -> Value {
+    let role = role_name(row.role());
     json!({
         "id": row.id,
         "group_id": row.group_id,

@@ -1,11 +1,13 @@
 //! The routes, one module per kind of thing.
 
 mod accounts;
+mod announcements;
 mod boards;
 mod chat;
 mod friends;
 mod groups;
 mod health;
+mod invites;
 mod matches;
 mod notifications;
 mod players;
@@ -14,7 +16,7 @@ mod reports;
 
 pub use boards::entry as board_entry;
 
-use std::{str::FromStr, sync::Arc};
+use std::{collections::HashMap, str::FromStr, sync::Arc};
 
 use asobi_proto::error::ErrorCode;
 use utoipa_axum::router::OpenApiRouter;
@@ -35,6 +37,8 @@ pub(crate) fn all() -> OpenApiRouter<Shared> {
         .merge(players::routes())
         .merge(friends::routes())
         .merge(groups::routes())
+        .merge(invites::routes())
+        .merge(announcements::routes())
         .merge(notifications::routes())
         .merge(chat::routes())
         .merge(reports::routes())
@@ -65,6 +69,16 @@ fn switch(name: &str, given: Option<&str>) -> Result<Option<bool>> {
         Some("true") => Ok(Some(true)),
         Some("false") => Ok(Some(false)),
         Some(_) => Err(ApiError::invalid(format!("The query's \"{name}\" must be true or false."))),
+    }
+}
+
+/// An id in a query as text, empty where it is not given.
+fn query_id(name: &str, query: &HashMap<String, String>) -> Result<String> {
+    match query.get(name).map(String::as_str) {
+        None | Some("") => Ok(String::new()),
+        Some(text) => Uuid::parse_str(text)
+            .map(|id| id.to_string())
+            .map_err(|_| ApiError::invalid(format!("The query's \"{name}\" is no UUID."))),
     }
 }
 

@@ -60,6 +60,7 @@ pub fn all() -> Vec<Inbound> {
     all.extend(matches());
     all.extend(queue());
     all.extend(parties());
+    all.extend(groups());
     all.extend(talk());
     all.sort_unstable_by_key(|frame| frame.kind);
     all
@@ -192,6 +193,40 @@ fn parties() -> Vec<Inbound> {
         party("party.kick", "Takes a member out; the leader's to do.", player()),
         party("party.promote", "Makes a member the leader; the leader's to do.", player()),
         party("party.disband", "Ends the party; the leader's to do.", json!({})),
+    ]
+}
+
+fn groups() -> Vec<Inbound> {
+    const INVITE: &[&str] =
+        &["missing_field", "group_not_found", "player_not_found", "already_member", "blocked", "not_authorized"];
+    const ACCEPT: &[&str] =
+        &["missing_field", "group_not_found", "already_member", "not_invited", "group_full", "not_authorized"];
+    vec![
+        of(
+            "groups.invite",
+            json!({"group_id": "uuid", "player_id": "uuid"}),
+            &["groups.invited"],
+            "Invites a player into a group, closed or open; its owner's, admins' and moderators' to do. The \
+                invited one has the notification group_invite.",
+        )
+        .refused(INVITE)
+        .added(),
+        of(
+            "groups.accept",
+            json!({"group_id": "uuid"}),
+            &["groups.accepted"],
+            "Comes into a group that invited the player.",
+        )
+        .refused(ACCEPT)
+        .added(),
+        of(
+            "groups.decline",
+            json!({"group_id": "uuid"}),
+            &["groups.declined"],
+            "Turns an invitation down; also answered where there is none.",
+        )
+        .refused(&["missing_field", "group_not_found"])
+        .added(),
     ]
 }
 

@@ -37,6 +37,7 @@ pub fn all() -> Vec<Outbound> {
     let mut all = session();
     all.extend(matches());
     all.extend(queue());
+    all.extend(groups());
     all.extend(talk());
     all.sort_unstable_by_key(|frame| frame.kind);
     all
@@ -84,9 +85,17 @@ fn session() -> Vec<Outbound> {
         .needs("presence"),
         push(
             "notification.new",
-            json!({"id": "uuid", "type": "string", "subject": "string", "content": "object", "sent_at": "ms"}),
-            "A notification; it also waits in GET /api/v1/notifications.",
+            json!({"id": "uuid", "type": "string", "subject": "string", "content": "object", "sent_at": "ms",
+                   "expires_at?": "ms"}),
+            "A notification; it also waits in GET /api/v1/notifications, until expires_at where it has one.",
         ),
+        push(
+            "notification.read",
+            json!({"unread": "int", "id?": "uuid", "up_to?": {"id?": "uuid", "time?": "ms"}}),
+            "Notifications were read on one of the player's connections: this one, or all up to one or to a \
+                time, or all (an empty up_to). unread is how many are not.",
+        )
+        .added(),
     ]
 }
 
@@ -173,6 +182,20 @@ fn queue() -> Vec<Outbound> {
             "An invitation to a party.",
         )
         .added(),
+    ]
+}
+
+fn groups() -> Vec<Outbound> {
+    let group = || json!({"group_id": "uuid"});
+    vec![
+        reply(
+            "groups.invited",
+            json!({"group_id": "uuid", "player_id": "uuid", "expires_at": "ms"}),
+            "The invitation stands, until then.",
+        )
+        .added(),
+        reply("groups.accepted", group(), "The player is in the group.").added(),
+        reply("groups.declined", group(), "There is no invitation any more.").added(),
     ]
 }
 

@@ -5,6 +5,7 @@ mod chat;
 mod ctx;
 mod dm;
 mod fields;
+mod groups;
 mod input;
 mod matches;
 mod party;
@@ -74,11 +75,14 @@ const fn of(name: &'static str, access: Access, lane: Lane, handler: Handler) ->
 }
 
 /// Every known type; any other is `unknown_type`.
-const TYPES: [Type; 23] = [
+const TYPES: [Type; 26] = [
     of("chat.join", Access::Player, Lane::Other, chat::join),
     of("chat.leave", Access::Player, Lane::Other, chat::leave),
     of("chat.send", Access::Player, Lane::Other, chat::send),
     of("dm.send", Access::Player, Lane::Other, dm::send),
+    of("groups.accept", Access::Player, Lane::Other, groups::accept),
+    of("groups.decline", Access::Player, Lane::Other, groups::decline),
+    of("groups.invite", Access::Player, Lane::Other, groups::invite),
     of("match.find_or_create", Access::Player, Lane::Match, matches::find_or_create),
     of("match.input", Access::Player, Lane::Input, matches::input),
     of("match.join", Access::Player, Lane::Match, matches::join),

@@ -17,7 +17,7 @@ use std::{
 };
 
 use asobi_bus::{Bus, Publisher};
-use asobi_cluster::{Directory, Membership};
+use asobi_cluster::{Directory, Membership, social::SocialNodes};
 use asobi_proto::bus::Topic;
 use asobi_service_kit::{Config, Shutdown, address::Proxies, grpc::Channels};
 use axum::Router;
@@ -72,6 +72,7 @@ pub struct Hub {
     pub(crate) membership: Arc<Membership>,
     pub(crate) directory: Arc<Directory>,
     pub(crate) channels: Channels,
+    pub(crate) social: SocialNodes,
     pub(crate) verifier: Arc<Verifier>,
     pub(crate) near: Option<NearHost>,
     pub(crate) registry: Registry,
@@ -141,6 +142,7 @@ impl Hub {
             stop: shutdown.cut().child_token(),
             draining: AtomicBool::new(false),
             publisher: bus.publisher().clone(),
+            social: SocialNodes::new(Arc::clone(&directory), channels.clone(), config.social.timeout()),
             config,
             pool,
             membership,

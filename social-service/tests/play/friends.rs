@@ -1,4 +1,7 @@
-use asobi_proto::{error::ErrorCode, social_v1::FriendStatus};
+use asobi_proto::{
+    error::ErrorCode,
+    social_v1::{FriendStatus, ListFriendsRequest},
+};
 use asobi_store::testing::TestDatabase;
 use sqlx::Row as _;
 use uuid::Uuid;
@@ -91,7 +94,7 @@ async fn a_block_needs_no_request_and_is_no_way_to_accept_for_the_other() -> any
     );
     assert_eq!(service.answer(ada, bo, FriendStatus::Blocked).await?.status(), FriendStatus::Blocked);
     assert!(asobi_store::friends::blocked_between(&database.pool, bo, ada).await?);
-    assert!(asobi_store::notifications::list(&database.pool, bo, None, 10).await?.is_empty(), "not told");
+    assert!(asobi_store::notifications::list(&database.pool, bo, None, None, 10).await?.is_empty(), "not told");
     assert!(service.list(bo).await?.is_empty());
     service.remove(ada, bo).await?;
 
@@ -131,6 +134,33 @@ async fn who_answers_a_player_who_is_being_erased_does_not_stand_in_the_way() ->
     erased?;
     assert_eq!(code(answered), Some(ErrorCode::SOCIAL_FRIENDSHIP_NOT_FOUND));
 
+    service.drain().await?;
+    database.drop_now().await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn requests_of_others_are_listed_until_they_are_answered_and_lists_go_on() -> anyhow::Result<()> {
+    let database = TestDatabase::create().await?;
+    let service = Service::start(&database, "social").await?;
+    let (ada, bo, cy) = (player(&database).await?, player(&database).await?, player(&database).await?);
+    for asker in [ada, cy] {
+        service.add(asker, bo).await?;
+    }
+    let list = async |incoming: bool, limit: i32, before: String| {
+        let request =
+            ListFriendsRequest { player_id: bo.to_string(), incoming, limit, before, ..ListFriendsRequest::default() };
+        anyhow::Ok(service.friends().list_friends(request).await?.into_inner().friends)
+    };
+    assert!(
+        list(false, 0, String::new()).await?.is_empty(),
+        "rows of others are not the player's until they are accepted"
+    );
+    let first = list(true, 1, String::new()).await?;
+    let second = list(true, 1, first[0].id.clone()).await?;
+    assert_eq!([&first[0].player_id, &second[0].player_id], [&cy.to_string(), &ada.to_string()]);
+    assert!(list(true, 1, second[0].id.clone()).await?.is_empty());
+    service.answer(bo, ada, FriendStatus::Accepted).await?;
+    assert_eq!((list(true, 0, String::new()).await?.len(), list(false, 0, String::new()).await?.len()), (1, 1));
     service.drain().await?;
     database.drop_now().await
 }

@@ -4,5 +4,7 @@ mod boards;
 mod effects;
 mod friends;
 mod groups;
+mod invites;
+mod jobs;
 mod notifications;
 mod stage;

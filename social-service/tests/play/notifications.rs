@@ -2,7 +2,7 @@ use asobi_proto::{
     error::ErrorCode,
     social_v1::{
         DeleteNotificationRequest, FriendStatus, ListNotificationsRequest, Notification, ReadNotificationRequest,
-        SendNotificationRequest,
+        ReadNotificationsRequest, SendNotificationRequest, read_notifications_request::UpTo,
     },
 };
 use asobi_store::{notifications, testing::TestDatabase};
@@ -19,18 +19,26 @@ impl Service {
             r#type: "news".into(),
             subject: subject.into(),
             content_json: r#"{"a":[1,2]}"#.into(),
+            ..SendNotificationRequest::default()
         };
         Ok(self.notifications().send_notification(request).await?.into_inner().notifications)
     }
 
-    async fn notified(&self, player: Uuid, read: Option<bool>) -> Result<Vec<Notification>, Status> {
-        let request = ListNotificationsRequest { player_id: player.to_string(), read, limit: 0 };
+    pub async fn notified(&self, player: Uuid, read: Option<bool>) -> Result<Vec<Notification>, Status> {
+        let request =
+            ListNotificationsRequest { player_id: player.to_string(), read, ..ListNotificationsRequest::default() };
         Ok(self.notifications().list_notifications(request).await?.into_inner().notifications)
     }
 
     async fn read(&self, player: Uuid, id: &str) -> Result<Notification, Status> {
         let request = ReadNotificationRequest { player_id: player.to_string(), notification_id: id.into() };
         Ok(self.notifications().read_notification(request).await?.into_inner().notification.unwrap_or_default())
+    }
+
+    async fn read_up_to(&self, player: Uuid, up_to: Option<UpTo>) -> Result<(i32, i32), Status> {
+        let request = ReadNotificationsRequest { player_id: player.to_string(), up_to };
+        let read = self.notifications().read_notifications(request).await?.into_inner();
+        Ok((read.marked, read.unread))
     }
 
     async fn discard(&self, player: Uuid, id: &str) -> Result<(), Status> {
@@ -154,5 +162,98 @@ async fn only_the_newest_are_kept_and_the_old_ones_go() -> anyhow::Result<()> {
     for service in services {
         service.drain().await?;
     }
+    database.drop_now().await
+}
+
+/// What a player's connections were told of reading, in order.
+async fn told_read(database: &TestDatabase, player: Uuid) -> anyhow::Result<Vec<Value>> {
+    let frames = sqlx::query_scalar(
+        "SELECT event->'f'->'payload' FROM inbox_events
+         WHERE player_id = $1 AND event->'f'->>'type' = 'notification.read' ORDER BY seq",
+    );
+    Ok(frames.bind(player).fetch_all(&database.pool).await?)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_reads_up_to_somewhere_has_read_what_came_before_on_all_connections() -> anyhow::Result<()> {
+    let database = TestDatabase::create().await?;
+    let service = Service::start(&database, "social").await?;
+    let (ada, bo) = (player(&database).await?, player(&database).await?);
+    for n in 0..5 {
+        service.notify(&[ada], &format!("{n}")).await?;
+    }
+    let mut all = service.notified(ada, None).await?;
+    all.reverse();
+
+    assert_eq!(
+        code(service.read_up_to(bo, Some(UpTo::NotificationId(all[0].id.clone()))).await),
+        Some(ErrorCode::NOTIFICATION_NOT_FOUND)
+    );
+    assert_eq!(service.read_up_to(ada, Some(UpTo::NotificationId(all[1].id.clone()))).await?, (2, 3));
+    assert_eq!(
+        service.read_up_to(ada, Some(UpTo::NotificationId(all[1].id.clone()))).await?,
+        (0, 3),
+        "again is no news"
+    );
+    assert_eq!(service.read_up_to(ada, all[2].sent_at.map(UpTo::Time)).await?, (1, 2));
+    assert!(service.read(ada, &all[4].id).await?.read);
+    assert_eq!(service.read_up_to(ada, None).await?, (1, 0));
+    assert!(service.notified(ada, Some(false)).await?.is_empty());
+    let unread: Vec<_> = told_read(&database, ada).await?.iter().map(|told| told["unread"].as_i64()).collect();
+    assert_eq!(unread, [Some(3), Some(2), Some(1), Some(0)]);
+    assert_eq!(told_read(&database, ada).await?[2]["id"], json!(all[4].id));
+
+    // The next page begins where one ended.
+    let page = |before: String| ListNotificationsRequest { player_id: ada.to_string(), limit: 2, before, read: None };
+    let first = service.notifications().list_notifications(page(String::new())).await?.into_inner().notifications;
+    let next = service.notifications().list_notifications(page(first[1].id.clone())).await?.into_inner().notifications;
+    assert_eq!([&next[0].id, &next[1].id], [&all[2].id, &all[1].id]);
+    service.drain().await?;
+    database.drop_now().await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_has_expired_is_neither_shown_nor_counted_and_goes() -> anyhow::Result<()> {
+    let database = TestDatabase::create().await?;
+    let service = Service::start(&database, "social").await?;
+    let ada = player(&database).await?;
+    let until_year = |year_s: i64| SendNotificationRequest {
+        player_ids: vec![ada.to_string()],
+        r#type: "sale".into(),
+        expires_at: Some(prost_types::Timestamp { seconds: year_s, nanos: 0 }),
+        ..SendNotificationRequest::default()
+    };
+    service.notifications().send_notification(until_year(4_000_000_000)).await?;
+    let over = service.notifications().send_notification(until_year(1_000_000_000)).await?.into_inner().notifications;
+    assert_eq!(notifications::unread(&database.pool, ada).await?, 1);
+    let shown = service.notified(ada, None).await?;
+    assert_eq!(shown.len(), 1);
+    assert_eq!(shown[0].expires_at.map(|at| at.seconds), Some(4_000_000_000));
+    assert_eq!(pushed(&database, ada).await?[0]["payload"]["expires_at"], 4_000_000_000_000_i64);
+    assert_eq!(code(service.read(ada, &over[0].id).await), Some(ErrorCode::NOTIFICATION_NOT_FOUND));
+    assert_eq!(notifications::expire(&database.pool, 30, 10).await?, 1);
+    service.drain().await?;
+    database.drop_now().await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_request_that_is_sent_again_has_told_once_and_is_audited() -> anyhow::Result<()> {
+    let database = TestDatabase::create().await?;
+    let service = Service::start(&database, "social").await?;
+    let ada = player(&database).await?;
+    let request = SendNotificationRequest {
+        player_ids: vec![ada.to_string()],
+        r#type: "news".into(),
+        request_id: "once".into(),
+        ..SendNotificationRequest::default()
+    };
+    let first = service.notifications().send_notification(request.clone()).await?.into_inner();
+    let again = service.notifications().send_notification(request).await?.into_inner();
+    assert_eq!(first, again);
+    assert_eq!((service.notified(ada, None).await?.len(), pushed(&database, ada).await?.len()), (1, 1));
+    let (action, subject): (String, String) =
+        sqlx::query_as("SELECT action, subject FROM audit").fetch_one(&database.pool).await?;
+    assert_eq!((action.as_str(), subject), ("NotificationService/SendNotification", ada.to_string()));
+    service.drain().await?;
     database.drop_now().await
 }

@@ -7,7 +7,9 @@ use asobi_proto::{
     social_v1::{
         AddFriendRequest, AnswerFriendRequest, FriendStatus, Friendship, LeaderboardEntry, ListFriendsRequest,
         ListTopRequest, RemoveFriendRequest, SubmitScoreRequest, friend_service_client::FriendServiceClient,
-        group_service_client::GroupServiceClient, leaderboard_service_client::LeaderboardServiceClient,
+        group_admin_service_client::GroupAdminServiceClient, group_service_client::GroupServiceClient,
+        leaderboard_service_client::LeaderboardServiceClient,
+        notification_admin_service_client::NotificationAdminServiceClient,
         notification_service_client::NotificationServiceClient,
     },
 };
@@ -68,6 +70,14 @@ impl Service {
         NotificationServiceClient::new(self.channel.clone())
     }
 
+    pub fn group_admin(&self) -> GroupAdminServiceClient<ClusterChannel> {
+        GroupAdminServiceClient::new(self.channel.clone())
+    }
+
+    pub fn notification_admin(&self) -> NotificationAdminServiceClient<ClusterChannel> {
+        NotificationAdminServiceClient::new(self.channel.clone())
+    }
+
     pub fn boards(&self) -> LeaderboardServiceClient<ClusterChannel> {
         LeaderboardServiceClient::new(self.channel.clone())
     }
@@ -89,7 +99,7 @@ impl Service {
     }
 
     pub async fn list(&self, player: Uuid) -> Result<Vec<Friendship>, Status> {
-        let request = ListFriendsRequest { player_id: player.to_string(), status: 0, limit: 0 };
+        let request = ListFriendsRequest { player_id: player.to_string(), ..ListFriendsRequest::default() };
         Ok(self.friends().list_friends(request).await?.into_inner().friends)
     }
 
