@@ -24,12 +24,9 @@ pub fn routes(node: &Node, config: &Config) -> Routes {
     let publisher = node.bus.publisher().clone();
     let desk = Desk::new(node.pool.clone(), config.database.timeout());
     let ops = Ops { pool: node.pool.clone(), membership: Arc::clone(&node.membership) };
-    Routes::new(OpsServiceServer::new(ops)).add_service(players::service(
-        node.pool.clone(),
-        publisher,
-        config.auth.access_ttl(),
-    ))
-    .add_service(access::service(Arc::clone(&node.gate), desk))
+    Routes::new(OpsServiceServer::new(ops))
+        .add_service(players::service(node.pool.clone(), publisher, config.auth.access_ttl()))
+        .add_service(access::service(Arc::clone(&node.gate), desk))
 }
 
 struct Ops {

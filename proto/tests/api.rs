@@ -75,7 +75,8 @@ fn promise_enum(values: &EnumDescriptor, lines: &mut BTreeSet<String>) {
 fn type_name(kind: &Kind) -> String {
     match kind {
         Kind::Message(entry) if entry.is_map_entry() => {
-            let of = |name: &str| entry.get_field_by_name(name).map(|field| type_name(&field.kind())).unwrap_or_default();
+            let of =
+                |name: &str| entry.get_field_by_name(name).map(|field| type_name(&field.kind())).unwrap_or_default();
             format!("<{}, {}>", of("key"), of("value"))
         }
         Kind::Message(message) => message.full_name().to_owned(),
@@ -126,7 +127,10 @@ fn a_change_that_breaks_callers_is_seen() {
         ("int32 load", "repeated int32 load"),
         ("= SCOPE_ERASE", "= SCOPE_ALL"),
         ("OpsService.ListNodes (", "OpsService.GetNodes ("),
-        ("returns (stream asobi.matchmaker.v1.WatchTicketResponse)", "returns (asobi.matchmaker.v1.WatchTicketResponse)"),
+        (
+            "returns (stream asobi.matchmaker.v1.WatchTicketResponse)",
+            "returns (asobi.matchmaker.v1.WatchTicketResponse)",
+        ),
         ("package asobi.ops.v1", "package asobi.operations.v1"),
         (" in oneof", ""),
     ] {

@@ -358,10 +358,18 @@ mod tests {
         let refused = few.refused.lock().unwrap();
         let actors: Vec<_> = refused.iter().map(|refusal| &refusal.who).collect();
         let known = |name: &str| Who::Known(name.into());
-        let expected =
-            [Who::Unknown("key"), Who::Unknown("token"), Who::Unknown("token"), known("token:m"), known("token:reader")];
+        let expected = [
+            Who::Unknown("key"),
+            Who::Unknown("token"),
+            Who::Unknown("token"),
+            known("token:m"),
+            known("token:reader"),
+        ];
         assert_eq!(actors[..5], expected.iter().collect::<Vec<_>>());
-        assert_eq!((actors.len(), refused[3].action.as_str(), refused[5].action.as_str()), (7, "OpsService/ListNodes", ""));
+        assert_eq!(
+            (actors.len(), refused[3].action.as_str(), refused[5].action.as_str()),
+            (7, "OpsService/ListNodes", "")
+        );
     }
 
     #[tokio::test]
