@@ -381,6 +381,19 @@ mod tests {
         assert!(access.admit(shown(KEY_HEADER, "the very key"), NODES, None).await.is_err(), "it is retired by that");
     }
 
+    #[tokio::test(start_paused = true)]
+    async fn a_stream_ends_with_the_token_it_was_let_in_with() {
+        let access = Access::new("the very key").and_operators(Arc::new(Few::default()));
+        for (ends, says) in [("old", "its token has expired"), ("made up", "its token is gone")] {
+            let ended = access.clone().ended(token(ends), None).await;
+            assert_eq!((ended.code(), ended.message()), (Code::PermissionDenied, says));
+        }
+        for lasts in [token("reader"), token("away"), shown(KEY_HEADER, "the very key")] {
+            let ended = tokio::time::timeout(Duration::from_secs(60), access.clone().ended(lasts, None)).await;
+            assert!(ended.is_err(), "{ended:?}");
+        }
+    }
+
     #[tokio::test]
     async fn without_operators_no_token_is_known() {
         let refused = Access::new("the very key").admit(token("reader"), READ, None).await.unwrap_err();
