@@ -149,7 +149,8 @@ async fn nobody_gives_more_than_they_have() -> anyhow::Result<()> {
     let operator = create(one.channel(), &wanted("operator", &[Scope::Read, Scope::Operate])).await?;
     let eraser = create(one.channel(), &wanted("eraser", &[Scope::Erase])).await?;
     create(one.with(&operator.secret), &wanted("child", &[Scope::Operate])).await?;
-    let refused = create(one.with(&operator.secret), &wanted("mighty", &[Scope::Operate, Scope::Erase])).await.unwrap_err();
+    let refused =
+        create(one.with(&operator.secret), &wanted("mighty", &[Scope::Operate, Scope::Erase])).await.unwrap_err();
     assert_eq!((refused.code(), refused.message()), (Code::PermissionDenied, "needs the scope erase itself"));
     let request = RevokeTokenRequest { token_id: eraser.token.expect("one").token_id, ..RevokeTokenRequest::default() };
     let mut client = AccessServiceClient::new(one.with(&operator.secret));
@@ -169,7 +170,11 @@ async fn nobody_gives_more_than_they_have() -> anyhow::Result<()> {
     for mut request in wrong {
         request.request_id = String::new();
         let refused = create(one.channel(), &request).await.unwrap_err();
-        assert_eq!((refused.code(), error_code(&refused)), (Code::InvalidArgument, Some(ErrorCode::INVALID_PAYLOAD)), "{request:?}");
+        assert_eq!(
+            (refused.code(), error_code(&refused)),
+            (Code::InvalidArgument, Some(ErrorCode::INVALID_PAYLOAD)),
+            "{request:?}"
+        );
     }
     let unknown = revoke(&one, &uuid::Uuid::nil().to_string()).await.unwrap_err();
     assert_eq!(error_code(&unknown), Some(ErrorCode::OPS_NOT_FOUND));
@@ -189,9 +194,11 @@ async fn tokens_end_and_are_forgotten_later() -> anyhow::Result<()> {
     assert!(!entry.detail_json.contains("asobi_"), "never the token itself: {entry:?}");
 
     let older = |by: &'static str| {
-        sqlx::query("UPDATE operator_tokens SET expires_at = expires_at - $1::interval, created_at = created_at - $1::interval")
-            .bind(by)
-            .execute(&database.pool)
+        sqlx::query(
+            "UPDATE operator_tokens SET expires_at = expires_at - $1::interval, created_at = created_at - $1::interval",
+        )
+        .bind(by)
+        .execute(&database.pool)
     };
     older("16 minutes").await?;
     let since = Instant::now();
@@ -306,7 +313,9 @@ async fn a_rotated_key_is_known_before_it_is_shown() -> anyhow::Result<()> {
     while asks(&two, &old).await.is_ok() {
         assert!(since.elapsed() < LONG, "the old key does not retire");
         // All the while the nodes themselves are let in.
-        OpsServiceClient::new(two.node.channels.get(&one.address)).list_nodes(with_deadline(ListNodesRequest {}, LONG)).await?;
+        OpsServiceClient::new(two.node.channels.get(&one.address))
+            .list_nodes(with_deadline(ListNodesRequest {}, LONG))
+            .await?;
     }
     assert_eq!((asks(&two, &old).await, asks(&two, &new).await), (Err(Code::Unauthenticated), Ok(())));
     assert!(!entries(&one, "unknown key", 1).await?.is_empty(), "a retired key is written down");
@@ -326,7 +335,8 @@ async fn configured_keys_are_rotated_in_the_configuration() -> anyhow::Result<()
         let mut client = OpsServiceClient::new(from.node.channels.get(&to.address));
         client.list_nodes(with_deadline(ListNodesRequest {}, LONG)).await?;
     }
-    let refused = one.access().rotate_cluster_key(with_deadline(RotateClusterKeyRequest::default(), LONG)).await.unwrap_err();
+    let refused =
+        one.access().rotate_cluster_key(with_deadline(RotateClusterKeyRequest::default(), LONG)).await.unwrap_err();
     assert_eq!(refused.code(), Code::FailedPrecondition);
     assert!(refused.message().contains("cluster.previous_key"), "{refused}");
     one.stop().await;

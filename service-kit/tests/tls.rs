@@ -15,7 +15,8 @@ use asobi_proto::ops_v1::{
 use asobi_service_kit::{
     Readiness, Shutdown,
     grpc::{
-        Access, Caller, Channels, ClusterChannel, Operators, Refusal, Shown, Tls, TlsFiles, Who, error_code, with_deadline,
+        Access, Caller, Channels, ClusterChannel, Operators, Refusal, Shown, Tls, TlsFiles, Who, error_code,
+        with_deadline,
     },
     server::{bind, serve_grpc},
 };

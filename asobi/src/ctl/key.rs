@@ -43,7 +43,9 @@ pub async fn run(args: &KeyArgs, ctl: &Ctl) -> anyhow::Result<()> {
     if ctl.json {
         output::json(&json!({"active_from": active_from, "old_retires_at": old_retires_at}));
     } else {
-        output::line(&format!("the new key is shown from {active_from}; the old one is accepted until {old_retires_at}"));
+        output::line(&format!(
+            "the new key is shown from {active_from}; the old one is accepted until {old_retires_at}"
+        ));
     }
     Ok(())
 }

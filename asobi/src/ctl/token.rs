@@ -81,7 +81,11 @@ async fn create(ctl: &Ctl, name: &str, scopes: &[Scope], lasting: Duration) -> a
         .await?;
     let token = answer.token.context("the answer is without a token")?;
     if answer.secret.is_empty() {
-        bail!("{} was made, but a node's answer with the secret was lost; revoke it with `asobi ctl token revoke {}` and make another", token.name, token.token_id);
+        bail!(
+            "{} was made, but a node's answer with the secret was lost; revoke it with `asobi ctl token revoke {}` and make another",
+            token.name,
+            token.token_id
+        );
     }
     if ctl.json {
         let mut object = object(&token);
@@ -89,7 +93,12 @@ async fn create(ctl: &Ctl, name: &str, scopes: &[Scope], lasting: Duration) -> a
         output::json(&object);
     } else {
         output::line(&answer.secret);
-        eprintln!("It is shown this once. {} may {} until {}.", token.name, names(&token), at(token.expires_at.as_ref()));
+        eprintln!(
+            "It is shown this once. {} may {} until {}.",
+            token.name,
+            names(&token),
+            at(token.expires_at.as_ref())
+        );
     }
     Ok(())
 }

@@ -20,7 +20,7 @@ async fn leader(cluster: &Cluster) -> anyhow::Result<MatchmakerServiceClient<Clu
 
 /// Pauses a mode and waits until the leader has heard of it.
 async fn pause(tools: &mut MatchmakerServiceClient<ClusterChannel>, mode: &str) -> anyhow::Result<()> {
-    tools.pause_mode(PauseModeRequest { mode: mode.into() }).await?;
+    tools.pause_mode(PauseModeRequest { mode: mode.into(), ..PauseModeRequest::default() }).await?;
     let started = std::time::Instant::now();
     loop {
         let stats = tools.get_queue_stats(GetQueueStatsRequest { mode: mode.into() }).await?.into_inner();
@@ -89,7 +89,7 @@ async fn operators_pause_resume_and_tune_a_mode() -> anyhow::Result<()> {
     let mut ada = cluster.player_with(0, "ada", &["queue"]).await?;
     let mut bo = cluster.player(1, "bo").await?;
     pause(&mut tools, "duel").await?;
-    let missing = tools.pause_mode(PauseModeRequest { mode: "no_such".into() }).await;
+    let missing = tools.pause_mode(PauseModeRequest { mode: "no_such".into(), ..PauseModeRequest::default() }).await;
     assert_eq!(missing.expect_err("refused").code(), Code::NotFound);
 
     // Tickets are taken and kept; who asked for it hears where they stand.
@@ -110,7 +110,7 @@ async fn operators_pause_resume_and_tune_a_mode() -> anyhow::Result<()> {
     let mut watch = tools.watch_ticket(watched).await?.into_inner();
     let first = watch.message().await?.context("the ticket as it is")?;
     assert_eq!(first.ticket.context("ticket")?.state(), TicketState::Pending);
-    tools.resume_mode(ResumeModeRequest { mode: "duel".into() }).await?;
+    tools.resume_mode(ResumeModeRequest { mode: "duel".into(), ..ResumeModeRequest::default() }).await?;
     let matched = ada.push("match.matched").await?;
     assert_eq!(bo.push("match.matched").await?["match_id"], matched["match_id"]);
     let last = tokio::time::timeout(PATIENCE, async {
@@ -125,7 +125,11 @@ async fn operators_pause_resume_and_tune_a_mode() -> anyhow::Result<()> {
     assert_eq!((last.state(), &json!(last.match_id)), (TicketState::Matched, &matched["match_id"]));
 
     // An operator's settings win over the script's, by the script's rules.
-    let set = |json: Value| SetModeSettingsRequest { mode: "crowd".into(), settings_json: json.to_string() };
+    let set = |json: Value| SetModeSettingsRequest {
+        mode: "crowd".into(),
+        settings_json: json.to_string(),
+        request_id: String::new(),
+    };
     let refused = tools.set_mode_settings(set(json!({"match_size": 9}))).await.expect_err("refused");
     assert_eq!(
         (refused.code(), refused.message()),
@@ -139,7 +143,7 @@ async fn operators_pause_resume_and_tune_a_mode() -> anyhow::Result<()> {
         anyhow::ensure!(started.elapsed() < PATIENCE, "the setting does not reach the gateway");
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
-    tools.resume_mode(ResumeModeRequest { mode: "crowd".into() }).await?;
+    tools.resume_mode(ResumeModeRequest { mode: "crowd".into(), ..ResumeModeRequest::default() }).await?;
     let mut di = cluster.player(1, "di").await?;
     add(&mut di, "crowd", json!({}), None).await?;
     meet(&mut cy, &mut di).await?;
@@ -188,7 +192,7 @@ async fn a_running_match_is_filled_from_the_queue() -> anyhow::Result<()> {
     let ask = |match_id: &Value| RequestBackfillRequest {
         match_id: match_id.as_str().unwrap_or_default().into(),
         players: 1,
-        properties_json: String::new(),
+        ..RequestBackfillRequest::default()
     };
     tools.request_backfill(ask(&matched["match_id"])).await?;
     add(&mut bo, "refill", json!({}), None).await?;

@@ -6,6 +6,7 @@
 //! let joined = ada.call("chat.join", json!({"channel_id": "global:lobby"})).await?;
 //! ```
 
+pub mod authority;
 pub mod client;
 pub mod cluster;
 pub mod proxy;
@@ -14,6 +15,7 @@ mod schema;
 
 use std::time::Duration;
 
+pub use authority::Authority;
 pub use client::Client;
 pub use cluster::Cluster;
 pub use proxy::Proxy;

@@ -12,7 +12,9 @@ use asobi_proto::{
     },
     scope::Scope,
 };
-use asobi_service_kit::grpc::{Caller, Operators as _, Refusal, Scopes, Who, invalid, is_operator_name, refusal, status};
+use asobi_service_kit::grpc::{
+    Caller, Operators as _, Refusal, Scopes, Who, invalid, is_operator_name, refusal, status,
+};
 use asobi_store::{
     audit::{self, Filter, Kept},
     cluster_keys,
@@ -54,7 +56,10 @@ struct Service {
 
 #[tonic::async_trait]
 impl AccessService for Service {
-    async fn create_token(&self, request: Request<CreateTokenRequest>) -> Result<Response<CreateTokenResponse>, Status> {
+    async fn create_token(
+        &self,
+        request: Request<CreateTokenRequest>,
+    ) -> Result<Response<CreateTokenResponse>, Status> {
         let caller = Caller::of(&request)?;
         let request = request.into_inner();
         let (scopes, ttl_s) = (scopes(&request.scopes)?, ttl_s(request.ttl_s)?);
@@ -102,7 +107,10 @@ impl AccessService for Service {
         Ok(Response::new(ListTokensResponse { tokens: rows.into_iter().map(wire).collect(), next_page_token }))
     }
 
-    async fn revoke_token(&self, request: Request<RevokeTokenRequest>) -> Result<Response<RevokeTokenResponse>, Status> {
+    async fn revoke_token(
+        &self,
+        request: Request<RevokeTokenRequest>,
+    ) -> Result<Response<RevokeTokenResponse>, Status> {
         let caller = Caller::of(&request)?;
         let request = request.into_inner();
         let id = Uuid::parse_str(&request.token_id).map_err(|_| invalid("token_id", "is no UUID"))?;

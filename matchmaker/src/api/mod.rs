@@ -1,11 +1,13 @@
 //! `asobi.matchmaker.v1`, answered by every replica from the rows; what only the leader knows, by the leader alone.
 
+mod deeds;
 mod modes;
 mod tickets;
 mod watch;
 
 use std::sync::Arc;
 
+use asobi_cluster::desk::{Deed, Desk};
 use asobi_proto::{
     bus::{TicketItem, Topic},
     error::ErrorCode,
@@ -18,8 +20,9 @@ use asobi_proto::{
         matchmaker_service_server::{MatchmakerService, MatchmakerServiceServer},
     },
 };
-use asobi_service_kit::grpc::{invalid, status};
+use asobi_service_kit::grpc::{Caller, invalid, status};
 use asobi_store::{inbox::StoredEvent, within};
+use serde_json::json;
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status};
@@ -34,11 +37,13 @@ const WATCHERS: usize = 256;
 
 /// `draining` ends the streams.
 pub fn service(deps: Arc<Deps>, draining: CancellationToken) -> MatchmakerServiceServer<impl MatchmakerService> {
-    MatchmakerServiceServer::new(Api { deps, draining, watchers: Arc::new(Semaphore::new(WATCHERS)) })
+    let desk = Desk::new(deps.pool.clone(), deps.limits.database);
+    MatchmakerServiceServer::new(Api { deps, desk, draining, watchers: Arc::new(Semaphore::new(WATCHERS)) })
 }
 
 struct Api {
     deps: Arc<Deps>,
+    desk: Desk,
     draining: CancellationToken,
     watchers: Arc<Semaphore>,
 }
@@ -88,14 +93,33 @@ impl MatchmakerService for Api {
         &self,
         request: Request<CreateTicketRequest>,
     ) -> Result<Response<CreateTicketResponse>, Status> {
-        self.create(request.into_inner()).await.map(Response::new)
+        let caller = Caller::of(&request)?;
+        let request = request.into_inner();
+        let detail = json!({"mode": request.mode, "party_id": request.party_id});
+        let deed = Deed {
+            caller: &caller,
+            action: "MatchmakerService/CreateTicket",
+            request_id: &request.request_id,
+            subject: request.player_id.clone(),
+            detail,
+        };
+        self.once(deed, &request, async || self.create(&request).await).await
     }
 
     async fn cancel_ticket(
         &self,
         request: Request<CancelTicketRequest>,
     ) -> Result<Response<CancelTicketResponse>, Status> {
-        self.cancel(&request.into_inner()).await.map(Response::new)
+        let caller = Caller::of(&request)?;
+        let request = request.into_inner();
+        let deed = Deed {
+            caller: &caller,
+            action: "MatchmakerService/CancelTicket",
+            request_id: &request.request_id,
+            subject: request.ticket_id.clone(),
+            detail: json!({}),
+        };
+        self.once(deed, &request, async || self.cancel(&request).await).await
     }
 
     async fn get_ticket(&self, request: Request<GetTicketRequest>) -> Result<Response<GetTicketResponse>, Status> {
@@ -129,7 +153,16 @@ impl MatchmakerService for Api {
         &self,
         request: Request<RequestBackfillRequest>,
     ) -> Result<Response<RequestBackfillResponse>, Status> {
-        self.backfill(&request.into_inner()).await.map(Response::new)
+        let caller = Caller::of(&request)?;
+        let request = request.into_inner();
+        let deed = Deed {
+            caller: &caller,
+            action: "MatchmakerService/RequestBackfill",
+            request_id: &request.request_id,
+            subject: request.match_id.clone(),
+            detail: json!({"players": request.players}),
+        };
+        self.once(deed, &request, async || self.backfill(&request).await).await
     }
 
     async fn get_queue_stats(
@@ -140,20 +173,47 @@ impl MatchmakerService for Api {
     }
 
     async fn pause_mode(&self, request: Request<PauseModeRequest>) -> Result<Response<PauseModeResponse>, Status> {
-        self.set_paused(&request.into_inner().mode, true).await?;
-        Ok(Response::new(PauseModeResponse {}))
+        let caller = Caller::of(&request)?;
+        let request = request.into_inner();
+        let deed = Deed {
+            caller: &caller,
+            action: "MatchmakerService/PauseMode",
+            request_id: &request.request_id,
+            subject: request.mode.clone(),
+            detail: json!({}),
+        };
+        let pausing = async || self.set_paused(&request.mode, true).await.map(|()| PauseModeResponse {});
+        self.once(deed, &request, pausing).await
     }
 
     async fn resume_mode(&self, request: Request<ResumeModeRequest>) -> Result<Response<ResumeModeResponse>, Status> {
-        self.set_paused(&request.into_inner().mode, false).await?;
-        Ok(Response::new(ResumeModeResponse {}))
+        let caller = Caller::of(&request)?;
+        let request = request.into_inner();
+        let deed = Deed {
+            caller: &caller,
+            action: "MatchmakerService/ResumeMode",
+            request_id: &request.request_id,
+            subject: request.mode.clone(),
+            detail: json!({}),
+        };
+        let resuming = async || self.set_paused(&request.mode, false).await.map(|()| ResumeModeResponse {});
+        self.once(deed, &request, resuming).await
     }
 
     async fn set_mode_settings(
         &self,
         request: Request<SetModeSettingsRequest>,
     ) -> Result<Response<SetModeSettingsResponse>, Status> {
-        self.set_settings(&request.into_inner()).await.map(Response::new)
+        let caller = Caller::of(&request)?;
+        let request = request.into_inner();
+        let deed = Deed {
+            caller: &caller,
+            action: "MatchmakerService/SetModeSettings",
+            request_id: &request.request_id,
+            subject: request.mode.clone(),
+            detail: json!({"settings": request.settings_json.chars().take(1_000).collect::<String>()}),
+        };
+        self.once(deed, &request, async || self.set_settings(&request).await).await
     }
 
     async fn get_status(&self, _: Request<GetStatusRequest>) -> Result<Response<GetStatusResponse>, Status> {

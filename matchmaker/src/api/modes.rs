@@ -96,7 +96,7 @@ impl Api {
 }
 
 fn unknown_mode() -> Status {
-    Status::not_found("no host has announced the mode")
+    status(ErrorCode::OPS_NOT_FOUND, "no host has announced the mode")
 }
 
 /// What counts with an operator's settings over the script's, or what is wrong with it: the rules are those of scripts.

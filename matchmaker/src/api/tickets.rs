@@ -19,7 +19,7 @@ use uuid::Uuid;
 use super::{Api, id, object, unavailable};
 
 impl Api {
-    pub(super) async fn create(&self, request: CreateTicketRequest) -> Result<CreateTicketResponse, Status> {
+    pub(super) async fn create(&self, request: &CreateTicketRequest) -> Result<CreateTicketResponse, Status> {
         let player = id(&request.player_id, "player_id")?;
         let party = (!request.party_id.is_empty()).then(|| id(&request.party_id, "party_id")).transpose()?;
         let properties = object(&request.properties_json, "properties_json")?;

@@ -174,3 +174,15 @@ fn a_balancer_for_migration_needs_its_address() {
     let config = Config::with_sets([("migrate.via", "affinity"), ("migrate.url", "wss://play.example/ws")]).unwrap();
     assert_eq!(config.migrate.via, MigrateVia::Affinity);
 }
+
+#[test]
+fn what_comes_together_is_asked_for_together() {
+    let problem = |sets: &[(&str, &str)]| Config::with_sets(sets.iter().copied()).unwrap_err().to_string();
+    assert!(problem(&[("grpc.tls_cert", "node.pem")]).contains("grpc.tls_key"));
+    assert!(problem(&[("grpc.tls_cert", "node.pem"), ("grpc.tls_key", "node.key")]).contains("grpc.tls_ca"));
+    assert!(problem(&[("grpc.tls_key", "node.key"), ("grpc.tls_ca", "ca.pem")]).contains("grpc.tls_cert"));
+    // What only calls shows a token, and knows whom to.
+    assert!(Config::with_sets([("grpc.tls_ca", "ca.pem")]).is_ok());
+    let alone = problem(&[("cluster.previous_key", "a key of some length".replace(' ', "-").as_str())]);
+    assert!(alone.contains("cluster.previous_key") && !alone.contains("some-length"), "{alone}");
+}

@@ -358,10 +358,18 @@ mod tests {
         let refused = few.refused.lock().unwrap();
         let actors: Vec<_> = refused.iter().map(|refusal| &refusal.who).collect();
         let known = |name: &str| Who::Known(name.into());
-        let expected =
-            [Who::Unknown("key"), Who::Unknown("token"), Who::Unknown("token"), known("token:m"), known("token:reader")];
+        let expected = [
+            Who::Unknown("key"),
+            Who::Unknown("token"),
+            Who::Unknown("token"),
+            known("token:m"),
+            known("token:reader"),
+        ];
         assert_eq!(actors[..5], expected.iter().collect::<Vec<_>>());
-        assert_eq!((actors.len(), refused[3].action.as_str(), refused[5].action.as_str()), (7, "OpsService/ListNodes", ""));
+        assert_eq!(
+            (actors.len(), refused[3].action.as_str(), refused[5].action.as_str()),
+            (7, "OpsService/ListNodes", "")
+        );
     }
 
     #[tokio::test]
@@ -371,6 +379,19 @@ mod tests {
         let access = Access::new(keys).and_operators(few);
         assert_eq!(access.admit(shown(KEY_HEADER, "the next key"), NODES, None).await.unwrap(), Caller::Node);
         assert!(access.admit(shown(KEY_HEADER, "the very key"), NODES, None).await.is_err(), "it is retired by that");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_stream_ends_with_the_token_it_was_let_in_with() {
+        let access = Access::new("the very key").and_operators(Arc::new(Few::default()));
+        for (ends, says) in [("old", "its token has expired"), ("made up", "its token is gone")] {
+            let ended = access.clone().ended(token(ends), None).await;
+            assert_eq!((ended.code(), ended.message()), (Code::PermissionDenied, says));
+        }
+        for lasts in [token("reader"), token("away"), shown(KEY_HEADER, "the very key")] {
+            let ended = tokio::time::timeout(Duration::from_secs(60), access.clone().ended(lasts, None)).await;
+            assert!(ended.is_err(), "{ended:?}");
+        }
     }
 
     #[tokio::test]

@@ -76,8 +76,16 @@ mod tests {
         let operator = Caller::Operator { name: "cert:ada@example".into(), scopes };
         assert_eq!(role(["operator/ada@example?scopes=read,erase"].into_iter()), Ok(operator));
         let wrong = [
-            "", "nodes", "node/", "operator/ada", "operator/?scopes=read", "operator/a:b?scopes=read",
-            "operator/ada?scopes=", "operator/ada?scopes=read,all", "operator/ada?scopes=READ", "operator/ada?scopes=read&x",
+            "",
+            "nodes",
+            "node/",
+            "operator/ada",
+            "operator/?scopes=read",
+            "operator/a:b?scopes=read",
+            "operator/ada?scopes=",
+            "operator/ada?scopes=read,all",
+            "operator/ada?scopes=READ",
+            "operator/ada?scopes=read&x",
         ];
         for wrong in wrong {
             assert!(role([wrong].into_iter()).is_err(), "{wrong}");

@@ -181,7 +181,8 @@ impl Loaded {
             roots.add(authority).with_context(|| format!("{} has no authority's certificate", files.ca.display()))?;
         }
         let roots = Arc::new(roots);
-        let authority = WebPkiClientVerifier::builder_with_provider(Arc::clone(&roots), Arc::clone(&provider)).build()?;
+        let authority =
+            WebPkiClientVerifier::builder_with_provider(Arc::clone(&roots), Arc::clone(&provider)).build()?;
         let client = ClientConfig::builder_with_provider(Arc::clone(&provider))
             .with_safe_default_protocol_versions()?
             .with_root_certificates(roots);
