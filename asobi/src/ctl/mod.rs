@@ -35,7 +35,6 @@ use asobi_service_kit::{
     grpc::{self, Channels, ClusterChannel, with_deadline},
 };
 use clap::{Args, Subcommand};
-use sqlx::PgPool;
 use tonic::{Code, Status};
 
 use reach::Reach;
@@ -174,15 +173,6 @@ pub struct Ctl {
 }
 
 impl Ctl {
-    /// The cluster's database.
-    ///
-    /// # Errors
-    /// There is none at hand, with `--addr`.
-    pub fn pool(&self) -> anyhow::Result<&PgPool> {
-        let asked = "this needs the cluster's database: leave --addr (ASOBI_ADDR) out and give --database-url or ASOBI_DATABASE_URL";
-        self.reach.pool().context(asked)
-    }
-
     /// The registry as it is now, leaders marked, dead nodes included.
     ///
     /// # Errors

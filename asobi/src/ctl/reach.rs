@@ -35,15 +35,6 @@ pub enum Reach {
     Address(String),
 }
 
-impl Reach {
-    pub fn pool(&self) -> Option<&PgPool> {
-        match self {
-            Self::Database { pool, .. } => Some(pool),
-            Self::Address(_) => None,
-        }
-    }
-}
-
 /// Finds the cluster, and makes a token where none is given and nodes are called.
 ///
 /// # Errors
