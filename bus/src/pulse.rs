@@ -33,7 +33,11 @@ pub(crate) struct Pulse {
 
 impl Pulse {
     pub(crate) fn new() -> Self {
-        Self { channel: format!("asobi_pulse_{:016x}", rand::random::<u64>()), sent: Mutex::default(), last: AtomicU64::new(0) }
+        Self {
+            channel: format!("asobi_pulse_{:016x}", rand::random::<u64>()),
+            sent: Mutex::default(),
+            last: AtomicU64::new(0),
+        }
     }
 
     pub(crate) fn channel(&self) -> &str {

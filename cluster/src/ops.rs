@@ -27,8 +27,8 @@ use sqlx::PgPool;
 use time::OffsetDateTime;
 use tonic::{Request, Response, Status, service::Routes};
 
-pub use self::lists::{page_size, page_token, timestamp};
 use self::lists::{next_token, unread};
+pub use self::lists::{page_size, page_token, timestamp};
 use crate::{
     Directory, Membership, Node, NodeIdentity, Result, Role, access,
     desk::{Deed, Desk},

@@ -49,10 +49,7 @@ impl HostedMatchService for Hosted {
 
     type WatchHostedMatchStream = Watch;
 
-    async fn watch_hosted_match(
-        &self,
-        request: Request<WatchHostedMatchRequest>,
-    ) -> Result<Response<Watch>, Status> {
+    async fn watch_hosted_match(&self, request: Request<WatchHostedMatchRequest>) -> Result<Response<Watch>, Status> {
         let request = request.into_inner();
         let match_id = id(&request.match_id, "match_id")?;
         let place = Arc::clone(&self.watchers).try_acquire_owned();

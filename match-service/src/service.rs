@@ -25,8 +25,8 @@ use uuid::Uuid;
 use crate::{
     game::Registry,
     games::{self, Announcer, Games},
-    hosted,
     host::{Host, HostDeps, HostLink, Manners, PgRows, Port, Stop, Trust},
+    hosted,
     lease::TrustKeeper,
     moving::{GrpcPeers, MAX_SNAPSHOT, Mover},
     outside::Services,

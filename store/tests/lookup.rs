@@ -130,12 +130,18 @@ async fn matches_are_found_newest_first_by_state_mode_host_and_player() -> anyho
         .execute(&db.pool)
         .await?;
     }
-    sqlx::query("INSERT INTO match_players (player_id, match_id) VALUES ($1, $2)").bind(id(70)).bind(id(3)).execute(&db.pool).await?;
-    sqlx::query("INSERT INTO match_checkpoints (match_id, epoch, number, body) VALUES ($1, 1, 4, 'abc'), ($2, 1, 0, '')")
-        .bind(id(1))
+    sqlx::query("INSERT INTO match_players (player_id, match_id) VALUES ($1, $2)")
+        .bind(id(70))
         .bind(id(3))
         .execute(&db.pool)
         .await?;
+    sqlx::query(
+        "INSERT INTO match_checkpoints (match_id, epoch, number, body) VALUES ($1, 1, 4, 'abc'), ($2, 1, 0, '')",
+    )
+    .bind(id(1))
+    .bind(id(3))
+    .execute(&db.pool)
+    .await?;
     let all = || Wanted {
         states: ["allocating", "running", "finished", "failed"].map(str::to_owned).to_vec(),
         ..Wanted::default()

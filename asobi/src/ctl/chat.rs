@@ -33,7 +33,10 @@ enum Order {
         last: i32,
     },
     /// Say something in a channel, as nobody: stored and delivered as any message
-    Send { channel: String, content: String },
+    Send {
+        channel: String,
+        content: String,
+    },
     Delete(moderation::DeleteArgs),
     /// What was said in a channel, oldest first
     History {
@@ -145,21 +148,20 @@ fn object(message: &ChannelMessage) -> Value {
         "message_id": message.message_id,
         "sender_id": message.sender_id,
         "content": message.content,
+        "deleted": message.deleted,
         "sent_at": message.sent_at.as_ref().map(|at| at.seconds * 1_000 + i64::from(at.nanos / 1_000_000)),
     })
 }
 
 fn sentence(message: &ChannelMessage) -> String {
     let at = shown::time(message.sent_at.as_ref());
-    format!("#{}  {at}  {}  {}", message.seq, message.sender_id, shown::plain(&message.content))
+    let said = if message.deleted { "(deleted)".to_owned() } else { shown::plain(&message.content) };
+    format!("#{}  {at}  {}  {said}", message.seq, message.sender_id)
 }
 
 async fn send(ctl: &Ctl, channel: &str, content: &str) -> anyhow::Result<()> {
-    let request = SendMessageRequest {
-        channel_id: channel.to_owned(),
-        content: content.to_owned(),
-        request_id: request_id(),
-    };
+    let request =
+        SendMessageRequest { channel_id: channel.to_owned(), content: content.to_owned(), request_id: request_id() };
     let sent = ctl
         .ask(Some(hearing(ctl).await?), async |channel| {
             ChatServiceClient::new(channel).send_message(with_deadline(request.clone(), DEADLINE)).await

@@ -217,6 +217,9 @@ mod tests {
         assert!(shown.contains("banned   for ever  spam\u{fffd}\n"), "{shown}");
         assert!(shown.contains("match    m  duel  running on match-0"), "{shown}");
         let object = detail(&found);
-        assert_eq!((&object["username"], &object["match"]["match_id"], &object["ban"]["until"]), (&json!("ada"), &json!("m"), &Value::Null));
+        assert_eq!(
+            (&object["username"], &object["match"]["match_id"], &object["ban"]["until"]),
+            (&json!("ada"), &json!("m"), &Value::Null)
+        );
     }
 }

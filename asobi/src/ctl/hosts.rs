@@ -7,8 +7,9 @@ use clap::Args;
 use serde_json::json;
 
 use super::{
-    Ctl, DEADLINE, output,
+    Ctl, DEADLINE,
     one::{meant, request_id},
+    output,
 };
 
 #[derive(Debug, Args)]

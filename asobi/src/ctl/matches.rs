@@ -5,8 +5,7 @@ mod watch;
 
 use asobi_cluster::Role;
 use asobi_proto::ops_v1::{
-    EndMatchRequest, ListMatchesRequest, Match, MatchState, MoveMatchRequest,
-    match_service_client::MatchServiceClient,
+    EndMatchRequest, ListMatchesRequest, Match, MatchState, MoveMatchRequest, match_service_client::MatchServiceClient,
 };
 use asobi_service_kit::grpc::with_deadline;
 use clap::{Args, Subcommand, ValueEnum};
@@ -14,9 +13,9 @@ use serde_json::{Value, json};
 use uuid::Uuid;
 
 use super::{
-    Ctl, DEADLINE, output,
+    Ctl, DEADLINE,
     one::{meant, request_id},
-    shown,
+    output, shown,
 };
 
 /// Matches, newest first: those that run, unless a state is named
@@ -183,11 +182,8 @@ async fn end(ctl: &Ctl, match_id: Uuid, reason: &str, result: &str) -> anyhow::R
 pub async fn move_match(args: &MoveArgs, ctl: &Ctl) -> anyhow::Result<()> {
     // Here the answer names the hosts there are.
     ctl.node(&args.host, Role::Match).await?;
-    let request = MoveMatchRequest {
-        match_id: args.match_id.to_string(),
-        to_node: args.host.clone(),
-        request_id: request_id(),
-    };
+    let request =
+        MoveMatchRequest { match_id: args.match_id.to_string(), to_node: args.host.clone(), request_id: request_id() };
     let moved = ctl
         .ask(None, async |channel| {
             let request = with_deadline(request.clone(), DEADLINE);

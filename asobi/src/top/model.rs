@@ -99,8 +99,7 @@ pub enum SortBy {
 }
 
 impl SortBy {
-    pub const ALL: [Self; 7] =
-        [Self::Role, Self::Node, Self::Load, Self::Cpu, Self::Memory, Self::Frames, Self::Chat];
+    pub const ALL: [Self; 7] = [Self::Role, Self::Node, Self::Load, Self::Cpu, Self::Memory, Self::Frames, Self::Chat];
 
     /// The key that asks for it, which begins its name.
     pub fn key(self) -> char {
@@ -244,8 +243,16 @@ pub mod tests {
             stats: stats(
                 at,
                 1,
-                &[(SESSIONS, 5.0), (FRAMES_IN, frames), (FRAMES_OUT, 3.0 * frames), (CHAT, frames / 2.0), (CPU, cpu),
-                  (MEMORY, 64.0 * 1024.0 * 1024.0), (LAG, 0.004), (CONNECTIONS, 12.0)],
+                &[
+                    (SESSIONS, 5.0),
+                    (FRAMES_IN, frames),
+                    (FRAMES_OUT, 3.0 * frames),
+                    (CHAT, frames / 2.0),
+                    (CPU, cpu),
+                    (MEMORY, 64.0 * 1024.0 * 1024.0),
+                    (LAG, 0.004),
+                    (CONNECTIONS, 12.0),
+                ],
             ),
         };
         let silent = || NodeSample { node: node("match-0", "match", true), stats: None };
@@ -255,7 +262,11 @@ pub mod tests {
             stats: stats(at, 2, &[(LAG, 0.010), (CPU, 1.0)]),
         };
         let queue = Some(vec![QueueStats { mode: "duel".into(), tickets: 3, players: 4, ..QueueStats::default() }]);
-        let first = Sample { nodes: vec![gateway(100.0, 10.0, 1.0), silent(), lost(), leader(7.0)], queue: None, problem: None };
+        let first = Sample {
+            nodes: vec![gateway(100.0, 10.0, 1.0), silent(), lost(), leader(7.0)],
+            queue: None,
+            problem: None,
+        };
         let nodes = vec![gateway(102.0, 110.0, 2.5), silent(), lost(), leader(9.0)];
         (first, Sample { nodes, queue, problem: None })
     }
@@ -270,8 +281,12 @@ pub mod tests {
         let conditions: Vec<_> = model.rows.iter().map(|row| (row.node_id.as_str(), row.condition)).collect();
         assert_eq!(
             conditions,
-            [("gateway-0", Condition::Answers), ("match-0", Condition::Silent), ("match-1", Condition::Lost),
-             ("matchmaker-0", Condition::Answers)]
+            [
+                ("gateway-0", Condition::Answers),
+                ("match-0", Condition::Silent),
+                ("match-1", Condition::Lost),
+                ("matchmaker-0", Condition::Answers)
+            ]
         );
         let totals = &model.totals;
         assert_eq!((totals.alive, totals.answering, totals.nodes), (3, 2, 4));

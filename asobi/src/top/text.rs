@@ -6,7 +6,8 @@ use super::model::{Condition, Model, Row, Totals};
 use crate::ctl::output;
 
 /// Above the table of nodes.
-pub const NODES: [&str; 11] = ["node", "role", "state", "load", "cpu", "memory", "in/s", "out/s", "talk/s", "calls/s", "lag"];
+pub const NODES: [&str; 11] =
+    ["node", "role", "state", "load", "cpu", "memory", "in/s", "out/s", "talk/s", "calls/s", "lag"];
 /// Above the table of the queue.
 pub const QUEUE: [&str; 6] = ["mode", "tickets", "players", "oldest", "matches/s", "state"];
 
@@ -153,8 +154,19 @@ mod tests {
     fn a_picture_has_every_node_and_says_who_does_not_answer() {
         let (first, second) = looks();
         let said = picture(&Model::of(Some(&first), &second));
-        for part in ["nodes 3/4 alive, 2 answer", "queued 4", "NOTIFY lag 10.0 ms", "connections 12", "gateway-0",
-                     "75 %", "64 MiB", "no answer", "lost", "ready, leads", "duel"] {
+        for part in [
+            "nodes 3/4 alive, 2 answer",
+            "queued 4",
+            "NOTIFY lag 10.0 ms",
+            "connections 12",
+            "gateway-0",
+            "75 %",
+            "64 MiB",
+            "no answer",
+            "lost",
+            "ready, leads",
+            "duel",
+        ] {
             assert!(said.contains(part), "{part} is not in\n{said}");
         }
         let object = object(&Model::of(Some(&first), &second));

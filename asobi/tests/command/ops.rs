@@ -59,7 +59,10 @@ async fn a_match_is_seen_watched_over_its_move_and_ended() -> anyhow::Result<()>
     let (ada_id, bo_id) = (ada.id().to_owned(), bo.id().to_owned());
 
     let listed = answer(&cluster, &["ctl", "matches", "--mode", "duel"]).await?;
-    assert_eq!((&listed[0]["match_id"], &listed[0]["state"], &listed[0]["players"]), (&json!(id), &json!("running"), &json!(2)));
+    assert_eq!(
+        (&listed[0]["match_id"], &listed[0]["state"], &listed[0]["players"]),
+        (&json!(id), &json!("running"), &json!(2))
+    );
     assert_eq!(answer(&cluster, &["ctl", "matches", "--player", &ada_id]).await?.as_array().map(Vec::len), Some(1));
     assert_eq!(answer(&cluster, &["ctl", "matches", "--state", "failed"]).await?, json!([]));
     let from = listed[0]["host_node"].as_str().context("a host")?.to_owned();
@@ -74,11 +77,13 @@ async fn a_match_is_seen_watched_over_its_move_and_ended() -> anyhow::Result<()>
     assert_eq!(running["seats"].as_array().map(Vec::len), Some(2), "{shown}");
     let theirs = answer(&cluster, &["ctl", "match", "show", &id, "--player", &bo_id]).await?;
     assert_eq!(theirs["running"]["state"]["you"], json!(bo_id), "what one of them sees: {theirs}");
-    assert!(printed(&cluster, &["ctl", "match", "show", &id]).await?.contains("2 connected") || running["seats"][0]["sessions"] == 1);
+    let said = printed(&cluster, &["ctl", "match", "show", &id]).await?;
+    assert!(said.contains("1 connected") && said.contains("number "), "{said}");
 
     let dir = tempfile::tempdir()?;
     let mut watch = follow(&cluster, &["match", "watch", &id, "--rate", "10"], &dir)?;
-    until("a state that is watched", async || Ok(objects(&watch).iter().any(|seen| seen["node_id"] == from.as_str()))).await?;
+    until("a state that is watched", async || Ok(objects(&watch).iter().any(|seen| seen["node_id"] == from.as_str())))
+        .await?;
     let moved = answer(&cluster, &["ctl", "match", "move", &id, to]).await?;
     assert_eq!((&moved["from"], &moved["to"], &moved["epoch"]), (&json!(from), &json!(to), &json!(2)));
     until("a state from the other host", async || {
@@ -144,7 +149,8 @@ async fn a_channel_is_followed_while_two_talk_and_spoken_in() -> anyhow::Result<
         (&heard["sender_id"], &heard["content"]),
         (&json!("00000000-0000-0000-0000-000000000000"), &json!("the server restarts at noon"))
     );
-    until("all of them, in order", async || Ok(seqs(&tail) == (3..=26).collect::<Vec<i64>>())).await
+    until("all of them, in order", async || Ok(seqs(&tail) == (3..=26).collect::<Vec<i64>>()))
+        .await
         .with_context(|| tail.said())?;
     tail.lives()?;
     let history = answer(&cluster, &["ctl", "chat", "history", lobby, "--limit", "2"]).await?;
@@ -168,7 +174,7 @@ async fn players_configurations_and_the_whole_cluster_are_seen() -> anyhow::Resu
         answer(&cluster, &arguments.iter().map(String::as_str).collect::<Vec<_>>()).await
     };
     let (ada, _anna) = (cluster.player(0, "ada").await?, cluster.player(0, "anna").await?);
-    let mut bo = cluster.player(0, "bo_100%").await.or(cluster.player(0, "bo").await)?;
+    let mut bo = cluster.player(0, "bo").await?;
 
     let names = |players: &Value| -> Vec<String> {
         players.as_array().into_iter().flatten().filter_map(|p| Some(p["username"].as_str()?.to_owned())).collect()
@@ -199,7 +205,10 @@ async fn players_configurations_and_the_whole_cluster_are_seen() -> anyhow::Resu
     let top = ask(&["top", "--once", "--interval", "0.5"]).await?;
     let nodes = top["nodes"].as_array().context("nodes")?;
     assert!(nodes.len() == 4 && nodes.iter().all(|node| node["answers"] == true), "{top}");
-    assert!(top["sessions"].as_f64().is_some_and(|n| n >= 2.0) && top["database_connections"].as_f64() > Some(0.0), "{top}");
+    assert!(
+        top["sessions"].as_f64().is_some_and(|n| n >= 2.0) && top["database_connections"].as_f64() > Some(0.0),
+        "{top}"
+    );
     assert!(top["notify_lag_seconds"].as_f64().is_some_and(|lag| lag > 0.0 && lag < 5.0), "{top}");
     let arguments = with_key(&["top", "--once"]);
     let picture = printed(&cluster, &arguments.iter().map(String::as_str).collect::<Vec<_>>()).await?;

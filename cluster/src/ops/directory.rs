@@ -18,9 +18,7 @@ use asobi_store::{
 use sqlx::PgPool;
 use tonic::{Request, Response, Status};
 
-use super::lists::{
-    id, next_token, optional_id, optional_text, page_after, page_size, page_token, timestamp, unread,
-};
+use super::lists::{id, next_token, optional_id, optional_text, page_after, page_size, page_token, timestamp, unread};
 
 const DEADLINE: Duration = Duration::from_secs(4);
 const PLAYERS: (i64, i64) = (50, 200);
@@ -52,10 +50,7 @@ impl PlayerDirectoryService for Players {
         };
         let mut found = within(DEADLINE, players::search(&self.pool, &search, size + 1)).await.map_err(unread)?;
         let next_page_token = next_token(&mut found, size, |player| player.key.clone());
-        Ok(Response::new(SearchPlayersResponse {
-            players: found.into_iter().map(summary).collect(),
-            next_page_token,
-        }))
+        Ok(Response::new(SearchPlayersResponse { players: found.into_iter().map(summary).collect(), next_page_token }))
     }
 
     async fn get_player(&self, request: Request<GetPlayerRequest>) -> Result<Response<GetPlayerResponse>, Status> {
@@ -76,10 +71,7 @@ impl PlayerDirectoryService for Players {
         let reading = players::sessions(&self.pool, player, node.as_deref(), after, size + 1);
         let mut found = within(DEADLINE, reading).await.map_err(unread)?;
         let next_page_token = next_token(&mut found, size, |session| session.session_id.to_string());
-        Ok(Response::new(ListSessionsResponse {
-            sessions: found.into_iter().map(session).collect(),
-            next_page_token,
-        }))
+        Ok(Response::new(ListSessionsResponse { sessions: found.into_iter().map(session).collect(), next_page_token }))
     }
 }
 

@@ -88,8 +88,7 @@ impl MatchService for Matches {
         let request = request.into_inner();
         let match_id = id(&request.match_id, "match_id")?;
         optional_id(&request.player_id, "player_id")?;
-        let asked =
-            InspectHostedMatchRequest { match_id: match_id.to_string(), player_id: request.player_id.clone() };
+        let asked = InspectHostedMatchRequest { match_id: match_id.to_string(), player_id: request.player_id.clone() };
         let ask = |host: Hosting| {
             let asked = with_deadline(asked.clone(), ASK);
             async move { host.client().inspect_hosted_match(asked).await.map(Response::into_inner) }

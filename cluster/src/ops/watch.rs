@@ -145,7 +145,9 @@ impl Watching {
     async fn look_again(&mut self) {
         match hosted::row(&self.pool, self.match_id).await {
             Ok(row) => self.row = row,
-            Err(status) => tracing::debug!(%status, game.match_id = %self.match_id, "A match that is watched was not found."),
+            Err(status) => {
+                tracing::debug!(%status, game.match_id = %self.match_id, "A match that is watched was not found.")
+            }
         }
     }
 
@@ -167,7 +169,10 @@ impl Watching {
 
 /// What waiting does not help against: the request is wrong, or there is no room for watchers.
 fn is_final(status: &Status) -> bool {
-    matches!(status.code(), Code::InvalidArgument | Code::ResourceExhausted | Code::PermissionDenied | Code::Unimplemented)
+    matches!(
+        status.code(),
+        Code::InvalidArgument | Code::ResourceExhausted | Code::PermissionDenied | Code::Unimplemented
+    )
 }
 
 fn said(kind: Kind) -> WatchMatchResponse {

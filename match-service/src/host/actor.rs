@@ -74,7 +74,17 @@ impl Actor {
         if room.settings.tick_rate > 0 {
             mailbox.gather_inputs();
         }
-        Self { room, fence, mailbox, around, writing: None, waiting: Vec::new(), moving: None, enders: Vec::new(), over: false }
+        Self {
+            room,
+            fence,
+            mailbox,
+            around,
+            writing: None,
+            waiting: Vec::new(),
+            moving: None,
+            enders: Vec::new(),
+            over: false,
+        }
     }
 
     /// Runs the match until its end is written, it has moved, or it may no longer be. One that panics ends as failed.

@@ -182,7 +182,8 @@ mod tests {
 
     #[test]
     fn what_is_too_large_or_too_deep_is_cut_and_stays_json() {
-        let (state, truncated) = shown("local t = {} for i = 1, 10000 do t[i] = {id = i} end return {list = t, n = 1}", 1_000);
+        let (state, truncated) =
+            shown("local t = {} for i = 1, 10000 do t[i] = {id = i} end return {list = t, n = 1}", 1_000);
         assert!(truncated);
         let list = state["list"].as_array().expect("a list");
         assert!(list.len() < 200 && list.last() == Some(&json!("…")), "{}", list.len());

@@ -87,7 +87,8 @@ impl ChatService for Operators {
             return Err(invalid("last", "must be 0 to 200, and after_seq at least 0"));
         }
         let place = Arc::clone(&self.tails).try_acquire_owned();
-        let place = place.map_err(|_| status(ErrorCode::RATE_LIMITED, "too many channels are followed at this node"))?;
+        let place =
+            place.map_err(|_| status(ErrorCode::RATE_LIMITED, "too many channels are followed at this node"))?;
         let tail = Tail::begin(&self.hub, &request, place, self.draining.clone()).await?;
         Ok(Response::new(Box::pin(stream::unfold(tail, Tail::next))))
     }
@@ -241,8 +242,7 @@ impl Tail {
         let conn = Arc::new(Conn::new(hub.registry.next_no(), WAITING));
         let cell = hub.chat.channels.join(&request.channel_id, &conn);
         // From here on its end takes it out of the channel.
-        let mut tail =
-            Self { hub: Arc::clone(hub), conn, cell, begin: None, over: false, draining, _place: place };
+        let mut tail = Self { hub: Arc::clone(hub), conn, cell, begin: None, over: false, draining, _place: place };
         let (last_seq, missed, truncated) =
             tail.catch_up(request.last, request.after_seq).await.map_err(|error| unread(&error))?;
         let missed = missed.iter().map(shared_frame).collect();
@@ -327,6 +327,8 @@ fn kind(frame: &str) -> Kind {
         sent_at: i64,
         message_id: String,
         seq: i64,
+        #[serde(default)]
+        deleted: bool,
     }
     match serde_json::from_str::<Said>(frame) {
         Ok(Said { kind, payload }) if kind == "chat.message" => Kind::Message(ChannelMessage {
@@ -336,6 +338,7 @@ fn kind(frame: &str) -> Kind {
             sender_id: payload.sender_id,
             content: payload.content,
             sent_at: Some(timestamp(payload.sent_at)),
+            deleted: payload.deleted,
         }),
         _ => Kind::FrameJson(frame.to_owned()),
     }
@@ -353,6 +356,7 @@ fn written(message: Message) -> ChannelMessage {
         sent_at: Some(asobi_cluster::ops::timestamp(message.sent_at)),
         channel_id: message.channel_id,
         content: message.content,
+        deleted: message.deleted,
     }
 }
 
@@ -389,6 +393,7 @@ mod tests {
             sender_id: Uuid::from_u128(2),
             content: "hi".into(),
             sent_at: time::OffsetDateTime::from_unix_timestamp(7).unwrap(),
+            deleted: false,
         };
         assert_eq!(kind(shared_frame(&message).as_str()), Kind::Message(written(message)));
         let other = r#"{"type":"chat.deleted","payload":{"seq":3}}"#;

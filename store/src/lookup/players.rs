@@ -38,7 +38,11 @@ pub struct Summary {
 /// When the database does not answer.
 pub async fn search(pool: &PgPool, search: &Search, limit: i64) -> Result<Vec<Summary>> {
     if let Some(id) = search.player_id {
-        return Ok(summary(pool, id).await?.filter(|player| search.online.is_none_or(|on| on == player.online)).into_iter().collect());
+        return Ok(summary(pool, id)
+            .await?
+            .filter(|player| search.online.is_none_or(|on| on == player.online))
+            .into_iter()
+            .collect());
     }
     Ok(sqlx::query_as!(
         Summary,

@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use uuid::Uuid;
 
 use super::{object, state};
-use crate::ctl::{Ctl, DEADLINE, output, one::meant, shown};
+use crate::ctl::{Ctl, DEADLINE, one::meant, output, shown};
 
 /// A host that does not answer costs its part of the answer.
 pub async fn run(ctl: &Ctl, match_id: Uuid, player: Option<Uuid>) -> anyhow::Result<()> {
@@ -136,7 +136,8 @@ fn running(inspection: &MatchInspection) -> Vec<(&'static str, String)> {
         ("waiting", format!("{} inputs, {} effects", inspection.inputs_waiting, inspection.effects_waiting)),
     ];
     pairs.extend(inspection.seats.iter().map(|seat| ("seat", sits(seat))));
-    let timer = |(name, due): (&str, i64)| ("timer", format!("{} in {}", shown::plain(name), output::milliseconds(due)));
+    let timer =
+        |(name, due): (&str, i64)| ("timer", format!("{} in {}", shown::plain(name), output::milliseconds(due)));
     pairs.extend(inspection.timers.iter().map(|due| timer((&due.name, due.due_in_ms))));
     let view = inspection.view.clone().unwrap_or_default();
     let cut = if view.truncated { "  (cut)" } else { "" };
@@ -186,7 +187,13 @@ mod tests {
         };
         let found = GetMatchResponse { r#match: Some(line), ..GetMatchResponse::default() };
         let said = text(&found, Some(&inspection));
-        for part in ["running on match-0, epoch 3", "p  2 connected", "q  away, waits 1.5 s", "bot_1  a bot", r#"{"a":1}  (cut)"#] {
+        for part in [
+            "running on match-0, epoch 3",
+            "p  2 connected",
+            "q  away, waits 1.5 s",
+            "bot_1  a bot",
+            r#"{"a":1}  (cut)"#,
+        ] {
             assert!(said.contains(part), "{part} is not in\n{said}");
         }
         let object = detail(&found, Some(&inspection));

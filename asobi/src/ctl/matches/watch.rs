@@ -11,7 +11,7 @@ use tonic::{Code, Request};
 use uuid::Uuid;
 
 use super::state;
-use crate::ctl::{Ctl, output, one::meant, refusal, shown};
+use crate::ctl::{Ctl, one::meant, output, refusal, shown};
 
 /// Times in a row that a watch is begun again without a word in between, and the pause before each.
 const AGAIN: u32 = 20;
