@@ -80,7 +80,7 @@ async fn players_are_found_by_how_their_names_begin_and_nothing_is_a_wildcard() 
 async fn a_player_is_found_with_what_goes_on_around_them() -> anyhow::Result<()> {
     let db = TestDatabase::create().await?;
     cast(&db.pool, &["ada", "bo"]).await?;
-    sqlx::raw_sql(&format!(
+    sqlx::raw_sql(sqlx::AssertSqlSafe(format!(
         "INSERT INTO bans (player_id, reason, until) VALUES ('{ada}', 'spam', now() + interval '1 hour'), ('{bo}', 'x', now() - interval '1 hour');
          INSERT INTO matches (id, mode, state, host_node, host_incarnation, epoch, term, players)
              VALUES ('{m}', 'duel', 'running', 'h', 1, 3, 1, ARRAY['{bo}', '{ada}']::uuid[]);
@@ -88,9 +88,10 @@ async fn a_player_is_found_with_what_goes_on_around_them() -> anyhow::Result<()>
          INSERT INTO tickets (id, player_id, mode, state, expires_at) VALUES
              ('{t}', '{ada}', 'duel', 'pending', now() + interval '1 hour'), ('{u}', '{ada}', 'duel', 'expired', now());
          INSERT INTO friendships (id, player_id, friend_id, status) VALUES ('{t}', '{bo}', '{ada}', 'accepted');
-         INSERT INTO notifications (id, player_id, type, subject, read) VALUES ('{t}', '{ada}', 'n', 's', false), ('{u}', '{ada}', 'n', 's', true)",
+         INSERT INTO notifications (id, player_id, type, subject, read, expires_at) VALUES ('{t}', '{ada}', 'n', 's', false, NULL),
+             ('{u}', '{ada}', 'n', 's', true, NULL), ('{m}', '{ada}', 'n', 's', false, now() - interval '1 hour')",
         ada = id(1), bo = id(2), m = id(9), t = id(20), u = id(21),
-    ))
+    )))
     .execute(&db.pool)
     .await?;
     let ada = players::detail(&db.pool, id(1)).await?.expect("there");

@@ -200,6 +200,12 @@ impl MatchHandle {
         self.sender.try_send(message).is_ok()
     }
 
+    /// Whether it has ended here: nothing reaches it any more.
+    #[must_use]
+    pub fn is_over(&self) -> bool {
+        self.sender.is_closed()
+    }
+
     /// Stops the match. One that was lost stays so.
     pub fn stop(&self, why: Stop) {
         self.stops.send_if_modified(|stop| {

@@ -86,7 +86,7 @@ async fn ask<T>(
 ) -> Result<T, AskError> {
     let (reply, answer) = oneshot::channel();
     if !handle.offer(question(reply)) {
-        return Err(AskError::Busy);
+        return Err(if handle.is_over() { AskError::NotHere } else { AskError::Busy });
     }
     match tokio::time::timeout(bound, answer).await {
         Ok(Ok(answer)) => Ok(answer),

@@ -191,7 +191,8 @@ pub async fn detail(pool: &PgPool, id: Uuid) -> Result<Option<Detail>> {
                   (SELECT count(*) FROM friendships f
                    WHERE (f.player_id = $1 OR f.friend_id = $1) AND f.status = 'accepted') AS "friends!",
                   (SELECT count(*) FROM (
-                      SELECT 1 FROM notifications n WHERE n.player_id = $1 AND NOT n.read LIMIT $2) AS counted) AS "unread!"
+                      SELECT 1 FROM notifications n
+                      WHERE n.player_id = $1 AND NOT n.read AND (n.expires_at IS NULL OR n.expires_at > now()) LIMIT $2) AS counted) AS "unread!"
            FROM players WHERE id = $1"#,
         id,
         UNREAD,
