@@ -6,6 +6,7 @@ use std::{sync::Arc, time::Duration};
 
 use asobi_proto::{
     effect::EffectBody,
+    error::ErrorCode,
     match_v1::{
         AddPlayersRequest, AddPlayersResponse, AdoptMatchRequest, AdoptMatchResponse, CreateMatchRequest,
         CreateMatchResponse, DrainRequest, DrainResponse, MoveMatchRequest, MoveMatchResponse, PendingEffect,
@@ -13,7 +14,7 @@ use asobi_proto::{
         match_host_service_server::MatchHostService, relay_request, relay_response::Kind,
     },
 };
-use asobi_service_kit::{Shutdown, telemetry};
+use asobi_service_kit::{Shutdown, grpc, telemetry};
 use asobi_session::link::{Edge, Entered, Entry, LinkError, MatchLink, SessionNo};
 use asobi_store::{effects::Effect, matches::Fence};
 use bytes::Bytes;
@@ -186,11 +187,11 @@ fn effect(pending: &PendingEffect) -> Result<Effect, Status> {
 fn refusal(error: &MoveError) -> Status {
     let message = error.to_string();
     match error {
-        MoveError::NotHere => Status::not_found(message),
-        MoveError::Unanswered(_) => Status::unavailable(message),
-        MoveError::NoSuchHost(_) => Status::invalid_argument(message),
+        MoveError::NotHere => grpc::status(ErrorCode::MATCH_NOT_FOUND, message),
+        MoveError::Unanswered(_) => grpc::status(ErrorCode::NOT_READY, message),
+        MoveError::NoSuchHost(_) => grpc::status(ErrorCode::INVALID_PAYLOAD, message),
         MoveError::Ending | MoveError::Unsavable(_) | MoveError::Refused(_) | MoveError::InDoubt => {
-            Status::failed_precondition(message)
+            grpc::refusal(ErrorCode::WS_REQUEST_FAILED.as_str(), message)
         }
     }
 }
@@ -200,7 +201,7 @@ fn uuids(players: &[String]) -> Result<Vec<Uuid>, Status> {
 }
 
 fn uuid(text: &str, field: &str) -> Result<Uuid, Status> {
-    Uuid::try_parse(text).map_err(|_| Status::invalid_argument(format!("{field} is not a UUID")))
+    Uuid::try_parse(text).map_err(|_| grpc::invalid(field, "is not a UUID"))
 }
 
 fn status(error: &CreateError) -> Status {

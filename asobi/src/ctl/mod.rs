@@ -252,7 +252,7 @@ impl Ctl {
             bail!("no {role} of this cluster is alive; `asobi ctl nodes` shows who was there")
         }
         bail!(
-            "no {role} answered ({}); run this where the nodes' gRPC addresses can be reached, and see `asobi ctl nodes`",
+            "no {role} answered ({}); run this where the nodes' gRPC addresses can be reached, with --ca where they speak TLS, and see `asobi ctl nodes`",
             unanswered.join("; ")
         )
     }
@@ -267,7 +267,9 @@ fn candidates(mut nodes: Vec<Node>, role: Option<Role>) -> Vec<Node> {
 /// Whether another node may know better: this one is away, or does not lead.
 fn passes_on(status: &Status) -> bool {
     let not_mine = status.code() == Code::FailedPrecondition && grpc::error_code(status).is_none();
-    not_mine || matches!(status.code(), Code::Unavailable | Code::DeadlineExceeded | Code::Cancelled)
+    // No node has said this: the connection broke, or speaks something else.
+    let unsaid = std::error::Error::source(status).is_some();
+    not_mine || unsaid || matches!(status.code(), Code::Unavailable | Code::DeadlineExceeded | Code::Cancelled)
 }
 
 /// What a node said, as an error for people.

@@ -12,7 +12,7 @@ use tonic::Code;
 
 use crate::{
     ALONE,
-    support::{Cluster, PATIENCE, Process, until},
+    support::{Cluster, PATIENCE, cluster::Process, until},
 };
 
 const ROLES: [&str; 4] = ["gateways", "match_hosts", "matchmakers", "social_services"];

@@ -15,7 +15,6 @@ mod schema;
 
 use std::time::Duration;
 
-pub use authority::Authority;
 pub use client::Client;
 pub use cluster::Cluster;
 pub use proxy::Proxy;

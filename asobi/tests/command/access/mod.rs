@@ -10,8 +10,8 @@ use serde_json::Value;
 use super::{
     child::{output, until},
     support::{
-        Authority, Cluster,
-        authority::{Files, NODES},
+        Cluster,
+        authority::{Authority, Files, NODES},
     },
 };
 
