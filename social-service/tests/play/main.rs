@@ -4,5 +4,6 @@ mod boards;
 mod effects;
 mod friends;
 mod groups;
+mod moderation;
 mod notifications;
 mod stage;
