@@ -36,8 +36,10 @@ async fn mutes_words_and_deletions_hold_on_every_gateway() -> anyhow::Result<()>
     let sent = bo.call("chat.send", json!({"channel_id": LOBBY, "content": "buy gold"})).await?;
     assert_eq!(ada.push("chat.message").await?["content"], "buy gold");
     let seq = sent["seq"].to_string();
-    let (status, report) =
-        ada.account.post("/reports", json!({"channel_id": LOBBY, "seq": sent["seq"], "kind": "spam", "note": "ad"})).await?;
+    let (status, report) = ada
+        .account
+        .post("/reports", json!({"channel_id": LOBBY, "seq": sent["seq"], "kind": "spam", "note": "ad"}))
+        .await?;
     assert_eq!((status, &report["player_id"], &report["state"]), (200, &json!(bo.id()), &json!("open")), "{report}");
     let deleted = ctl(&cluster, &["chat-delete", LOBBY, "--seq", &seq]).await?;
     assert_eq!(deleted["message_id"], sent["message_id"]);
@@ -113,7 +115,10 @@ async fn a_kick_an_export_and_an_erasure_reach_every_gateway() -> anyhow::Result
     let text = std::fs::read_to_string(&file)?;
     let records: Vec<Value> = text.lines().map(serde_json::from_str).collect::<Result<_, _>>()?;
     let of = |kind: &str| records.iter().filter(|r| r["kind"] == kind).map(|r| &r["data"]).collect::<Vec<_>>();
-    assert_eq!((of("account")[0]["id"].as_str(), of("direct_message")[0]["content"].as_str()), (Some(&*id), Some("a secret")));
+    assert_eq!(
+        (of("account")[0]["id"].as_str(), of("direct_message")[0]["content"].as_str()),
+        (Some(&*id), Some("a secret"))
+    );
     assert_eq!(of("message")[0]["content"], "in the open");
     assert!(!of("login").is_empty() && of("audit").iter().any(|entry| entry["action"] == "PlayerService/KickPlayer"));
     let end = records.last().context("an end")?;

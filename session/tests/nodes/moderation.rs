@@ -228,13 +228,13 @@ async fn a_kick_closes_the_sockets_that_were_there_and_no_later_one() -> anyhow:
 }
 
 /// A studio's filter: slow about what is slow, and of its own opinion about the rest.
-#[derive(Default)]
+#[derive(Clone, Default)]
 struct Studio {
-    go: Notify,
+    go: Arc<Notify>,
 }
 
 #[tonic::async_trait]
-impl TextFilterService for Arc<Studio> {
+impl TextFilterService for Studio {
     async fn check_text(&self, request: Request<CheckTextRequest>) -> Result<Response<CheckTextResponse>, Status> {
         let request = request.into_inner();
         assert!(request.kind() == TextKind::Chat || request.channel_id.starts_with("dm:"));
@@ -256,11 +256,11 @@ impl TextFilterService for Arc<Studio> {
     }
 }
 
-async fn studio() -> anyhow::Result<(Arc<Studio>, SocketAddr, tokio::task::JoinHandle<()>)> {
-    let studio = Arc::new(Studio::default());
+async fn studio() -> anyhow::Result<(Studio, SocketAddr, tokio::task::JoinHandle<()>)> {
+    let studio = Studio::default();
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await?;
     let address = listener.local_addr()?;
-    let server = tonic::transport::Server::builder().add_service(TextFilterServiceServer::new(Arc::clone(&studio)));
+    let server = tonic::transport::Server::builder().add_service(TextFilterServiceServer::new(studio.clone()));
     let serving = tokio::spawn(async move {
         let _ = server.serve_with_incoming(TcpListenerStream::new(listener)).await;
     });

@@ -1,8 +1,8 @@
 use asobi_proto::{
     error::ErrorCode,
     social_v1::{
-        AddWordRequest, DeleteMessageRequest, GetReportRequest, ListReportsRequest, ListWordsRequest, RemoveWordRequest,
-        Report, ReportPlayerRequest, ReportState, ResolveReportRequest, WordAction,
+        AddWordRequest, DeleteMessageRequest, GetReportRequest, ListReportsRequest, ListWordsRequest,
+        RemoveWordRequest, Report, ReportPlayerRequest, ReportState, ResolveReportRequest, WordAction,
         moderation_service_client::ModerationServiceClient,
     },
 };
@@ -131,7 +131,8 @@ async fn a_report_keeps_the_message_and_is_resolved_once() -> anyhow::Result<()>
     // Said again after that, it is another one.
     assert_ne!(service.report(about(ada, None, 1)).await?.id, made.id);
 
-    let written = audit::list(&database.pool, &Filter { subject: Some(bo.to_string()), ..Filter::default() }, 10).await?;
+    let written =
+        audit::list(&database.pool, &Filter { subject: Some(bo.to_string()), ..Filter::default() }, 10).await?;
     let actions: Vec<&str> = written.iter().map(|kept| kept.entry.action.as_str()).collect();
     assert_eq!(actions, ["ModerationService/ResolveReport", "ModerationService/DeleteMessage"]);
     assert!(written.iter().all(|kept| !kept.entry.detail.to_string().contains("gold")));
@@ -197,7 +198,8 @@ async fn messages_are_deleted_once_and_words_are_kept() -> anyhow::Result<()> {
         whole: true,
         request_id: String::new(),
     };
-    for (word, action) in [("Zounds", WordAction::Mask), (" böse ", WordAction::Refuse), ("zounds", WordAction::Refuse)] {
+    for (word, action) in [("Zounds", WordAction::Mask), (" böse ", WordAction::Refuse), ("zounds", WordAction::Refuse)]
+    {
         service.moderation().add_word(add(word, action)).await?;
     }
     let words = service.moderation().list_words(ListWordsRequest {}).await?.into_inner().words;
