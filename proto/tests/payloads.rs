@@ -79,6 +79,7 @@ fn inboxes() {
         ),
         (format!(r#"{{"k":"match_gone","match_id":"{id}"}}"#), InboxAction::MatchGone { match_id: id }),
         (format!(r#"{{"k":"moved","match_id":"{id}"}}"#), InboxAction::Moved { match_id: id }),
+        (r#"{"k":"kicked","reason":"spam"}"#.to_owned(), InboxAction::Kicked { reason: "spam".into() }),
     ] {
         // Whoever adds an action adds its text above.
         match &expected {
@@ -86,7 +87,8 @@ fn inboxes() {
             | InboxAction::Friends { .. }
             | InboxAction::Group { .. }
             | InboxAction::MatchGone { .. }
-            | InboxAction::Moved { .. } => {}
+            | InboxAction::Moved { .. }
+            | InboxAction::Kicked { .. } => {}
         }
         assert_eq!(read::<InboxAction>(&action), expected);
         let stored = format!(r#"{{"f":{{"type":"x","payload":{{}}}},"a":{action}}}"#);

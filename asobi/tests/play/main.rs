@@ -8,6 +8,7 @@ mod accounts;
 mod bad_input;
 mod chat;
 mod matches;
+mod moderation;
 mod parties;
 mod presence;
 mod queue;

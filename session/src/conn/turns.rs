@@ -41,9 +41,10 @@ impl Turn {
 
     /// Waits until all before it are over.
     pub(crate) async fn come(&mut self) {
-        if let Some(before) = self.before.take() {
+        if let Some(before) = &mut self.before {
             // Nothing is ever sent: it ends.
             let _ = before.await;
+            self.before = None;
         }
     }
 }

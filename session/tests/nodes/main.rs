@@ -6,6 +6,7 @@ mod cluster;
 mod host;
 mod matches;
 mod migration;
+mod moderation;
 mod moves;
 mod presence;
 mod revocation;

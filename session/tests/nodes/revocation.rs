@@ -6,6 +6,7 @@ use asobi_session::auth::{AuthError, IssueError, Verifier};
 use asobi_store::{
     bans::{self, Ban},
     testing::TestDatabase,
+    tokens::Revocation,
 };
 use serde_json::json;
 use sqlx::{AssertSqlSafe, Executor as _, PgPool};
@@ -30,6 +31,14 @@ async fn until(what: &str, mut holds: impl AsyncFnMut() -> bool) {
     tokio::time::timeout(PATIENCE, waiting).await.unwrap_or_else(|_| panic!("{what} did not come to be"));
 }
 
+/// As an operator does, in a transaction.
+async fn ban(pool: &PgPool, player: Uuid, ban: &Ban) -> anyhow::Result<Option<Revocation>> {
+    let mut tx = asobi_store::begin(pool).await?;
+    let revocation = bans::ban(&mut tx, player, ban, ACCESS_TTL_S).await?;
+    tx.commit().await?;
+    Ok(revocation)
+}
+
 fn for_ever() -> Ban {
     Ban { reason: "cheating".into(), until: None }
 }
@@ -41,7 +50,7 @@ async fn a_ban_refuses_every_way_in_until_it_ends() -> anyhow::Result<()> {
     let ada = cluster.player("ada").await?;
     let guest = issuer.guest("device-1", SECRET).await?.account;
     for player in [ada.player_id, guest.player_id] {
-        let revocation = bans::ban(pool, player, &for_ever(), ACCESS_TTL_S).await?.expect("the player is there");
+        let revocation = ban(pool, player, &for_ever()).await?.expect("the player is there");
         assert_eq!((revocation.reason.as_str(), revocation.subject), ("banned", player));
     }
     let banned = |result: Result<(), IssueError>| matches!(result, Err(IssueError::Banned(ban)) if ban == for_ever());
@@ -52,13 +61,15 @@ async fn a_ban_refuses_every_way_in_until_it_ends() -> anyhow::Result<()> {
 
     // Another ban takes its place, one that is over keeps nobody out, and dead tokens stay dead.
     let over = Ban { until: Some(OffsetDateTime::now_utc() - Duration::from_secs(1)), ..for_ever() };
-    bans::ban(pool, ada.player_id, &over, ACCESS_TTL_S).await?;
+    ban(pool, ada.player_id, &over).await?;
     assert!(issuer.login("ada", "secret123").await.is_ok());
     assert!(matches!(issuer.refresh(&ada.tokens.refresh_token).await, Err(IssueError::RefreshToken)));
-    assert!(bans::unban(pool, guest.player_id).await? && bans::unban(pool, guest.player_id).await?);
+    let mut conn = pool.acquire().await?;
+    assert!(bans::unban(&mut conn, guest.player_id).await? && bans::unban(&mut conn, guest.player_id).await?);
     assert!(issuer.guest("device-1", SECRET).await.is_ok());
     let nobody = Uuid::now_v7();
-    assert!(bans::ban(pool, nobody, &for_ever(), ACCESS_TTL_S).await?.is_none() && !bans::unban(pool, nobody).await?);
+    assert!(ban(pool, nobody, &for_ever()).await?.is_none() && !bans::unban(&mut conn, nobody).await?);
+    drop(conn);
     cluster.end().await
 }
 
@@ -74,7 +85,7 @@ async fn a_ban_and_simultaneous_logins_leave_no_token_alive() -> anyhow::Result<
             tokio::spawn(async move { issuer.guest("device-1", SECRET).await })
         })
         .collect();
-    bans::ban(&cluster.db.pool, player, &for_ever(), ACCESS_TTL_S).await?;
+    ban(&cluster.db.pool, player, &for_ever()).await?;
     for login in logins {
         let Ok(guest) = login.await? else { continue };
         let refreshed = issuer.refresh(&guest.account.tokens.refresh_token).await;
@@ -121,6 +132,9 @@ async fn live_everywhere(cluster: &Cluster, client: &mut Client, ada: Uuid, bo: 
          INSERT INTO leaderboard_entries (leaderboard_id, player_id, score, seq) VALUES ('weekly', '{ada}', 5, 1);
          INSERT INTO matches (id, mode, state, host_node, host_incarnation, epoch, term, players) VALUES ('{MATCH}', 'duel', 'running', 'gone', 1, 1, 1, '{{{ada}}}');
          INSERT INTO match_players (player_id, match_id) VALUES ('{ada}', '{MATCH}');
+         INSERT INTO mutes (player_id, muted_by, version) VALUES ('{ada}', 'node', 1);
+         INSERT INTO reports (id, reporter_id, player_id, kind, note) VALUES
+             (gen_random_uuid(), '{ada}', '{bo}', 'spam', 'said by her'), (gen_random_uuid(), '{bo}', '{ada}', 'spam', '');
          INSERT INTO bans (player_id, until) VALUES ('{ada}', now() - interval '1 hour');"
     );
     cluster.db.pool.execute(AssertSqlSafe(rows)).await?;

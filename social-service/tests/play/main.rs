@@ -6,5 +6,6 @@ mod friends;
 mod groups;
 mod invites;
 mod jobs;
+mod moderation;
 mod notifications;
 mod stage;

@@ -58,6 +58,10 @@ impl Service {
         Ok(Self { shutdown, running, channel })
     }
 
+    pub fn channel(&self) -> ClusterChannel {
+        self.channel.clone()
+    }
+
     pub fn friends(&self) -> FriendServiceClient<ClusterChannel> {
         FriendServiceClient::new(self.channel.clone())
     }
