@@ -24,7 +24,7 @@ use uuid::Uuid;
 
 use crate::{
     Error, Result,
-    boards::{self, Submission, Written},
+    boards::{self, Submission, Written, Wrote},
     chat::{self, Batch, Message, NewMessage, Placed, WriterId},
     effects::{self, Problem},
     inbox, lock_keys,
@@ -39,6 +39,8 @@ pub struct Applied {
     pub effects: usize,
     /// The submissions that reached a board, with their outcome.
     pub scores: Vec<(Submission, Written)>,
+    /// Boards that were due to begin anew, and did.
+    pub reset: Vec<String>,
     /// Stored in their channels.
     pub messages: Vec<Message>,
     /// Appended to inboxes.
@@ -171,6 +173,7 @@ impl Applied {
     fn add(&mut self, other: Self) {
         self.effects += other.effects;
         self.scores.extend(other.scores);
+        self.reset.extend(other.reset);
         self.messages.extend(other.messages);
         self.events.extend(other.events);
         self.refused.extend(other.refused);
@@ -226,7 +229,8 @@ fn read(kind: &str, body: &Value) -> Result<EffectBody, Problem> {
 }
 
 fn submission(score: ScoreEffect) -> Submission {
-    Submission { board: score.board, player_id: score.player_id, score: score.score, sub_score: score.sub_score }
+    let ScoreEffect { board, player_id, score, sub_score } = score;
+    Submission { board, player_id, score, sub_score, by_client: false }
 }
 
 fn notice(notify: NotifyEffect) -> (Vec<Uuid>, NewNotification) {
@@ -310,12 +314,17 @@ async fn submit(conn: &mut PgConnection, scores: Vec<(Key, Submission)>, applied
         return Ok(());
     }
     let (keys, submissions): (Vec<Key>, Vec<Submission>) = scores.into_iter().unzip();
-    let outcomes = boards::write(conn, &submissions).await?;
+    let Wrote { outcomes, reset } = boards::write(conn, &submissions).await?;
     for ((match_id, ordinal), outcome) in keys.into_iter().zip(&outcomes) {
-        if *outcome == Written::NoRoom {
-            applied.refused.push((match_id, ordinal, "there is no room for another leaderboard"));
-        }
+        let why = match outcome {
+            Written::NoRoom => "there is no room for another leaderboard",
+            Written::OutOfBounds => "the score is not within the board's bounds",
+            // Matches are no clients.
+            Written::ClosedToClients | Written::Changed(_) | Written::Kept(_) => continue,
+        };
+        applied.refused.push((match_id, ordinal, why));
     }
+    applied.reset = reset;
     applied.scores = submissions.into_iter().zip(outcomes).collect();
     Ok(())
 }

@@ -20,6 +20,9 @@ pub const CHAT_DAYS: i64 = 0x6173_6f62_0006;
 /// Transaction lock: whoever applies the messages of matches, one after the other.
 pub const EFFECT_CHAT: i64 = 0x6173_6f62_0009;
 
+/// Transaction lock: whoever sweeps the entries of periods and boards that are gone.
+pub const BOARD_SWEEP: i64 = 0x6173_6f62_0b01;
+
 /// First key of a two-key transaction lock; the second is a hash of what is locked.
 pub const PLAYER_PRESENCE: i32 = 1;
 /// Quick play of one mode: simultaneous callers land in one match.

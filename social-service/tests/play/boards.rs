@@ -31,7 +31,8 @@ async fn a_board_is_the_same_at_every_service() -> anyhow::Result<()> {
     assert_eq!(two.submit("weekly", bo, 5.0, 0.0).await?.rank, 3);
     until("the other one knows", async || Ok((one.top("weekly", 1).await?[0].0 == ada.to_string()).then_some(())))
         .await?;
-    let around = ListAroundRequest { leaderboard_id: "weekly".into(), player_id: cy.to_string(), range: 1 };
+    let around =
+        ListAroundRequest { leaderboard_id: "weekly".into(), player_id: cy.to_string(), range: 1, period: None };
     let around = one.boards().list_around(around).await?.into_inner().entries;
     assert_eq!(around.iter().map(|e| e.rank).collect::<Vec<_>>(), [1, 2, 3]);
 

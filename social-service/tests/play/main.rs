@@ -1,8 +1,10 @@
 //! Friends, groups, notifications and boards, played over a real PostgreSQL with real services and their gRPC APIs.
 
+mod board_ops;
 mod boards;
 mod effects;
 mod friends;
 mod groups;
 mod notifications;
+mod replica;
 mod stage;
