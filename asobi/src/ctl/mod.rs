@@ -3,6 +3,7 @@
 //!
 //! Each subcommand is a module with its arguments and a `run(&args, &Ctl)`; what it prints goes through [`output`].
 
+mod boards;
 mod hosts;
 mod nodes;
 mod output;
@@ -54,6 +55,7 @@ enum Command {
     Move(hosts::MoveArgs),
     /// Take a match host out: its matches move to the others, then it stops
     Drain(hosts::DrainArgs),
+    Boards(boards::BoardsArgs),
     Player(players::PlayerArgs),
     Queue(queue::QueueArgs),
     Ticket(ticket::TicketArgs),
@@ -82,6 +84,7 @@ pub async fn run(args: CtlArgs) -> anyhow::Result<ExitCode> {
         Command::Nodes => nodes::run(&ctl).await?,
         Command::Move(args) => hosts::move_match(args, &ctl).await?,
         Command::Drain(args) => hosts::drain(args, &ctl).await?,
+        Command::Boards(args) => boards::run(args, &ctl).await?,
         Command::Player(args) => players::run(args, &ctl).await?,
         Command::Queue(args) => queue::run(args, &ctl).await?,
         Command::Ticket(args) => ticket::run(args, &ctl).await?,

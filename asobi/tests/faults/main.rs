@@ -4,6 +4,7 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+mod boards;
 mod chat;
 mod crowd;
 mod hosts;

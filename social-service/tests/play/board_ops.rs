@@ -292,7 +292,7 @@ async fn friends_and_groups_rank_among_themselves() -> anyhow::Result<()> {
     assert_eq!(circle(Circle::FriendsOf(ada.to_string())).await?, expected);
 
     let group = Uuid::now_v7();
-    sqlx::query("INSERT INTO groups (id, name, creator_id) VALUES ($1, 'club', $2)")
+    sqlx::query("INSERT INTO groups (id, name, max_members, open, creator_id) VALUES ($1, 'club', 50, true, $2)")
         .bind(group)
         .bind(cy)
         .execute(&database.pool)

@@ -156,20 +156,22 @@ async fn lock(conn: &mut PgConnection, submissions: &[Submission]) -> Result<BTr
     let wanted: Vec<String> = wanted.into_iter().map(str::to_owned).collect();
     let makes: BTreeSet<&str> = submissions.iter().filter(|s| !s.by_client).map(|s| s.board.as_str()).collect();
     let makes: Vec<String> = makes.into_iter().map(str::to_owned).collect();
-    // Most of the time all are there; the sweep may take one away between a look and its lock.
-    for _ in 0..3 {
-        let heads = lock_rows(conn, &wanted).await?;
-        if makes.iter().all(|id| heads.contains_key(id)) || make(conn, &makes).await? == 0 {
-            return Ok(heads);
+    let mut heads = lock_rows(conn, &wanted).await?;
+    // Most of the time all are there. The sweep may take one away between a look and its lock.
+    for _ in 0..2 {
+        if makes.iter().all(|id| heads.contains_key(id)) {
+            break;
         }
+        make(conn, &makes).await?;
+        heads = lock_rows(conn, &wanted).await?;
     }
-    lock_rows(conn, &wanted).await
+    Ok(heads)
 }
 
-/// Makes the boards that are missing; how many.
-async fn make(conn: &mut PgConnection, ids: &[String]) -> Result<u64> {
+/// Makes the boards that are missing, as far as there is room.
+async fn make(conn: &mut PgConnection, ids: &[String]) -> Result<()> {
     // Sorted, as the locks are. Simultaneous makers may overshoot the bound by a batch.
-    let made = sqlx::query!(
+    sqlx::query!(
         "INSERT INTO leaderboards (id)
          SELECT id FROM (SELECT DISTINCT id FROM UNNEST($1::text[]) AS w (id)
                          WHERE NOT EXISTS (SELECT 1 FROM leaderboards b WHERE b.id = w.id) ORDER BY id
@@ -180,7 +182,7 @@ async fn make(conn: &mut PgConnection, ids: &[String]) -> Result<u64> {
     )
     .execute(conn)
     .await?;
-    Ok(made.rows_affected())
+    Ok(())
 }
 
 pub(super) async fn lock_rows(conn: &mut PgConnection, ids: &[String]) -> Result<BTreeMap<String, Locked>> {
