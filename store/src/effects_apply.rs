@@ -16,7 +16,7 @@ use std::collections::{BTreeSet, HashMap, HashSet};
 
 use asobi_proto::{
     bus::InboxEvent,
-    effect::{ChatEffect, EffectBody, NotifyEffect, ScoreEffect, StoreEffect},
+    effect::{BoardEffect, ChatEffect, EffectBody, NotifyEffect, ScoreEffect, StoreEffect},
 };
 use serde_json::{Value, json};
 use sqlx::{Connection as _, PgConnection, PgPool};
@@ -24,7 +24,7 @@ use uuid::Uuid;
 
 use crate::{
     Error, Result,
-    boards::{self, Submission, Written, Wrote},
+    boards::{self, NewBoard, Operator, Rules, Settings, Submission, Written, Wrote},
     chat::{self, Batch, Message, NewMessage, Placed, WriterId},
     effects::{self, Problem},
     inbox, lock_keys,
@@ -131,6 +131,8 @@ impl Applier {
         let there = hold_players(conn, &work).await?;
         storage::apply(conn, &work.stores.iter().collect::<Vec<_>>()).await?;
         let told = notify(conn, &work.notices).await?;
+        // Before the scores, which would make them otherwise.
+        create(conn, work.boards).await?;
         submit(conn, work.scores, &mut applied).await?;
         let mut events = self.speak(conn, work.chats, &there, &mut applied).await?;
         events.extend(told.iter().map(|n| (n.player_id, n.event())));
@@ -189,6 +191,7 @@ impl Applied {
 #[derive(Debug, Default)]
 struct Work {
     scores: Vec<(Key, Submission)>,
+    boards: Vec<NewBoard>,
     notices: Vec<(Vec<Uuid>, NewNotification)>,
     chats: Vec<ChatEffect>,
     /// Those that another release left to be applied here.
@@ -201,6 +204,7 @@ impl Work {
         for row in rows {
             match read(&row.kind, &row.body) {
                 Ok(EffectBody::Score(score)) => work.scores.push((row.key, submission(score))),
+                Ok(EffectBody::Board(board)) => work.boards.push(new_board(board)),
                 Ok(EffectBody::Notify(notify)) => work.notices.push(notice(notify)),
                 Ok(EffectBody::Chat(chat)) => work.chats.push(chat),
                 Ok(EffectBody::Store(store)) => work.stores.push(store),
@@ -231,6 +235,27 @@ fn read(kind: &str, body: &Value) -> Result<EffectBody, Problem> {
 fn submission(score: ScoreEffect) -> Submission {
     let ScoreEffect { board, player_id, score, sub_score } = score;
     Submission { board, player_id, score, sub_score, by_client: false }
+}
+
+fn new_board(board: BoardEffect) -> NewBoard {
+    let rules = Rules {
+        descending: board.order.as_deref() != Some("low"),
+        operator: match board.operator.as_deref() {
+            Some("best") => Operator::Best,
+            Some("sum") => Operator::Sum,
+            _ => Operator::Last,
+        },
+    };
+    let settings = Settings {
+        title: board.title.unwrap_or_default(),
+        rules,
+        min_score: board.min_score,
+        max_score: board.max_score,
+        reset_schedule: board.reset,
+        periods_kept: board.periods_kept,
+        ..Settings::default()
+    };
+    NewBoard { id: board.board, settings }
 }
 
 fn notice(notify: NotifyEffect) -> (Vec<Uuid>, NewNotification) {
@@ -307,6 +332,16 @@ async fn notify(conn: &mut PgConnection, notices: &[(Vec<Uuid>, NewNotification)
         told.extend(notifications::insert(conn, players, new).await?);
     }
     Ok(told)
+}
+
+/// Makes the boards that are not there yet.
+async fn create(conn: &mut PgConnection, mut new: Vec<NewBoard>) -> Result<()> {
+    // The first one of an id counts; locks are taken in order.
+    new.sort_by(|a, b| a.id.cmp(&b.id));
+    for board in &new {
+        boards::create(conn, board).await?;
+    }
+    Ok(())
 }
 
 async fn submit(conn: &mut PgConnection, scores: Vec<(Key, Submission)>, applied: &mut Applied) -> Result<()> {

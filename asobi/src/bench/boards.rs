@@ -137,7 +137,7 @@ async fn fill(rows: &PgPool, entries: i64) -> anyhow::Result<()> {
 
 fn start(database_url: &str) -> anyhow::Result<Child> {
     let mut command = Command::new(std::env::current_exe()?);
-    command.args(["social", "--exit-with-stdin"]);
+    command.args(["social-service", "--exit-with-stdin"]);
     for set in [
         &format!("node.id={NODE}"),
         &format!("database.url={database_url}"),
