@@ -59,7 +59,6 @@ pub struct StoreEffect {
 /// Body of an effect of kind `board`: a leaderboard that is to be there, if there is none of that id yet. What is not said is as for a board
 /// that its first score makes.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
 pub struct BoardEffect {
     #[serde(default)]
     pub board: String,

@@ -157,6 +157,11 @@ impl Board {
         self.ranked.len()
     }
 
+    /// What it takes of memory.
+    pub fn bytes(&self) -> usize {
+        size_of::<Self>() + self.ranked.bytes() + self.places.allocation_size()
+    }
+
     pub fn entry(&self, player: Uuid) -> Option<Entry> {
         self.knows(player).map(|known| known.entry(self.rules().descending))
     }
@@ -428,10 +433,25 @@ mod tests {
     }
 
     #[test]
-    fn an_entry_takes_64_bytes_with_its_node() {
-        assert_eq!(size_of::<Standing>() + 16, 64);
+    fn scores_are_read_as_they_were_written() {
         for v in [0.0, -1.5, 1.5, f64::MAX, f64::MIN, 1e-300] {
             assert!(value(bits(v, true), true) == v && value(bits(v, false), false) == v, "{v}");
+        }
+    }
+
+    #[test]
+    fn an_entry_takes_less_than_a_hundred_bytes() {
+        let mut loading = Loading::default();
+        let most = 120_000;
+        let entries = (1..=most / 2).map(|n| there(entry(n as u128, (n * 7_919 % 10_007) as f64, 0.0, n)));
+        loading.take(&head(true, most / 2), entries.collect());
+        let mut board = loading.finish(head(true, most / 2), 1);
+        let each = |board: &Board| board.bytes() / board.len();
+        assert!(each(&board) < 100, "{} bytes an entry when it is read", each(&board));
+        // Just after its index has grown it has the most air.
+        for n in most / 2 + 1..=most {
+            board.apply(entry(n as u128, (n * 7_919 % 10_007) as f64, 0.0, n));
+            assert!(board.len() < 60_000 || each(&board) < 100, "{} bytes at {n} entries", each(&board));
         }
     }
 

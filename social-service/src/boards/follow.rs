@@ -91,12 +91,15 @@ impl Boards {
         }
         let seqs = within(self.options.bound, boards::seqs(self.pool(), &ids)).await?;
         for id in ids {
-            let Some(known) = self.glance(&id, super::Board::seq) else { continue };
+            let Some((known, born)) = self.glance(&id, |board| (board.seq(), board.head().born)) else { continue };
             match seqs.get(&id) {
-                Some(seq) if *seq == known => {}
-                // What is on its way now has come by then; and a number that is lower is another board's.
-                Some(seq) if *seq > known => self.doubt_unless(&id, Doubt { due: Instant::now() + GAP, seq: *seq }),
-                _ => self.doubt(&id, Instant::now() + GAP),
+                // It was asked a moment ago: what is known may be newer.
+                Some((seq, since)) if *seq <= known && *since == born => {}
+                // What is on its way now has come by then.
+                Some((seq, since)) if *since == born => {
+                    self.doubt_unless(&id, Doubt { due: Instant::now() + GAP, seq: *seq });
+                }
+                _ => self.doubt(&id, Instant::now()),
             }
         }
         Ok(())

@@ -122,12 +122,17 @@ impl Boards {
                 break;
             }
             if id != newest && size > 0 {
-                cells.remove(&id);
+                let gone = cells.remove(&id);
+                bytes -= gone.as_deref().map_or(0, |cell| match &*lock(&cell.slot) {
+                    Slot::Ready(board) => board.bytes().min(bytes),
+                    Slot::Early { .. } => 0,
+                });
                 entries -= size;
             }
         }
         metrics::gauge!("asobi_social_boards").set(cells.len() as f64);
         metrics::gauge!("asobi_social_board_entries").set(entries as f64);
+        metrics::gauge!("asobi_social_board_bytes").set(bytes as f64);
     }
 
     fn entries(&self) -> usize {

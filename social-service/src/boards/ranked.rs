@@ -61,6 +61,12 @@ impl<K: Ord + Copy> Ranked<K> {
         self.size(self.root) as usize
     }
 
+    /// What it takes of memory.
+    pub fn bytes(&self) -> usize {
+        let nodes: usize = self.chunks.iter().map(Vec::capacity).sum();
+        nodes * size_of::<Node<K>>() + self.free.capacity() * size_of::<u32>()
+    }
+
     /// The key at a place.
     pub fn at(&self, place: u32) -> &K {
         &self.node(place).key

@@ -156,15 +156,16 @@ pub async fn client_submit(pool: &PgPool, id: &str) -> Result<Option<bool>> {
         .await?)
 }
 
-/// How far the numbers of some boards are; those that are not there any more are missing.
+/// How far the numbers of some boards are, and since when there are such boards; those that are not there any more are missing.
 ///
 /// # Errors
 /// When the database fails.
-pub async fn seqs(pool: &PgPool, ids: &[String]) -> Result<HashMap<String, i64>> {
-    let rows = sqlx::query!("SELECT id, seq FROM leaderboards WHERE id = ANY($1) AND deleted_at IS NULL", ids)
-        .fetch_all(pool)
-        .await?;
-    Ok(rows.into_iter().map(|row| (row.id, row.seq)).collect())
+pub async fn seqs(pool: &PgPool, ids: &[String]) -> Result<HashMap<String, (i64, OffsetDateTime)>> {
+    let rows =
+        sqlx::query!("SELECT id, seq, inserted_at FROM leaderboards WHERE id = ANY($1) AND deleted_at IS NULL", ids)
+            .fetch_all(pool)
+            .await?;
+    Ok(rows.into_iter().map(|row| (row.id, (row.seq, row.inserted_at))).collect())
 }
 
 /// Boards that have had at least so many changes in their current period, and may have as many entries; the largest first.

@@ -18,6 +18,7 @@ const COLLECTION: RangeInclusive<usize> = 1..=64;
 const KEY: RangeInclusive<usize> = 1..=128;
 /// Settings of a board, bytes of JSON.
 const SETTINGS: usize = 4 * 1024;
+const SETTINGS_NAMES: [&str; 7] = ["order", "operator", "reset", "min_score", "max_score", "periods_kept", "title"];
 /// Largest stored value, bytes of JSON.
 const VALUE: usize = 64 * 1024;
 /// Entries one question may ask for.
@@ -101,12 +102,14 @@ impl World {
             Err(problem) => return wrong(lua, problem),
         };
         let settings = match self.object(args.get(1), SETTINGS) {
-            Ok(json) => serde_json::from_str::<BoardEffect>(&json),
+            Ok(json) => serde_json::from_str::<serde_json::Map<String, serde_json::Value>>(&json).unwrap_or_default(),
             Err(problem) => return wrong(lua, &format!("the settings {problem}")),
         };
-        let body = match settings {
-            Ok(settings) if settings.board.is_empty() => EffectBody::Board(BoardEffect { board, ..settings }),
-            Ok(_) => return wrong(lua, "the settings hold no board"),
+        if let Some(unknown) = settings.keys().find(|name| !SETTINGS_NAMES.contains(&name.as_str())) {
+            return wrong(lua, &format!("{unknown} is no setting of a board"));
+        }
+        let body = match serde_json::from_value::<BoardEffect>(settings.into()) {
+            Ok(settings) => EffectBody::Board(BoardEffect { board, ..settings }),
             Err(error) => return wrong(lua, &format!("the settings are wrong: {error}")),
         };
         match asobi_store::effects::check(&body) {
