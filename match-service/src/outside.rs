@@ -138,7 +138,7 @@ impl Asked {
         if !could_be(&board) {
             return Ok(Vec::new());
         }
-        let request = ListTopRequest { leaderboard_id: board.clone(), limit: bounded(n, MOST_TOP) };
+        let request = ListTopRequest { leaderboard_id: board.clone(), limit: bounded(n, MOST_TOP), period: None };
         let top = self.social.call(&board, Repeat::Safe, request, |channel, request| async move {
             LeaderboardServiceClient::new(channel).list_top(request).await
         });
@@ -150,7 +150,8 @@ impl Asked {
             return Ok(Vec::new());
         }
         let range = bounded(n, MOST_AROUND);
-        let request = ListAroundRequest { leaderboard_id: board.clone(), player_id: player.to_string(), range };
+        let request =
+            ListAroundRequest { leaderboard_id: board.clone(), player_id: player.to_string(), range, period: None };
         let around = self.social.call(&board, Repeat::Safe, request, |channel, request| async move {
             LeaderboardServiceClient::new(channel).list_around(request).await
         });

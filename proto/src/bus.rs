@@ -26,7 +26,7 @@ pub enum Topic {
     Leader,
     /// [`WakeItem`]s: effects of a match wait to be applied
     Effects,
-    /// [`ScoreItem`]s
+    /// [`ScoreItem`]s and [`BoardItem`]s
     Boards,
     /// [`WakeItem`]s: a token was revoked, or the cluster's key changes
     Access,
@@ -216,6 +216,15 @@ pub struct ScoreItem {
     /// Unix ms.
     #[serde(rename = "at")]
     pub updated_at: i64,
+}
+
+/// A board changed otherwise than by a score: its settings, its period, or an entry was taken off. Read the rows. On [`Topic::Boards`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BoardItem {
+    #[serde(rename = "l")]
+    pub leaderboard_id: String,
+    #[serde(rename = "ch")]
+    pub changed: bool,
 }
 
 #[cfg(test)]

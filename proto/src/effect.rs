@@ -11,6 +11,7 @@ pub enum EffectBody {
     Notify(NotifyEffect),
     Chat(ChatEffect),
     Store(StoreEffect),
+    Board(BoardEffect),
 }
 
 /// Body of an effect of kind `score`.
@@ -55,6 +56,31 @@ pub struct StoreEffect {
     pub value: Value,
 }
 
+/// Body of an effect of kind `board`: a leaderboard that is to be there, if there is none of that id yet. What is not said is as for a board
+/// that its first score makes.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct BoardEffect {
+    #[serde(default)]
+    pub board: String,
+    /// `high` or `low`: which scores are first.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub order: Option<String>,
+    /// `best`, `last` or `sum`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub operator: Option<String>,
+    /// A cron pattern of five fields, in UTC.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reset: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub min_score: Option<f64>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max_score: Option<f64>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub periods_kept: Option<i32>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub title: Option<String>,
+}
+
 impl EffectBody {
     /// As the row's `kind` says it.
     #[must_use]
@@ -64,6 +90,7 @@ impl EffectBody {
             Self::Notify(_) => "notify",
             Self::Chat(_) => "chat",
             Self::Store(_) => "store",
+            Self::Board(_) => "board",
         }
     }
 
@@ -77,6 +104,7 @@ impl EffectBody {
             Self::Notify(body) => serde_json::to_value(body),
             Self::Chat(body) => serde_json::to_value(body),
             Self::Store(body) => serde_json::to_value(body),
+            Self::Board(body) => serde_json::to_value(body),
         }
     }
 
@@ -90,6 +118,7 @@ impl EffectBody {
             "notify" => Self::Notify(Deserialize::deserialize(body)?),
             "chat" => Self::Chat(Deserialize::deserialize(body)?),
             "store" => Self::Store(Deserialize::deserialize(body)?),
+            "board" => Self::Board(Deserialize::deserialize(body)?),
             _ => return Ok(None),
         }))
     }

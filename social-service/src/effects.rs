@@ -66,6 +66,9 @@ impl Effects {
         while !stop.is_cancelled() {
             let applied = within(self.bound, self.applier.batch(&self.pool, BATCH)).await?;
             let done = applied.effects;
+            for id in &applied.reset {
+                self.boards.changed(id).await;
+            }
             self.publish(applied);
             if i64::try_from(done).unwrap_or(i64::MAX) < BATCH {
                 return Ok(());
@@ -75,7 +78,7 @@ impl Effects {
     }
 
     fn publish(&self, applied: Applied) {
-        let Applied { effects, scores, messages, events, refused } = applied;
+        let Applied { effects, scores, reset: _, messages, events, refused } = applied;
         for (match_id, ordinal, why) in &refused {
             tracing::error!(match.id = %match_id, effect.ordinal = ordinal, why, "An effect can never be applied and was put aside.");
         }

@@ -12,7 +12,7 @@ mod moderation;
 mod notifications;
 mod wire;
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use asobi_cluster::{Node, NodeAddresses, NodeState, Role, desk::Desk};
 use asobi_proto::{
@@ -43,6 +43,8 @@ use crate::{
 
 /// Notifications that may wait; past it the boards in memory are read again.
 const EVENTS: usize = 1_024;
+/// How long a start waits for the large boards.
+const PRELOAD: Duration = Duration::from_secs(10);
 
 /// Runs one social service until the drain: calls under way are answered, submissions that wait are written.
 ///
@@ -57,14 +59,23 @@ pub async fn run(config: Arc<Config>, shutdown: Shutdown) -> anyhow::Result<()> 
     tracing::info!(grpc.addr = %grpc_addr, metrics.addr = %metrics_addr, "The social service listens.");
 
     let (draining, bound) = (shutdown.draining(), config.database.timeout());
-    // Trees shaped by nothing a client knows.
-    let seed = Uuid::new_v4().as_u64_pair().0;
-    let boards = Boards::new(node.pool.clone(), node.bus.publisher().clone(), bound, seed);
+    let boards = Boards::new(boards::Options {
+        pool: node.pool.clone(),
+        replica: boards::replica(&config)?,
+        listening: node.bus.connected(),
+        publisher: node.bus.publisher().clone(),
+        bound,
+        most_entries: config.leaderboards.memory_entries,
+        // Trees shaped by nothing a client knows.
+        seed: Uuid::new_v4().as_u64_pair().0,
+    });
     let (writer, writing) = Writer::new(Arc::clone(&boards));
     // Ends by itself when the server, which holds the writer, has answered its last call.
     let writing = shutdown.spawn("score writer", writing);
     let follow = boards::follow(Arc::clone(&boards), node.bus.subscribe(&[Topic::Boards], EVENTS), draining.clone());
     shutdown.spawn_critical("board follower", follow);
+    shutdown.spawn_critical("board resets", boards::reset_boards(Arc::clone(&boards), draining.clone()));
+    shutdown.spawn_critical("board sweep", boards::sweep_boards(Arc::clone(&boards), draining.clone()));
     let revoked = node.bus.subscribe(&[Topic::Revoked], EVENTS);
     let kept = config.auth.access_ttl();
     shutdown.spawn_critical("erasures", boards::follow_erasures(Arc::clone(&boards), revoked, kept, draining.clone()));
@@ -86,6 +97,7 @@ pub async fn run(config: Arc<Config>, shutdown: Shutdown) -> anyhow::Result<()> 
     let kept = config.social.notifications_kept.into();
     let deeds = Deeds { pool: node.pool.clone(), publisher: node.bus.publisher().clone(), bound, kept };
     let desk = Desk::new(node.pool.clone(), bound);
+    let preloading = preload(&config, Arc::clone(&boards), &shutdown);
     let wake = Arc::new(Notify::new());
     let worker = Worker { deeds: deeds.clone(), wake: Arc::clone(&wake) };
     shutdown.spawn_critical("notification jobs", worker.run(draining.clone()));
@@ -97,10 +109,12 @@ pub async fn run(config: Arc<Config>, shutdown: Shutdown) -> anyhow::Result<()> 
         .add_service(GroupServiceServer::new(groups))
         .add_service(GroupAdminServiceServer::new(GroupAdmin { deeds: deeds.clone(), desk: desk.clone() }))
         .add_service(NotificationAdminServiceServer::new(admin))
-        .add_service(NotificationServiceServer::new(Notifications { deeds, desk }))
+        .add_service(NotificationServiceServer::new(Notifications { deeds, desk: desk.clone() }))
         .add_service(ModerationServiceServer::new(moderation))
-        .add_service(LeaderboardServiceServer::new(Leaderboards { boards, writer }));
+        .add_service(LeaderboardServiceServer::new(Leaderboards { boards, writer, desk, bound }));
     server::serve_grpc(grpc, routes, &readiness, node.access.clone(), &shutdown);
+    // Who comes while a large board is read waits for it; past that it is read all the same.
+    let _ = tokio::time::timeout(PRELOAD, preloading).await;
     readiness.set_ready(true);
     node.membership.set_state(NodeState::Ready);
 
@@ -111,6 +125,26 @@ pub async fn run(config: Arc<Config>, shutdown: Shutdown) -> anyhow::Result<()> 
     let _ = effects.await;
     node.leave().await;
     Ok(())
+}
+
+/// Reads the large boards, if any shall be.
+fn preload(config: &Config, boards: Arc<Boards>, shutdown: &Shutdown) -> impl Future<Output = ()> + use<> {
+    let changes = config.leaderboards.preload_entries;
+    let (done, read) = tokio::sync::oneshot::channel::<()>();
+    if changes > 0 {
+        let stop = shutdown.draining().clone();
+        shutdown.spawn("board preload", async move {
+            let _done = done;
+            tokio::select! {
+                () = stop.cancelled() => {}
+                () = boards.preload(changes) => {}
+            }
+        });
+    }
+    async move {
+        // Dropped at the end.
+        let _ = read.await;
+    }
 }
 
 fn days(config: &Config) -> i32 {

@@ -16,7 +16,7 @@ use std::collections::{BTreeSet, HashMap, HashSet};
 
 use asobi_proto::{
     bus::InboxEvent,
-    effect::{ChatEffect, EffectBody, NotifyEffect, ScoreEffect, StoreEffect},
+    effect::{BoardEffect, ChatEffect, EffectBody, NotifyEffect, ScoreEffect, StoreEffect},
 };
 use serde_json::{Value, json};
 use sqlx::{Connection as _, PgConnection, PgPool};
@@ -24,7 +24,7 @@ use uuid::Uuid;
 
 use crate::{
     Error, Result,
-    boards::{self, Submission, Written},
+    boards::{self, NewBoard, Operator, Rules, Settings, Submission, Written, Wrote},
     chat::{self, Batch, Message, NewMessage, Placed, WriterId},
     effects::{self, Problem},
     inbox, lock_keys,
@@ -39,6 +39,8 @@ pub struct Applied {
     pub effects: usize,
     /// The submissions that reached a board, with their outcome.
     pub scores: Vec<(Submission, Written)>,
+    /// Boards that were due to begin anew, and did.
+    pub reset: Vec<String>,
     /// Stored in their channels.
     pub messages: Vec<Message>,
     /// Appended to inboxes.
@@ -129,6 +131,8 @@ impl Applier {
         let there = hold_players(conn, &work).await?;
         storage::apply(conn, &work.stores.iter().collect::<Vec<_>>()).await?;
         let told = notify(conn, &work.notices).await?;
+        // Before the scores, which would make them otherwise.
+        create(conn, work.boards).await?;
         submit(conn, work.scores, &mut applied).await?;
         let mut events = self.speak(conn, work.chats, &there, &mut applied).await?;
         events.extend(told.iter().map(|n| (n.player_id, n.event())));
@@ -171,6 +175,7 @@ impl Applied {
     fn add(&mut self, other: Self) {
         self.effects += other.effects;
         self.scores.extend(other.scores);
+        self.reset.extend(other.reset);
         self.messages.extend(other.messages);
         self.events.extend(other.events);
         self.refused.extend(other.refused);
@@ -186,6 +191,7 @@ impl Applied {
 #[derive(Debug, Default)]
 struct Work {
     scores: Vec<(Key, Submission)>,
+    boards: Vec<NewBoard>,
     notices: Vec<(Vec<Uuid>, NewNotification)>,
     chats: Vec<ChatEffect>,
     /// Those that another release left to be applied here.
@@ -198,6 +204,7 @@ impl Work {
         for row in rows {
             match read(&row.kind, &row.body) {
                 Ok(EffectBody::Score(score)) => work.scores.push((row.key, submission(score))),
+                Ok(EffectBody::Board(board)) => work.boards.push(new_board(board)),
                 Ok(EffectBody::Notify(notify)) => work.notices.push(notice(notify)),
                 Ok(EffectBody::Chat(chat)) => work.chats.push(chat),
                 Ok(EffectBody::Store(store)) => work.stores.push(store),
@@ -226,7 +233,29 @@ fn read(kind: &str, body: &Value) -> Result<EffectBody, Problem> {
 }
 
 fn submission(score: ScoreEffect) -> Submission {
-    Submission { board: score.board, player_id: score.player_id, score: score.score, sub_score: score.sub_score }
+    let ScoreEffect { board, player_id, score, sub_score } = score;
+    Submission { board, player_id, score, sub_score, by_client: false }
+}
+
+fn new_board(board: BoardEffect) -> NewBoard {
+    let rules = Rules {
+        descending: board.order.as_deref() != Some("low"),
+        operator: match board.operator.as_deref() {
+            Some("best") => Operator::Best,
+            Some("sum") => Operator::Sum,
+            _ => Operator::Last,
+        },
+    };
+    let settings = Settings {
+        title: board.title.unwrap_or_default(),
+        rules,
+        min_score: board.min_score,
+        max_score: board.max_score,
+        reset_schedule: board.reset,
+        periods_kept: board.periods_kept,
+        ..Settings::default()
+    };
+    NewBoard { id: board.board, settings }
 }
 
 fn notice(notify: NotifyEffect) -> (Vec<Uuid>, NewNotification) {
@@ -305,17 +334,32 @@ async fn notify(conn: &mut PgConnection, notices: &[(Vec<Uuid>, NewNotification)
     Ok(told)
 }
 
+/// Makes the boards that are not there yet.
+async fn create(conn: &mut PgConnection, mut new: Vec<NewBoard>) -> Result<()> {
+    // The first one of an id counts; locks are taken in order.
+    new.sort_by(|a, b| a.id.cmp(&b.id));
+    for board in &new {
+        boards::create(conn, board).await?;
+    }
+    Ok(())
+}
+
 async fn submit(conn: &mut PgConnection, scores: Vec<(Key, Submission)>, applied: &mut Applied) -> Result<()> {
     if scores.is_empty() {
         return Ok(());
     }
     let (keys, submissions): (Vec<Key>, Vec<Submission>) = scores.into_iter().unzip();
-    let outcomes = boards::write(conn, &submissions).await?;
+    let Wrote { outcomes, reset } = boards::write(conn, &submissions).await?;
     for ((match_id, ordinal), outcome) in keys.into_iter().zip(&outcomes) {
-        if *outcome == Written::NoRoom {
-            applied.refused.push((match_id, ordinal, "there is no room for another leaderboard"));
-        }
+        let why = match outcome {
+            Written::NoRoom => "there is no room for another leaderboard",
+            Written::OutOfBounds => "the score is not within the board's bounds",
+            // Matches are no clients.
+            Written::ClosedToClients | Written::Changed(_) | Written::Kept(_) => continue,
+        };
+        applied.refused.push((match_id, ordinal, why));
     }
+    applied.reset = reset;
     applied.scores = submissions.into_iter().zip(outcomes).collect();
     Ok(())
 }

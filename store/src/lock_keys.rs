@@ -26,6 +26,9 @@ pub const TOKEN_NAMES: i64 = 0x6173_6f62_0022;
 /// Transaction lock: whoever forgets tokens, keys and requests that are over.
 pub const ACCESS_SWEEP: i64 = 0x6173_6f62_0023;
 
+/// Transaction lock: whoever sweeps the entries of periods and boards that are gone.
+pub const BOARD_SWEEP: i64 = 0x6173_6f62_0b01;
+
 /// First key of a two-key transaction lock; the second is a hash of what is locked.
 pub const PLAYER_PRESENCE: i32 = 1;
 /// Quick play of one mode: simultaneous callers land in one match.

@@ -222,6 +222,8 @@ pub async fn erase(conn: &mut PgConnection, id: Uuid) -> Result<Erased> {
     sqlx::query!("DELETE FROM inbox_events WHERE player_id = $1", id).execute(&mut *conn).await?;
     sqlx::query!("DELETE FROM inboxes WHERE player_id = $1", id).execute(&mut *conn).await?;
     sqlx::query!("DELETE FROM leaderboard_entries WHERE player_id = $1 AND leaderboard_id = ANY(ARRAY(SELECT id FROM leaderboards))", id).execute(&mut *conn).await?;
+    // After the entries: what a submission moves out of them on its way is there by now.
+    sqlx::query!("DELETE FROM leaderboard_past WHERE player_id = $1", id).execute(&mut *conn).await?;
     crate::chat::erase(conn, id).await?;
     crate::effects::erase(conn, id).await?;
     crate::reports::erase(conn, id).await?;

@@ -1,5 +1,6 @@
 //! `asobi bench`: loads over real sockets, open-loop, with what each process spent beside every figure.
 
+mod boards;
 mod chat;
 mod cluster;
 mod connections;
@@ -38,6 +39,8 @@ enum Scenario {
     Match(matches::Options),
     /// The same where all players go to their match's own host: the time from `match.migrate` to the first state there
     Migrate(matches::Migrating),
+    /// A leaderboard of a million entries: how soon it is there, what it takes, how fast it answers
+    Boards(boards::Options),
     /// Idle authenticated connections: what each costs in memory
     Connections(connections::Options),
     /// The bare server that heartbeats are compared with
@@ -85,6 +88,7 @@ pub async fn run(args: BenchArgs) -> anyhow::Result<ExitCode> {
     let common = match &args.scenario {
         Scenario::Heartbeat(options) => &options.common,
         Scenario::Chat(options) => &options.common,
+        Scenario::Boards(options) => &options.common,
         Scenario::Connections(options) => &options.common,
         Scenario::Matchmaking(options) => &options.common,
         Scenario::Match(options) => &options.common,
@@ -103,6 +107,7 @@ pub async fn run(args: BenchArgs) -> anyhow::Result<ExitCode> {
     let outcome = match &args.scenario {
         Scenario::Heartbeat(options) => heartbeat::run(options, &mut target).await,
         Scenario::Chat(options) => chat::run(options, &target).await,
+        Scenario::Boards(options) => boards::run(options, &mut target).await,
         Scenario::Connections(options) => connections::run(options, &target).await,
         Scenario::Matchmaking(options) => matchmaking::run(options, &target).await,
         Scenario::Match(options) => matches::run(options, &target).await,

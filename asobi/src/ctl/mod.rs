@@ -7,6 +7,7 @@ mod audit;
 mod chat;
 mod directory;
 mod export;
+mod boards;
 mod hosts;
 mod key;
 mod matches;
@@ -95,6 +96,7 @@ enum Command {
     Drain(hosts::DrainArgs),
     Players(directory::PlayersArgs),
     Notify(notify::NotifyArgs),
+    Boards(boards::BoardsArgs),
     Player(players::PlayerArgs),
     Reports(reports::ReportsArgs),
     Words(words::WordsArgs),
@@ -126,6 +128,7 @@ pub async fn run(args: CtlArgs) -> anyhow::Result<ExitCode> {
         Command::Drain(args) => hosts::drain(args, &ctl).await?,
         Command::Players(args) => directory::run(args, &ctl).await?,
         Command::Notify(args) => notify::run(args, &ctl).await?,
+        Command::Boards(args) => boards::run(args, &ctl).await?,
         Command::Player(args) => players::run(args, &ctl).await?,
         Command::Reports(args) => reports::run(args, &ctl).await?,
         Command::Words(args) => words::run(args, &ctl).await?,

@@ -135,6 +135,7 @@ impl Plan {
         set(&format!("database.url={database_url}"));
         if self.external.is_none() {
             set("database.direct_url=");
+            set("database.replica_url=");
         }
         // Ports of several processes on one machine cannot come from one configuration.
         set("grpc.listen=127.0.0.1:0");

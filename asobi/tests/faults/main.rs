@@ -5,6 +5,7 @@
 mod support;
 
 mod access;
+mod boards;
 mod chat;
 mod crowd;
 mod hosts;

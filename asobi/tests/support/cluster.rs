@@ -278,6 +278,11 @@ impl Builder {
         self
     }
 
+    pub fn social_services(mut self, n: usize) -> Self {
+        self.social_services = n;
+        self
+    }
+
     /// Gateways alone: for what needs neither matches nor friends.
     pub fn gateways_only(mut self) -> Self {
         (self.match_hosts, self.matchmakers, self.social_services) = (0, 0, 0);

@@ -39,7 +39,7 @@ impl Shelf {
                     first
                 });
             }
-            EffectBody::Notify(_) | EffectBody::Chat(_) => {}
+            EffectBody::Notify(_) | EffectBody::Chat(_) | EffectBody::Board(_) => {}
         }
     }
 

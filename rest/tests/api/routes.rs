@@ -35,11 +35,13 @@ async fn every_failure_has_the_error_object() -> anyhow::Result<()> {
         ("GET", "/api/v1/chat/%ff/history", token, 400, "invalid_payload"),
         ("GET", "/api/v1/matches?mode=%00", token, 400, "invalid_payload"),
         ("POST", "/api/v1/friends", token, 400, "invalid_payload"),
-        ("POST", "/api/v1/leaderboards/weekly", token, 403, "leaderboard.client_submit_disabled"),
         ("POST", "/api/v1/matchmaker", token, 400, "matchmaker.unknown_mode"),
         // Nobody runs a social service here.
         ("GET", "/api/v1/friends", token, 503, "not_ready"),
         ("GET", "/api/v1/leaderboards/weekly", token, 503, "not_ready"),
+        ("POST", "/api/v1/leaderboards/weekly", token, 503, "not_ready"),
+        ("GET", "/api/v1/leaderboards/weekly?scope=everybody", token, 400, "invalid_payload"),
+        ("GET", "/api/v1/leaderboards/weekly?period=last", token, 400, "invalid_payload"),
     ];
     for (method, path, token, status, code) in cases {
         let answer = play.ask(method, path, token, None).await;

@@ -44,7 +44,7 @@ fn rule(key: &str) -> Option<Rule> {
         "node.region" => Rule::Text(is_node_id, "empty, or at most 63 of letters, digits, '-', '_' and '.'"),
         "node.lease_ms" => Rule::Whole(500, HOUR_MS),
         "database.url" => Rule::Text(is_database_url, "postgres://[user[:password]@]host[:port]/database"),
-        "database.direct_url" => Rule::Text(
+        "database.direct_url" | "database.replica_url" => Rule::Text(
             |url| url.is_empty() || is_database_url(url),
             "empty, or postgres://[user[:password]@]host[:port]/database",
         ),
@@ -107,6 +107,8 @@ fn rule(key: &str) -> Option<Rule> {
         "leaderboards.client_submit" => {
             Rule::Text(|id| !id.is_empty() && id.len() <= 128, "the id of a board, at most 128 bytes")
         }
+        "leaderboards.memory_entries" => Rule::Whole(1_000, 1_000_000_000),
+        "leaderboards.preload_entries" => Rule::Whole(0, 1_000_000_000),
         "matchmaker.max_queue" => Rule::Whole(1, 100_000_000),
         "matchmaker.party_size" => Rule::Whole(1, 100),
         "matchmaker.invites_per_minute" => Rule::Whole(0, 1_000_000),

@@ -49,6 +49,7 @@ pub struct Node {
 pub struct Database {
     pub url: Secret,
     pub direct_url: Secret,
+    pub replica_url: Secret,
     pub max_connections: u32,
     pub timeout_ms: u64,
 }
@@ -178,6 +179,8 @@ pub struct Auth {
 #[serde(deny_unknown_fields)]
 pub struct Leaderboards {
     pub client_submit: Vec<String>,
+    pub memory_entries: usize,
+    pub preload_entries: i64,
 }
 
 #[derive(Debug, Clone, Deserialize)]

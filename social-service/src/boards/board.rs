@@ -2,10 +2,14 @@
 
 use std::{
     collections::{BTreeSet, HashMap},
+    hash::BuildHasher as _,
     time::Duration,
 };
 
-use asobi_store::boards::{Entry, Rules, Snapshot};
+use asobi_store::boards::{Change, Entry, Head, Rules};
+use foldhash::fast::RandomState;
+use hashbrown::HashTable;
+use time::OffsetDateTime;
 use uuid::Uuid;
 
 use super::ranked::Ranked;
@@ -13,50 +17,131 @@ use super::ranked::Ranked;
 /// How long a change may be missing before the rows are read: NOTIFYs of two services come in any order.
 pub const GAP: Duration = Duration::from_millis(50);
 
-/// Position on the board: score, then sub-score, then who had it earlier. The id only makes keys distinct.
-type Key = (u64, u64, i64, Uuid);
+/// An entry where it ranks: score, then sub-score, then who had it earlier. What follows only makes it distinct, or comes along. The
+/// scores are bits that compare as the board ranks. 48 bytes, 64 with its node.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+struct Standing {
+    score: u64,
+    sub_score: u64,
+    seq: i64,
+    player: Uuid,
+    /// Unix microseconds.
+    updated_at: i64,
+}
+
+impl Standing {
+    fn of(entry: &Entry, descending: bool) -> Self {
+        let micros = entry.updated_at.unix_timestamp_nanos() / 1_000;
+        Self {
+            score: bits(entry.score, descending),
+            sub_score: bits(entry.sub_score, descending),
+            seq: entry.seq,
+            player: entry.player_id,
+            updated_at: i64::try_from(micros).unwrap_or_default(),
+        }
+    }
+
+    fn entry(&self, descending: bool) -> Entry {
+        Entry {
+            player_id: self.player,
+            score: value(self.score, descending),
+            sub_score: value(self.sub_score, descending),
+            seq: self.seq,
+            updated_at: OffsetDateTime::from_unix_timestamp_nanos(i128::from(self.updated_at) * 1_000)
+                .unwrap_or(OffsetDateTime::UNIX_EPOCH),
+        }
+    }
+}
+
+/// Bits that compare as finite numbers do, or the other way round; both zeros are one.
+fn bits(value: f64, descending: bool) -> u64 {
+    let bits = (value + 0.0).to_bits();
+    let ordered = if bits >> 63 == 1 { !bits } else { bits | 1 << 63 };
+    if descending { !ordered } else { ordered }
+}
+
+fn value(bits: u64, descending: bool) -> f64 {
+    let ordered = if descending { !bits } else { bits };
+    f64::from_bits(if ordered >> 63 == 1 { ordered & !(1 << 63) } else { !ordered })
+}
 
 /// Changes are applied in whatever order they come, each entry by its own number; `seq` says up to where none is missing.
 #[derive(Debug)]
 pub struct Board {
-    rules: Rules,
+    head: Head,
     seq: i64,
     /// Numbers beyond a gap.
     ahead: BTreeSet<i64>,
-    ranked: Ranked<Key>,
-    entries: HashMap<Uuid, Entry>,
+    ranked: Ranked<Standing>,
+    /// Where each player's entry is in `ranked`: 5 bytes and some air.
+    places: HashTable<u32>,
+    hasher: RandomState,
 }
 
 impl Board {
-    pub fn new(snapshot: Snapshot, seed: u64) -> Self {
+    /// `entries`: one for each player, up to the head's number.
+    fn new(head: Head, mut standings: Vec<Standing>, seed: u64) -> Self {
+        standings.sort_unstable();
+        let ranked = Ranked::of_sorted(seed, standings);
         let mut board = Self {
-            rules: snapshot.rules,
-            seq: 0,
+            head,
+            seq: head.seq,
             ahead: BTreeSet::new(),
-            ranked: Ranked::new(seed),
-            entries: HashMap::with_capacity(snapshot.entries.len()),
+            places: HashTable::with_capacity(ranked.len()),
+            ranked,
+            hasher: RandomState::default(),
         };
-        board.repair(snapshot);
+        for place in 0..u32::try_from(board.ranked.len()).unwrap_or(u32::MAX) {
+            board.remember(place);
+        }
         board
     }
 
     /// Takes one change.
     pub fn apply(&mut self, entry: Entry) {
-        self.put(entry);
+        self.put(&entry);
         if entry.seq > self.seq {
             self.ahead.insert(entry.seq);
             self.close_gap();
         }
     }
 
-    /// Takes what was read with [`asobi_store::boards::since`] at [`Self::seq`] or earlier.
-    pub fn repair(&mut self, snapshot: Snapshot) {
-        for entry in snapshot.entries {
-            self.put(entry);
+    /// Takes changes that were read from the rows; [`Self::caught_up`] follows when all of them are there.
+    pub fn read(&mut self, changes: &[Change]) {
+        for change in changes {
+            match change.removed {
+                false => self.put(&change.entry),
+                true if self.knows(change.entry.player_id).is_none_or(|known| known.seq < change.entry.seq) => {
+                    self.remove(change.entry.player_id);
+                }
+                true => {}
+            }
         }
-        self.seq = self.seq.max(snapshot.seq);
+    }
+
+    /// Everything up to the head's number was read, from [`Self::seq`] or earlier on.
+    pub fn caught_up(&mut self, head: Head) {
+        if head.period_seq > self.head.period_seq {
+            self.begin(head.period_seq);
+        }
+        self.head = head;
+        self.seq = self.seq.max(head.seq);
         self.ahead = self.ahead.split_off(&(self.seq + 1));
         self.close_gap();
+    }
+
+    /// Whether these rows are of another board than this one, or rank otherwise: then it is to be read as a whole.
+    pub fn is_other_than(&self, head: &Head) -> bool {
+        let turned = head.rules.descending != self.head.rules.descending;
+        turned || head.born != self.head.born || head.seq < self.head.seq
+    }
+
+    pub fn head(&self) -> &Head {
+        &self.head
+    }
+
+    pub fn rules(&self) -> Rules {
+        self.head.rules
     }
 
     /// Every change up to this number is known.
@@ -68,48 +153,97 @@ impl Board {
         !self.ahead.is_empty()
     }
 
+    pub fn len(&self) -> usize {
+        self.ranked.len()
+    }
+
+    /// What it takes of memory.
+    pub fn bytes(&self) -> usize {
+        size_of::<Self>() + self.ranked.bytes() + self.places.allocation_size()
+    }
+
     pub fn entry(&self, player: Uuid) -> Option<Entry> {
-        self.entries.get(&player).copied()
+        self.knows(player).map(|known| known.entry(self.rules().descending))
     }
 
     /// From 1; of an entry that has changed since, where it would be.
     pub fn rank(&self, entry: &Entry) -> usize {
-        self.ranked.rank(&self.key(entry)) + 1
+        self.ranked.rank(&Standing::of(entry, self.rules().descending)) + 1
+    }
+
+    /// How much of the others is behind a rank: 100 for the first, 0 for the last.
+    pub fn percentile(&self, rank: usize) -> f64 {
+        let others = self.len().saturating_sub(1);
+        if others == 0 { 100.0 } else { 100.0 * self.len().saturating_sub(rank) as f64 / others as f64 }
     }
 
     /// Entries from a rank on, with their ranks.
     pub fn at_rank(&self, rank: usize, len: usize) -> Vec<(usize, Entry)> {
         let from = rank.saturating_sub(1);
-        let keys = self.ranked.range(from, len);
-        keys.iter().enumerate().filter_map(|(i, key)| Some((from + i + 1, *self.entries.get(&key.3)?))).collect()
+        let found = self.ranked.range(from, len);
+        let descending = self.rules().descending;
+        found.iter().enumerate().map(|(i, standing)| (from + i + 1, standing.entry(descending))).collect()
     }
 
     /// A player's neighbours, `range` to each side.
     pub fn around(&self, player: Uuid, range: usize) -> Vec<(usize, Entry)> {
-        let Some(entry) = self.entry(player) else { return Vec::new() };
-        let rank = self.rank(&entry);
+        let Some(known) = self.knows(player) else { return Vec::new() };
+        let rank = self.ranked.rank(known) + 1;
         let first = rank.saturating_sub(range).max(1);
         self.at_rank(first, rank - first + 1 + range)
     }
 
+    /// Those of some players who are on the board, as they rank, with their ranks among all.
+    pub fn among(&self, players: &[Uuid]) -> Vec<(usize, Entry)> {
+        let mut found: Vec<Standing> = players.iter().filter_map(|player| self.knows(*player)).copied().collect();
+        found.sort_unstable();
+        found.dedup();
+        let descending = self.rules().descending;
+        found.iter().map(|standing| (self.ranked.rank(standing) + 1, standing.entry(descending))).collect()
+    }
+
     /// Takes a player off whose rows are gone.
     pub fn remove(&mut self, player: Uuid) {
-        if let Some(entry) = self.entries.remove(&player) {
-            let key = self.key(&entry);
-            self.ranked.remove(&key);
+        let hash = self.hasher.hash_one(player);
+        let Self { ranked, places, .. } = self;
+        if let Ok(found) = places.find_entry(hash, |place| ranked.at(*place).player == player) {
+            let (place, _) = found.remove();
+            let standing = *ranked.at(place);
+            ranked.remove(&standing);
         }
     }
 
-    fn put(&mut self, entry: Entry) {
-        if let Some(known) = self.entries.get(&entry.player_id) {
-            if known.seq >= entry.seq {
-                return;
-            }
-            let key = self.key(known);
-            self.ranked.remove(&key);
+    fn put(&mut self, entry: &Entry) {
+        match self.knows(entry.player_id) {
+            Some(known) if known.seq >= entry.seq => return,
+            Some(_) => self.remove(entry.player_id),
+            None => {}
         }
-        self.ranked.insert(self.key(&entry));
-        self.entries.insert(entry.player_id, entry);
+        // A late change of a period that is over.
+        if entry.seq > self.head.period_seq
+            && let Some(place) = self.ranked.insert(Standing::of(entry, self.rules().descending))
+        {
+            self.remember(place);
+        }
+    }
+
+    fn knows(&self, player: Uuid) -> Option<&Standing> {
+        let hash = self.hasher.hash_one(player);
+        let place = self.places.find(hash, |place| self.ranked.at(*place).player == player)?;
+        Some(self.ranked.at(*place))
+    }
+
+    fn remember(&mut self, place: u32) {
+        let Self { ranked, places, hasher, .. } = self;
+        let hash = |place: &u32| hasher.hash_one(ranked.at(*place).player);
+        places.insert_unique(hash(&place), place, hash);
+    }
+
+    /// Keeps what is of the period that began after a number.
+    fn begin(&mut self, period_seq: i64) {
+        let kept = self.ranked.range(0, self.len()).into_iter().filter(|standing| standing.seq > period_seq);
+        let fresh = Self::new(self.head, kept.collect(), self.hasher.hash_one(period_seq));
+        (self.ranked, self.places, self.hasher) = (fresh.ranked, fresh.places, fresh.hasher);
     }
 
     fn close_gap(&mut self) {
@@ -118,24 +252,47 @@ impl Board {
             self.seq += 1;
         }
     }
-
-    fn key(&self, entry: &Entry) -> Key {
-        let bits = |value| if self.rules.descending { !ordered(value) } else { ordered(value) };
-        (bits(entry.score), bits(entry.sub_score), entry.seq, entry.player_id)
-    }
 }
 
-/// Bits that compare as the finite numbers do; both zeros are one.
-fn ordered(value: f64) -> u64 {
-    let bits = (value + 0.0).to_bits();
-    if bits >> 63 == 1 { !bits } else { bits | 1 << 63 }
+/// A board on its way into memory, page by page.
+#[derive(Debug, Default)]
+pub struct Loading {
+    entries: Vec<Entry>,
+    /// The last word on whoever changed while it was read: they may have been on an earlier page.
+    moved: HashMap<Uuid, Change>,
+    /// The board's number when it began.
+    began: Option<i64>,
+}
+
+impl Loading {
+    /// Takes the next page, read under this head.
+    pub fn take(&mut self, head: &Head, changes: Vec<Change>) {
+        let began = *self.began.get_or_insert(head.seq);
+        self.entries.reserve(changes.len());
+        for change in changes {
+            if change.entry.seq > began {
+                self.moved.insert(change.entry.player_id, change);
+            } else if !change.removed {
+                self.entries.push(change.entry);
+            }
+        }
+    }
+
+    /// The board, once the page is taken that nothing comes after. Sorts: not for a thread that others wait for.
+    pub fn finish(self, head: Head, seed: u64) -> Board {
+        let Self { entries, moved, .. } = self;
+        let stayed = entries.into_iter().filter(|entry| !moved.contains_key(&entry.player_id));
+        let came = moved.values().filter(|change| !change.removed).map(|change| change.entry);
+        let current = stayed.chain(came).filter(|entry| entry.seq > head.period_seq);
+        let standings = current.map(|entry| Standing::of(&entry, head.rules.descending)).collect();
+        Board::new(head, standings, seed)
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use asobi_store::boards::Operator;
     use proptest::prelude::*;
-    use time::OffsetDateTime;
 
     use super::*;
 
@@ -143,9 +300,27 @@ mod tests {
         Entry { player_id: Uuid::from_u128(player), score, sub_score, seq, updated_at: OffsetDateTime::UNIX_EPOCH }
     }
 
+    fn head(descending: bool, seq: i64) -> Head {
+        Head {
+            rules: Rules { descending, operator: Operator::Last },
+            client_submit: false,
+            seq,
+            period: 0,
+            period_seq: 0,
+            born: OffsetDateTime::UNIX_EPOCH,
+        }
+    }
+
     fn board(descending: bool) -> Board {
-        let rules = Rules { descending, operator: Operator::Last };
-        Board::new(Snapshot { rules, seq: 0, entries: Vec::new() }, 1)
+        Loading::default().finish(head(descending, 0), 1)
+    }
+
+    fn there(entry: Entry) -> Change {
+        Change { entry, removed: false }
+    }
+
+    fn gone(entry: Entry) -> Change {
+        Change { entry, removed: true }
     }
 
     fn order(board: &Board) -> Vec<u128> {
@@ -183,8 +358,8 @@ mod tests {
         board.apply(entry(3, 3.0, 0.0, 2));
         assert!(!board.has_gap() && board.seq() == 3);
         board.apply(entry(1, 9.0, 0.0, 7));
-        let rows = Snapshot { rules: board.rules, seq: 6, entries: vec![entry(2, 0.0, 0.0, 5), entry(1, 9.0, 0.0, 7)] };
-        board.repair(rows);
+        board.read(&[there(entry(2, 0.0, 0.0, 5)), there(entry(1, 9.0, 0.0, 7))]);
+        board.caught_up(head(true, 6));
         assert!(!board.has_gap() && board.seq() == 7);
         assert_eq!(order(&board), [1, 3, 2]);
     }
@@ -196,6 +371,88 @@ mod tests {
         board.apply(entry(1, 1.0, 0.0, 1));
         assert_eq!(board.entry(Uuid::from_u128(1)).map(|e| e.score), Some(5.0));
         assert!(!board.has_gap());
+    }
+
+    #[test]
+    fn who_was_taken_off_is_off_until_they_submit_again() {
+        let mut board = board(true);
+        (1..=3).for_each(|n| board.apply(entry(n, n as f64, 0.0, n as i64)));
+        board.read(&[gone(entry(2, 2.0, 0.0, 4))]);
+        board.caught_up(head(true, 4));
+        assert_eq!((order(&board), board.seq()), (vec![3, 1], 4));
+        // What is read again does not take off whoever came back.
+        board.apply(entry(2, 9.0, 0.0, 5));
+        board.read(&[gone(entry(2, 2.0, 0.0, 4))]);
+        assert_eq!(order(&board), [2, 3, 1]);
+    }
+
+    #[test]
+    fn a_new_period_begins_with_those_who_are_in_it_already() {
+        let mut board = board(true);
+        (1..=3).for_each(|n| board.apply(entry(n, n as f64, 0.0, n as i64)));
+        // 4 was the reset; its hint was lost, the first score after it was not.
+        board.apply(entry(1, 0.5, 0.0, 5));
+        assert!(board.has_gap());
+        board.caught_up(Head { period: 1, period_seq: 4, ..head(true, 5) });
+        assert_eq!((order(&board), board.seq(), board.head().period), (vec![1], 5, 1));
+        board.apply(entry(2, 2.0, 0.0, 2));
+        assert_eq!(order(&board), [1], "a late change of the period before");
+        assert!(
+            board.is_other_than(&head(false, 9))
+                && board.is_other_than(&head(true, 3))
+                && !board.is_other_than(&head(true, 9))
+        );
+    }
+
+    #[test]
+    fn what_changes_while_a_board_is_read_counts_as_it_was_last() {
+        let mut loading = Loading::default();
+        loading.take(&head(true, 3), vec![there(entry(1, 1.0, 0.0, 1)), there(entry(2, 2.0, 0.0, 2))]);
+        loading.take(
+            &head(true, 5),
+            vec![there(entry(3, 3.0, 0.0, 3)), there(entry(1, 9.0, 0.0, 4)), gone(entry(2, 2.0, 0.0, 5))],
+        );
+        let board = loading.finish(head(true, 5), 1);
+        assert_eq!((order(&board), board.seq()), (vec![1, 3], 5));
+
+        let mut loading = Loading::default();
+        loading.take(&head(true, 2), vec![there(entry(1, 1.0, 0.0, 1)), there(entry(2, 2.0, 0.0, 2))]);
+        loading.take(&head(true, 4), vec![there(entry(2, 0.0, 0.0, 4))]);
+        let board = loading.finish(Head { period: 1, period_seq: 3, ..head(true, 4) }, 1);
+        assert_eq!(order(&board), [2], "it was reset meanwhile");
+    }
+
+    #[test]
+    fn friends_rank_among_themselves_and_among_all() {
+        let mut board = board(true);
+        (1..=10).for_each(|n| board.apply(entry(n, n as f64, 0.0, n as i64)));
+        let among = board.among(&[2, 7, 99, 7, 10].map(Uuid::from_u128));
+        let ranks: Vec<_> = among.iter().map(|(rank, e)| (*rank, e.player_id.as_u128())).collect();
+        assert_eq!(ranks, [(1, 10), (4, 7), (9, 2)]);
+        assert_eq!([1, 4, 10].map(|rank| board.percentile(rank).round()), [100.0, 67.0, 0.0]);
+    }
+
+    #[test]
+    fn scores_are_read_as_they_were_written() {
+        for v in [0.0, -1.5, 1.5, f64::MAX, f64::MIN, 1e-300] {
+            assert!(value(bits(v, true), true) == v && value(bits(v, false), false) == v, "{v}");
+        }
+    }
+
+    #[test]
+    fn an_entry_takes_less_than_a_hundred_bytes() {
+        let mut loading = Loading::default();
+        let most = 120_000;
+        let entries = (1..=most / 2).map(|n| there(entry(n as u128, (n * 7_919 % 10_007) as f64, 0.0, n)));
+        loading.take(&head(true, most / 2), entries.collect());
+        let mut board = loading.finish(head(true, most / 2), 1);
+        let each = |board: &Board| board.bytes() / board.len();
+        assert!(each(&board) < 100, "{} bytes an entry when it is read", each(&board));
+        // Just after its index has grown it has the most air.
+        for n in most / 2 + 1..=most {
+            board.apply(entry(n as u128, (n * 7_919 % 10_007) as f64, 0.0, n));
+            assert!(board.len() < 60_000 || each(&board) < 100, "{} bytes at {n} entries", each(&board));
+        }
     }
 
     proptest! {
@@ -225,6 +482,13 @@ mod tests {
             for (i, e) in expected.iter().enumerate() {
                 prop_assert_eq!(board.rank(e), i + 1);
             }
+            // Read from the rows at once, it is the same.
+            let mut loading = Loading::default();
+            loading.take(board.head(), Vec::new());
+            loading.take(board.head(), expected.iter().copied().map(there).collect());
+            let read = loading.finish(head(descending, changes.len() as i64), order_seed);
+            let ranked: Vec<Entry> = read.at_rank(1, usize::MAX).into_iter().map(|(_, e)| e).collect();
+            prop_assert_eq!(&ranked, &expected);
         }
     }
 }

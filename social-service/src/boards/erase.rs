@@ -9,7 +9,7 @@ use std::{
 
 use asobi_bus::{BusEvent, Subscription};
 use asobi_proto::bus::RevokedItem;
-use asobi_store::{boards::Snapshot, tokens, within};
+use asobi_store::{boards::Change, tokens, within};
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
@@ -41,7 +41,7 @@ pub async fn follow_erasures(boards: Arc<Boards>, mut events: Subscription, kept
             }
             Some(BusEvent::Resync) => {
                 let began = Instant::now();
-                match within(boards.bound, tokens::revocations(&boards.pool)).await {
+                match within(boards.options.bound, tokens::revocations(boards.pool())).await {
                     Ok(rows) => {
                         if began.duration_since(last_read) >= kept {
                             lock(&boards.cells).clear();
@@ -81,20 +81,20 @@ impl Boards {
     }
 
     /// A match that ended after the erasure may have written a score of theirs.
-    pub(super) fn without_erased(&self, snapshot: &mut Snapshot) {
+    pub(super) fn without_erased(&self, changes: &mut Vec<Change>) {
         let erased = lock(&self.erased);
         if !erased.is_empty() {
-            snapshot.entries.retain(|entry| !erased.contains(&entry.player_id));
+            changes.retain(|change| !erased.contains(&change.entry.player_id));
         }
     }
 
     fn take_off(&self, player: Uuid) {
+        self.past.take_off(player);
         let cells: Vec<_> = lock(&self.cells).values().cloned().collect();
         for cell in cells {
-            match &mut *lock(&cell.slot) {
-                Slot::Ready(board) => board.remove(player),
-                // The read under way may have seen the rows that are gone: it starts over.
-                Slot::Early(early) => *early = None,
+            // Whoever loads a board takes off those who are erased by then.
+            if let Slot::Ready(board) = &mut *lock(&cell.slot) {
+                board.remove(player);
             }
         }
     }

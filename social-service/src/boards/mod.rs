@@ -1,9 +1,30 @@
-//! Every board this service answers for: loaded at its first use, then kept current by its own writes and by the bus.
+//! Every board this service answers for: loaded at its first use, or at the start when it is large, then kept current by its own writes and
+//! by the bus.
+//!
+//! ```text
+//!             look                 rows, page by page                 changes from the bus
+//!   (nothing) ───► early, gathers ───────────────────► ready ◄──────────────────────────────┐
+//!        ▲         what the bus says                     │ gap, hint, resync, sweep         │
+//!        │                                               ▼                                  │
+//!        └─ gone, or ranks otherwise, or no room ──── in doubt: what the rows have above its number
+//! ```
+//!
+//! | what happens | what comes of it |
+//! | --- | --- |
+//! | a hint is lost | the next number shows the gap, or the sweep of all boards' numbers does within [`follow::SWEEP`]; the rows are read from there |
+//! | the service dies after a commit, before its hint | the same, at the others; it itself reads the rows when it is back |
+//! | the bus is cut off | all boards are in doubt when it is back |
+//! | a reset, other settings, an entry taken off | it has a number, too: as above |
+//! | more comes while a board is read than may wait | the board is in doubt as soon as it is read |
+//! | the replica is away, or too far behind | the primary is read |
 
 mod board;
 mod erase;
 mod follow;
+mod load;
+mod past;
 mod ranked;
+mod renew;
 mod write;
 
 use std::{
@@ -16,38 +37,59 @@ use std::{
 };
 
 use asobi_bus::Publisher;
-use asobi_proto::bus::{ScoreItem, Topic};
-use asobi_store::{
-    boards::{Entry, Submission, Written},
-    within,
-};
+use asobi_proto::bus::{BoardItem, ScoreItem, Topic};
+use asobi_store::boards::{Entry, Submission, Written};
 use sqlx::PgPool;
-use tokio::sync::Notify;
+use tokio::sync::{Notify, watch};
 use uuid::Uuid;
 
 pub use board::Board;
 pub use erase::follow_erasures;
 pub use follow::follow;
+pub use load::replica;
+pub use renew::{reset_boards, sweep_boards};
 pub use write::{Full, Writer};
 
 /// Boards in memory; past it, the one that nobody has asked for the longest is dropped and read again when somebody does.
 const RESIDENT: usize = 1_000;
-/// Changes that wait for a board which is being loaded; past it the load starts over.
+/// Changes that wait for a board which is being loaded; past it its rows are read again from where the load ended.
 const EARLY: usize = 65_536;
+
+/// Where boards come from and go to, and how many are kept.
+pub struct Options {
+    pub pool: PgPool,
+    /// Where whole boards are read, if it is not behind.
+    pub replica: Option<PgPool>,
+    /// Whether the bus is heard.
+    pub listening: watch::Receiver<bool>,
+    pub publisher: Publisher,
+    /// Of one read.
+    pub bound: Duration,
+    /// Entries in memory, of all boards; past it, boards are dropped as past [`RESIDENT`].
+    pub most_entries: usize,
+    /// Shapes the trees.
+    pub seed: u64,
+}
 
 /// The boards in memory.
 pub struct Boards {
-    pool: PgPool,
-    publisher: Publisher,
-    bound: Duration,
+    options: Options,
     cells: Mutex<HashMap<String, Arc<Cell>>>,
+    past: past::Past,
     /// Boards that may lack a change, and when their rows are to be read.
-    doubts: Mutex<HashMap<String, Instant>>,
+    doubts: Mutex<HashMap<String, Doubt>>,
     doubted: Notify,
     /// Players who were erased lately.
     erased: Mutex<HashSet<Uuid>>,
     uses: AtomicU64,
-    seed: u64,
+}
+
+/// Why a board's rows are to be read again.
+#[derive(Clone, Copy)]
+struct Doubt {
+    due: Instant,
+    /// The board had this number in the rows: it is needless if the board has come so far by itself, without a gap.
+    seq: i64,
 }
 
 /// A board's place.
@@ -59,25 +101,35 @@ struct Cell {
 }
 
 enum Slot {
-    /// Being loaded: what comes meanwhile. None when that was too much.
-    Early(Option<Vec<Entry>>),
+    /// Being loaded: what comes meanwhile, and whether that was too much.
+    Early {
+        entries: Vec<Entry>,
+        lost: bool,
+    },
     Ready(Box<Board>),
 }
 
+impl Slot {
+    fn empty() -> Self {
+        Self::Early { entries: Vec::new(), lost: false }
+    }
+}
+
 impl Boards {
-    /// `seed` shapes the trees. `bound`: of one read.
-    pub fn new(pool: PgPool, publisher: Publisher, bound: Duration, seed: u64) -> Arc<Self> {
+    pub fn new(options: Options) -> Arc<Self> {
         Arc::new(Self {
-            pool,
-            publisher,
-            bound,
+            options,
             cells: Mutex::default(),
+            past: past::Past::default(),
             doubts: Mutex::default(),
             doubted: Notify::new(),
             erased: Mutex::default(),
             uses: AtomicU64::new(0),
-            seed,
         })
+    }
+
+    pub fn pool(&self) -> &PgPool {
+        &self.options.pool
     }
 
     /// Looks at a board; none: there is no such board. Whoever asks may go away: a load that has begun is finished, so that a board which
@@ -96,15 +148,24 @@ impl Boards {
                 continue;
             }
             let (boards, id) = (Arc::clone(self), id.to_owned());
-            // One task per board, bounded in time by its read.
+            // One task per board, bounded in time by its reads.
             let load = tokio::spawn(async move {
                 let _one = one;
                 boards.load(&id, &cell).await
             });
             // It fails only when the runtime shuts down.
-            if !load.await.unwrap_or(Err(asobi_store::Error::Deadline(self.bound)))? {
+            if !load.await.unwrap_or(Err(asobi_store::Error::Deadline(self.options.bound)))? {
                 return Ok(None);
             }
+        }
+    }
+
+    /// What a board in memory says; none: it is not there.
+    pub fn glance<T>(&self, id: &str, see: impl FnOnce(&Board) -> T) -> Option<T> {
+        let cell = lock(&self.cells).get(id).cloned()?;
+        match &*lock(&cell.slot) {
+            Slot::Ready(board) => Some(see(board)),
+            Slot::Early { .. } => None,
         }
     }
 
@@ -122,7 +183,18 @@ impl Boards {
                 updated_at: i64::try_from(entry.updated_at.unix_timestamp_nanos() / 1_000_000).unwrap_or(0),
             };
             // Who misses it sees the gap in the numbers.
-            let _ = self.publisher.publish(Topic::Boards, &item);
+            let _ = self.options.publisher.publish(Topic::Boards, &item);
+        }
+    }
+
+    /// A board was changed in another way than by scores, and that is committed: it is so in memory when this is done, and the other
+    /// services are told. When the rows cannot be read now they are soon.
+    pub async fn changed(&self, id: &str) {
+        let _ =
+            self.options.publisher.publish(Topic::Boards, &BoardItem { leaderboard_id: id.to_owned(), changed: true });
+        if let Err(error) = self.repair(id).await {
+            tracing::warn!(board.id = id, %error, "A board that was changed could not be read again; it is tried once more.");
+            self.doubt(id, Instant::now());
         }
     }
 
@@ -138,25 +210,27 @@ impl Boards {
                 board.apply(entry);
                 if board.has_gap() {
                     drop(slot);
-                    self.doubt(id, Instant::now() + board::GAP);
+                    self.doubt_unless(id, Doubt { due: Instant::now() + board::GAP, seq: 0 });
                 }
             }
-            Slot::Early(early) => {
-                if let Some(list) = early {
-                    list.push(entry);
-                    if list.len() > EARLY {
-                        *early = None;
-                    }
-                }
+            Slot::Early { lost: true, .. } => {}
+            Slot::Early { entries, lost } if entries.len() >= EARLY => {
+                *lost = true;
+                *entries = Vec::new();
             }
+            Slot::Early { entries, .. } => entries.push(entry),
         }
     }
 
     /// The board's rows are to be read at that time, unless an earlier one is set.
     fn doubt(&self, id: &str, due: Instant) {
+        self.doubt_unless(id, Doubt { due, seq: i64::MAX });
+    }
+
+    fn doubt_unless(&self, id: &str, doubt: Doubt) {
         let mut doubts = lock(&self.doubts);
-        let known = doubts.entry(id.to_owned()).or_insert(due);
-        *known = due.min(*known);
+        let known = doubts.entry(id.to_owned()).or_insert(doubt);
+        *known = Doubt { due: doubt.due.min(known.due), seq: doubt.seq.max(known.seq) };
         drop(doubts);
         self.doubted.notify_one();
     }
@@ -174,48 +248,10 @@ impl Boards {
                 cells.remove(&oldest);
             }
         }
-        let cell = Arc::new(Cell {
-            slot: Mutex::new(Slot::Early(Some(Vec::new()))),
-            loading: Arc::default(),
-            used: AtomicU64::new(used),
-        });
+        let cell =
+            Arc::new(Cell { slot: Mutex::new(Slot::empty()), loading: Arc::default(), used: AtomicU64::new(used) });
         cells.insert(id.to_owned(), Arc::clone(&cell));
         cell
-    }
-
-    /// Reads a board into its cell, which hears of changes since before the read. False: there is no such board.
-    async fn load(&self, id: &str, cell: &Arc<Cell>) -> asobi_store::Result<bool> {
-        let read = within(self.bound, asobi_store::boards::since(&self.pool, id, 0)).await;
-        let mut snapshot = match read {
-            Ok(Some(snapshot)) => snapshot,
-            nothing => {
-                // Ids that anybody may ask for take no memory.
-                let mut cells = lock(&self.cells);
-                if cells.get(id).is_some_and(|known| Arc::ptr_eq(known, cell)) {
-                    cells.remove(id);
-                }
-                return nothing.map(|_| false);
-            }
-        };
-        self.without_erased(&mut snapshot);
-        // Built outside of the lock: a large board takes a while, and changes go on gathering.
-        let mut board = Board::new(snapshot, self.seed);
-        let mut slot = lock(&cell.slot);
-        if let Slot::Early(early) = &mut *slot {
-            let Some(early) = early.take() else {
-                *slot = Slot::Early(Some(Vec::new()));
-                return Ok(true);
-            };
-            early.into_iter().for_each(|entry| board.apply(entry));
-            let gap = board.has_gap();
-            *slot = Slot::Ready(Box::new(board));
-            drop(slot);
-            if gap {
-                self.doubt(id, Instant::now() + board::GAP);
-            }
-        }
-        metrics::gauge!("asobi_social_boards").set(lock(&self.cells).len() as f64);
-        Ok(true)
     }
 }
 

@@ -1,9 +1,11 @@
 //! An ordered set that knows positions: insert, remove, rank of a key and the keys at a rank, all in O(log n) expected.
 //!
-//! A treap in one vector: a search tree by key, a heap by random priority, each node with the size of its subtree. 24 bytes a node besides
+//! A treap in a few vectors: a search tree by key, a heap by random priority, each node with the size of its subtree. 16 bytes a node besides
 //! the key. Chosen over a counted B-tree for its size in code; recursion goes as deep as the tree, which is some 2 log2 n.
 
 const NONE: u32 = u32::MAX;
+/// Nodes of a chunk. A set that grows never moves what it has, which would take a large one tens of milliseconds.
+const CHUNK: usize = 1 << 14;
 
 #[derive(Debug, Clone)]
 struct Node<K> {
@@ -14,10 +16,10 @@ struct Node<K> {
     right: u32,
 }
 
-/// Up to 2^32 - 2 distinct keys.
+/// Up to 2^32 - 2 distinct keys. A key stays at its place in memory, by whose number it can be looked at, until it is removed.
 #[derive(Debug, Clone)]
 pub struct Ranked<K> {
-    nodes: Vec<Node<K>>,
+    chunks: Vec<Vec<Node<K>>>,
     free: Vec<u32>,
     root: u32,
     random: u64,
@@ -26,23 +28,60 @@ pub struct Ranked<K> {
 impl<K: Ord + Copy> Ranked<K> {
     /// `seed` decides the tree's shape, nothing else.
     pub fn new(seed: u64) -> Self {
-        Self { nodes: Vec::new(), free: Vec::new(), root: NONE, random: seed }
+        Self { chunks: Vec::new(), free: Vec::new(), root: NONE, random: seed }
+    }
+
+    /// Of distinct keys in their order, in linear time. Keys lie in memory as they rank, each at the place of its position.
+    pub fn of_sorted(seed: u64, keys: impl IntoIterator<Item = K>) -> Self {
+        let mut ranked = Self::new(seed);
+        // The right edge of the tree, from the root downwards.
+        let mut edge: Vec<u32> = Vec::new();
+        for key in keys {
+            let at = ranked.allocate(key);
+            let mut below = NONE;
+            while let Some(last) = edge.pop_if(|last| ranked.node(*last).priority < ranked.node(at).priority) {
+                // Nothing comes to its right any more.
+                ranked.measure(last);
+                below = last;
+            }
+            ranked.node_mut(at).left = below;
+            if let Some(parent) = edge.last() {
+                ranked.node_mut(*parent).right = at;
+            }
+            edge.push(at);
+        }
+        ranked.root = edge.first().copied().unwrap_or(NONE);
+        while let Some(last) = edge.pop() {
+            ranked.measure(last);
+        }
+        ranked
     }
 
     pub fn len(&self) -> usize {
         self.size(self.root) as usize
     }
 
-    /// False: it was there already.
-    pub fn insert(&mut self, key: K) -> bool {
+    /// What it takes of memory.
+    pub fn bytes(&self) -> usize {
+        let nodes: usize = self.chunks.iter().map(Vec::capacity).sum();
+        nodes * size_of::<Node<K>>() + self.free.capacity() * size_of::<u32>()
+    }
+
+    /// The key at a place.
+    pub fn at(&self, place: u32) -> &K {
+        &self.node(place).key
+    }
+
+    /// The key's place; none: it was there already.
+    pub fn insert(&mut self, key: K) -> Option<u32> {
         if self.contains(&key) {
-            return false;
+            return None;
         }
         let node = self.allocate(key);
         let (less, more) = self.split(self.root, &key);
         let left = self.merge(less, node);
         self.root = self.merge(left, more);
-        true
+        Some(node)
     }
 
     /// False: it was not there.
@@ -59,9 +98,9 @@ impl<K: Ord + Copy> Ranked<K> {
         if parent == NONE {
             self.root = joined;
         } else if self.node(parent).left == at {
-            self.nodes[parent as usize].left = joined;
+            self.node_mut(parent).left = joined;
         } else {
-            self.nodes[parent as usize].right = joined;
+            self.node_mut(parent).right = joined;
         }
         self.free.push(at);
         self.shrink_path(key);
@@ -126,7 +165,11 @@ impl<K: Ord + Copy> Ranked<K> {
     }
 
     fn node(&self, at: u32) -> &Node<K> {
-        &self.nodes[at as usize]
+        &self.chunks[at as usize / CHUNK][at as usize % CHUNK]
+    }
+
+    fn node_mut(&mut self, at: u32) -> &mut Node<K> {
+        &mut self.chunks[at as usize / CHUNK][at as usize % CHUNK]
     }
 
     fn size(&self, at: u32) -> u32 {
@@ -136,7 +179,7 @@ impl<K: Ord + Copy> Ranked<K> {
     fn measure(&mut self, at: u32) {
         let node = self.node(at);
         let size = 1 + self.size(node.left) + self.size(node.right);
-        self.nodes[at as usize].size = size;
+        self.node_mut(at).size = size;
     }
 
     /// Every node above where `key` was has one key less below it.
@@ -156,12 +199,19 @@ impl<K: Ord + Copy> Ranked<K> {
     fn allocate(&mut self, key: K) -> u32 {
         let node = Node { key, priority: self.priority(), size: 1, left: NONE, right: NONE };
         if let Some(at) = self.free.pop() {
-            self.nodes[at as usize] = node;
+            *self.node_mut(at) = node;
             return at;
         }
-        let at = u32::try_from(self.nodes.len()).unwrap_or(NONE);
+        let full = self.chunks.last().is_none_or(|chunk| chunk.len() == CHUNK);
+        if full {
+            // Only the first one grows by copying: most boards are small.
+            self.chunks.push(if self.chunks.is_empty() { Vec::new() } else { Vec::with_capacity(CHUNK) });
+        }
+        let before = (self.chunks.len() - 1) * CHUNK;
+        let chunk = &mut self.chunks[before / CHUNK];
+        let at = u32::try_from(before + chunk.len()).unwrap_or(NONE);
         assert!(at != NONE, "a set of 2^32 keys does not fit into memory before it does not fit into an index");
-        self.nodes.push(node);
+        chunk.push(node);
         at
     }
 
@@ -181,12 +231,12 @@ impl<K: Ord + Copy> Ranked<K> {
         }
         if self.node(at).key < *key {
             let (less, more) = self.split(self.node(at).right, key);
-            self.nodes[at as usize].right = less;
+            self.node_mut(at).right = less;
             self.measure(at);
             (at, more)
         } else {
             let (less, more) = self.split(self.node(at).left, key);
-            self.nodes[at as usize].left = more;
+            self.node_mut(at).left = more;
             self.measure(at);
             (less, at)
         }
@@ -199,12 +249,12 @@ impl<K: Ord + Copy> Ranked<K> {
         }
         if self.node(left).priority >= self.node(right).priority {
             let joined = self.merge(self.node(left).right, right);
-            self.nodes[left as usize].right = joined;
+            self.node_mut(left).right = joined;
             self.measure(left);
             left
         } else {
             let joined = self.merge(left, self.node(right).left);
-            self.nodes[right as usize].left = joined;
+            self.node_mut(right).left = joined;
             self.measure(right);
             right
         }
@@ -226,7 +276,7 @@ mod tests {
             for (insert, key) in steps {
                 let found = model.binary_search(&key);
                 if insert {
-                    prop_assert_eq!(ranked.insert(key), found.is_err());
+                    prop_assert_eq!(ranked.insert(key).is_some(), found.is_err());
                     if let Err(at) = found {
                         model.insert(at, key);
                     }
@@ -242,7 +292,17 @@ mod tests {
                 let expected: Vec<u16> = model.iter().skip(from).take(7).copied().collect();
                 prop_assert_eq!(ranked.range(from, 7), expected);
             }
-            prop_assert_eq!(ranked.range(0, usize::MAX), model);
+            prop_assert_eq!(ranked.range(0, usize::MAX), model.clone());
+            // Built at once it is the same set, with the sizes right everywhere.
+            let mut built = Ranked::of_sorted(seed, model.iter().copied());
+            for (position, key) in model.iter().enumerate() {
+                prop_assert_eq!((built.rank(key), *built.at(position as u32)), (position, *key));
+            }
+            prop_assert_eq!(built.range(0, usize::MAX), model.clone());
+            for (position, key) in model.iter().enumerate() {
+                prop_assert!(built.remove(key));
+                prop_assert_eq!(built.len(), model.len() - position - 1);
+            }
         }
     }
 
@@ -256,10 +316,11 @@ mod tests {
             }
         }
         let mut ranked = Ranked::new(7);
-        (0..100_000).for_each(|key| assert!(ranked.insert(key)));
+        (0..100_000).for_each(|key| assert!(ranked.insert(key).is_some()));
         assert!(depth(&ranked, ranked.root) < 64, "log2 of it is 17");
         assert_eq!((ranked.rank(&77_777), ranked.range(99_998, 10)), (77_777, vec![99_998, 99_999]));
         (0..100_000).for_each(|key| assert!(ranked.remove(&key)));
-        assert!(ranked.insert(1) && ranked.nodes.len() == 100_000, "space is used again");
+        let space = |ranked: &Ranked<u32>| ranked.chunks.iter().map(Vec::len).sum::<usize>();
+        assert!(ranked.insert(1).is_some() && space(&ranked) == 100_000, "space is used again");
     }
 }

@@ -3,7 +3,7 @@
 use std::{sync::Arc, time::Instant};
 
 use asobi_store::{
-    boards::{self, Submission, Written},
+    boards::{self, Submission, Written, Wrote},
     within,
 };
 use tokio::sync::{mpsc, oneshot};
@@ -52,8 +52,12 @@ async fn run(boards: Arc<Boards>, mut queue: mpsc::Receiver<(Submission, Answer)
     let mut waiting = Vec::with_capacity(BATCH);
     while queue.recv_many(&mut waiting, BATCH).await > 0 {
         let (submissions, answers): (Vec<Submission>, Vec<Answer>) = waiting.drain(..).unzip();
-        match within(boards.bound, commit(&boards, &submissions)).await {
-            Ok(outcomes) => {
+        match within(boards.options.bound, commit(&boards, &submissions)).await {
+            Ok(Wrote { outcomes, reset }) => {
+                // Before the scores, which are of the new period.
+                for id in &reset {
+                    boards.changed(id).await;
+                }
                 boards.written(submissions.into_iter().zip(outcomes.iter().cloned()));
                 for (answer, written) in answers.into_iter().zip(outcomes) {
                     // Nobody waits any more: it is written all the same.
@@ -69,9 +73,9 @@ async fn run(boards: Arc<Boards>, mut queue: mpsc::Receiver<(Submission, Answer)
     }
 }
 
-async fn commit(boards: &Boards, submissions: &[Submission]) -> asobi_store::Result<Vec<Written>> {
-    let mut tx = asobi_store::begin(&boards.pool).await?;
-    let outcomes = boards::write(&mut tx, submissions).await?;
+async fn commit(boards: &Boards, submissions: &[Submission]) -> asobi_store::Result<Wrote> {
+    let mut tx = asobi_store::begin(boards.pool()).await?;
+    let wrote = boards::write(&mut tx, submissions).await?;
     tx.commit().await?;
-    Ok(outcomes)
+    Ok(wrote)
 }

@@ -6,6 +6,7 @@ use asobi_proto::{
     social_v1::ListAroundRequest,
 };
 use asobi_store::testing::TestDatabase;
+use serde_json::json;
 use sqlx::Row as _;
 use uuid::Uuid;
 
@@ -31,7 +32,8 @@ async fn a_board_is_the_same_at_every_service() -> anyhow::Result<()> {
     assert_eq!(two.submit("weekly", bo, 5.0, 0.0).await?.rank, 3);
     until("the other one knows", async || Ok((one.top("weekly", 1).await?[0].0 == ada.to_string()).then_some(())))
         .await?;
-    let around = ListAroundRequest { leaderboard_id: "weekly".into(), player_id: cy.to_string(), range: 1 };
+    let around =
+        ListAroundRequest { leaderboard_id: "weekly".into(), player_id: cy.to_string(), range: 1, period: None };
     let around = one.boards().list_around(around).await?.into_inner().entries;
     assert_eq!(around.iter().map(|e| e.rank).collect::<Vec<_>>(), [1, 2, 3]);
 
@@ -125,6 +127,41 @@ async fn effects_are_applied_once_whoever_takes_them() -> anyhow::Result<()> {
     assert_eq!(poison, 10);
     one.drain().await?;
     two.drain().await?;
+    database.drop_now().await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_match_makes_a_board_and_what_is_out_of_its_bounds_is_put_aside() -> anyhow::Result<()> {
+    let database = TestDatabase::create().await?;
+    let service = Service::start(&database, "one").await?;
+    let player = Uuid::now_v7();
+    let game = Uuid::now_v7();
+    let score = |score: f64| json!({"board": "laps", "player_id": player, "score": score});
+    let effects = [
+        ("score", score(55.0)),
+        ("board", json!({"board": "laps", "order": "low", "operator": "best", "max_score": 60.0})),
+        ("score", score(70.0)),
+        ("score", score(50.0)),
+        // One that is there already stays as it is.
+        ("board", json!({"board": "laps", "operator": "sum"})),
+        ("score", score(58.0)),
+    ];
+    let mut tx = database.pool.begin().await?;
+    for (ordinal, (kind, body)) in (1_i64..).zip(effects) {
+        let insert = sqlx::query("INSERT INTO match_effects (match_id, ordinal, kind, body) VALUES ($1, $2, $3, $4)");
+        insert.bind(game).bind(ordinal).bind(kind).bind(body).execute(&mut *tx).await?;
+    }
+    tx.commit().await?;
+    asobi_bus_of(&database)?.publisher().publish(Topic::Effects, &WakeItem {})?;
+    until("the best lap counts", async || {
+        Ok((service.top("laps", 0).await? == [(player.to_string(), 50.0, 1)]).then_some(()))
+    })
+    .await?;
+    let aside: Vec<(i64, String)> = sqlx::query_as("SELECT ordinal, error FROM match_effects WHERE error IS NOT NULL")
+        .fetch_all(&database.pool)
+        .await?;
+    assert_eq!(aside, [(3, "the score is not within the board's bounds".to_owned())]);
+    service.drain().await?;
     database.drop_now().await
 }
 

@@ -19,6 +19,7 @@ use asobi_service_kit::{
     grpc::{Channels, ClusterChannel, error_code},
 };
 use asobi_store::testing::TestDatabase;
+use sqlx::PgPool;
 use tokio::task::JoinHandle;
 use tonic::Status;
 use uuid::Uuid;
@@ -38,11 +39,16 @@ impl Service {
 
     /// With settings, each `key=value`.
     pub async fn start_with(database: &TestDatabase, node_id: &str, set: &[&str]) -> anyhow::Result<Self> {
+        Self::start_at(&database.url, &database.pool, node_id, set).await
+    }
+
+    /// On a database that is no test's own.
+    pub async fn start_at(url: &str, pool: &PgPool, node_id: &str, set: &[&str]) -> anyhow::Result<Self> {
         let usual =
             ["grpc.listen=127.0.0.1:0", "metrics.listen=127.0.0.1:0", "cluster.key=0123456789abcdef0123456789abcdef"];
         let args = ConfigArgs {
             set: usual.iter().chain(set).map(|set| (*set).to_owned()).collect(),
-            database_url: Some(database.url.clone()),
+            database_url: Some(url.to_owned()),
             node_id: Some(node_id.into()),
             ..ConfigArgs::default()
         };
@@ -51,7 +57,7 @@ impl Service {
         let running = tokio::spawn(asobi_social_service::run(config, shutdown.clone()));
         let address: String = until("the service is ready", async || {
             let ready = sqlx::query_scalar("SELECT grpc_addr FROM nodes WHERE node_id = $1 AND state = 'ready'");
-            Ok(ready.bind(node_id).fetch_optional(&database.pool).await?)
+            Ok(ready.bind(node_id).fetch_optional(pool).await?)
         })
         .await?;
         let channel = Channels::new("0123456789abcdef0123456789abcdef").get(&address);
@@ -120,7 +126,7 @@ impl Service {
     }
 
     pub async fn top(&self, board: &str, limit: i32) -> Result<Vec<(String, f64, i64)>, Status> {
-        let request = ListTopRequest { leaderboard_id: board.into(), limit };
+        let request = ListTopRequest { leaderboard_id: board.into(), limit, period: None };
         let entries = self.boards().list_top(request).await?.into_inner().entries;
         Ok(entries.into_iter().map(|e| (e.player_id, e.score, e.rank)).collect())
     }

@@ -1,7 +1,7 @@
 //! What an effect must be like so that it can be applied at some time. Checked before it is written, because one that PostgreSQL refuses would
 //! take the whole checkpoint with it, and again before it is applied, because another release may have written it.
 
-use asobi_proto::effect::{ChatEffect, EffectBody, NotifyEffect, ScoreEffect, StoreEffect};
+use asobi_proto::effect::{BoardEffect, ChatEffect, EffectBody, NotifyEffect, ScoreEffect, StoreEffect};
 use serde_json::Value;
 use uuid::Uuid;
 
@@ -13,6 +13,8 @@ const RECIPIENTS: usize = 1_000;
 const TYPE_BYTES: usize = 64;
 const SUBJECT_BYTES: usize = 256;
 const CONTENT_BYTES: usize = 4 * 1024;
+/// As the boards' table has it.
+const TITLE_BYTES: usize = 256;
 /// A message's, as for players.
 const MESSAGE_BYTES: usize = 2_000;
 const CHANNEL_BYTES: usize = 200;
@@ -32,6 +34,7 @@ pub fn check(body: &EffectBody) -> Result<(), Problem> {
         EffectBody::Notify(notify) => check_notify(notify),
         EffectBody::Chat(chat) => check_chat(chat),
         EffectBody::Store(store) => check_store(store),
+        EffectBody::Board(board) => check_board(board),
     }
 }
 
@@ -47,6 +50,22 @@ fn check_score(score: &ScoreEffect) -> Result<(), Problem> {
     let id = !score.board.is_empty() && is_text(&score.board, boards::ID_BYTES);
     demand(id, "the board's id is empty or too long")?;
     demand(score.score.is_finite() && score.sub_score.is_finite(), "the score is not a finite number")
+}
+
+fn check_board(board: &BoardEffect) -> Result<(), Problem> {
+    let id = !board.board.is_empty() && is_text(&board.board, boards::ID_BYTES);
+    demand(id, "the board's id is empty or too long")?;
+    let one_of = |word: &Option<String>, words: &[&str]| word.as_deref().is_none_or(|word| words.contains(&word));
+    demand(one_of(&board.order, &["high", "low"]), "the board's order is neither high nor low")?;
+    demand(one_of(&board.operator, &["best", "last", "sum"]), "the board's operator is none of best, last and sum")?;
+    let schedule = board.reset.as_deref().is_none_or(boards::is_schedule);
+    demand(schedule, "the board's reset is no cron pattern of five fields")?;
+    let bounds = [board.min_score, board.max_score];
+    demand(bounds.iter().flatten().all(|bound| bound.is_finite()), "a bound is not a finite number")?;
+    let together = board.min_score.zip(board.max_score).is_none_or(|(min, max)| min <= max);
+    demand(together, "the lowest score is above the highest")?;
+    demand(board.periods_kept.is_none_or(|kept| kept >= 0), "the number of periods is negative")?;
+    demand(board.title.as_deref().is_none_or(|title| is_text(title, TITLE_BYTES)), "the title is too long")
 }
 
 fn check_notify(notify: &NotifyEffect) -> Result<(), Problem> {
@@ -138,6 +157,19 @@ mod tests {
         EffectBody::Chat(ChatEffect { channel_id: channel.into(), sender_id: Uuid::nil(), content: content.into() })
     }
 
+    fn board(of: BoardEffect) -> EffectBody {
+        EffectBody::Board(of)
+    }
+
+    fn laps() -> BoardEffect {
+        BoardEffect {
+            board: "laps".into(),
+            order: Some("low".into()),
+            reset: Some("@weekly".into()),
+            ..BoardEffect::default()
+        }
+    }
+
     fn store(collection: &str, key: &str, value: Value) -> EffectBody {
         EffectBody::Store(StoreEffect { collection: collection.into(), key: key.into(), player_id: None, value })
     }
@@ -162,6 +194,8 @@ mod tests {
             chat(&format!("dm:{a}:{b}"), "hi"),
             store("ü".repeat(64).as_str(), "k", json!(null)),
             store("c", &"k".repeat(128), json!({"a": [1, "x", {"b": 1e308}]})),
+            board(laps()),
+            board(BoardEffect { min_score: Some(0.0), max_score: Some(0.0), periods_kept: Some(0), ..laps() }),
             notify("news", "", Value::Null),
             notify("news", "Hello", json!({"a": 1})),
         ] {
@@ -172,6 +206,14 @@ mod tests {
             score("", 1.0),
             score("a\0b", 1.0),
             score("arena", f64::NAN),
+            board(BoardEffect { board: String::new(), ..laps() }),
+            board(BoardEffect { order: Some("up".into()), ..laps() }),
+            board(BoardEffect { operator: Some("max".into()), ..laps() }),
+            board(BoardEffect { reset: Some("weekly".into()), ..laps() }),
+            board(BoardEffect { min_score: Some(2.0), max_score: Some(1.0), ..laps() }),
+            board(BoardEffect { max_score: Some(f64::INFINITY), ..laps() }),
+            board(BoardEffect { periods_kept: Some(-1), ..laps() }),
+            board(BoardEffect { title: Some("x".repeat(257)), ..laps() }),
             score("arena", f64::INFINITY),
             chat("global:lobby", ""),
             chat("global:lobby", "a\0b"),

@@ -5,7 +5,7 @@
 
 use std::{ops::RangeInclusive, rc::Rc};
 
-use asobi_proto::effect::{EffectBody, ScoreEffect, StoreEffect};
+use asobi_proto::effect::{BoardEffect, EffectBody, ScoreEffect, StoreEffect};
 use mlua::{Function, Lua, Table, Value};
 use uuid::Uuid;
 
@@ -16,6 +16,9 @@ use crate::{game::Ask, lua::decode::decode};
 const BOARD: RangeInclusive<usize> = 1..=128;
 const COLLECTION: RangeInclusive<usize> = 1..=64;
 const KEY: RangeInclusive<usize> = 1..=128;
+/// Settings of a board, bytes of JSON.
+const SETTINGS: usize = 4 * 1024;
+const SETTINGS_NAMES: [&str; 7] = ["order", "operator", "reset", "min_score", "max_score", "periods_kept", "title"];
 /// Largest stored value, bytes of JSON.
 const VALUE: usize = 64 * 1024;
 /// Entries one question may ask for.
@@ -36,6 +39,7 @@ impl World {
         };
         let boards = lua.create_table()?;
         self.add(lua, &boards, "submit", Self::submit)?;
+        self.add(lua, &boards, "create", Self::create)?;
         asks(&boards, "top", Self::top)?;
         asks(&boards, "rank", Self::rank)?;
         asks(&boards, "around", Self::around)?;
@@ -89,6 +93,30 @@ impl World {
             // Boards are the players'.
             Who::Bot => true,
         }))
+    }
+
+    /// A board that is to be there; one that is stays as it is.
+    fn create(&self, lua: &Lua, args: &[Value]) -> Answer {
+        let board = match board(args) {
+            Ok(board) => board,
+            Err(problem) => return wrong(lua, problem),
+        };
+        let settings = match self.object(args.get(1), SETTINGS) {
+            Ok(json) => serde_json::from_str::<serde_json::Map<String, serde_json::Value>>(&json).unwrap_or_default(),
+            Err(problem) => return wrong(lua, &format!("the settings {problem}")),
+        };
+        if let Some(unknown) = settings.keys().find(|name| !SETTINGS_NAMES.contains(&name.as_str())) {
+            return wrong(lua, &format!("{unknown} is no setting of a board"));
+        }
+        let body = match serde_json::from_value::<BoardEffect>(settings.into()) {
+            Ok(settings) => EffectBody::Board(BoardEffect { board, ..settings }),
+            Err(error) => return wrong(lua, &format!("the settings are wrong: {error}")),
+        };
+        match asobi_store::effects::check(&body) {
+            Ok(()) if self.effect(body) => wrapped(lua, Value::Boolean(true)),
+            Ok(()) => wrong(lua, TOO_MANY),
+            Err(problem) => wrong(lua, problem),
+        }
     }
 
     fn top(&self, lua: &Lua, args: &[Value]) -> Answer {

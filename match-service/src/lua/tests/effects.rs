@@ -1,6 +1,6 @@
 //! What a script does to the world outside: notifications, messages in channels, values it stores.
 
-use asobi_proto::effect::{ChatEffect, EffectBody, NotifyEffect, StoreEffect};
+use asobi_proto::effect::{BoardEffect, ChatEffect, EffectBody, NotifyEffect, StoreEffect};
 use serde_json::{Value as Json, json};
 use uuid::Uuid;
 
@@ -178,4 +178,34 @@ end";
     assert_eq!((&answers[0], &answers[1]), (&json!(true), &json!(true)));
     assert!((2..8).all(|n| answers[n]["error"].is_string()), "{answers}");
     assert_eq!(some.outcome.bots, [BotWish::Add("Ada".into()), BotWish::Remove("bot_Ada_a3f91c".into())]);
+}
+
+#[test]
+fn a_board_is_made_as_the_script_says() {
+    let (answers, effects) = calls(
+        "game.leaderboard.create('laps', { order = 'low', operator = 'best', reset = '0 0 * * MON', max_score = 600 }),
+         game.leaderboard.create('wins')",
+    );
+    assert_eq!(answers, [json!({"ok": true}), json!({"ok": true})]);
+    let laps = BoardEffect {
+        board: "laps".into(),
+        order: Some("low".into()),
+        operator: Some("best".into()),
+        reset: Some("0 0 * * MON".into()),
+        max_score: Some(600.0),
+        ..BoardEffect::default()
+    };
+    let wins = BoardEffect { board: "wins".into(), ..BoardEffect::default() };
+    assert_eq!(effects, [EffectBody::Board(laps), EffectBody::Board(wins)]);
+    refused(&[
+        "game.leaderboard.create()",
+        "game.leaderboard.create('')",
+        "game.leaderboard.create('laps', 7)",
+        "game.leaderboard.create('laps', { 'low' })",
+        "game.leaderboard.create('laps', { order = 'up' })",
+        "game.leaderboard.create('laps', { size = 7 })",
+        "game.leaderboard.create('laps', { board = 'other' })",
+        "game.leaderboard.create('laps', { reset = 'weekly' })",
+        "game.leaderboard.create('laps', { min_score = 2, max_score = 1 })",
+    ]);
 }

@@ -1,0 +1,227 @@
+//! How a board comes into memory: from the replica when there is one that has all that was committed before, else from the primary.
+//!
+//! The cell is there before the first read, and the bus is heard before the primary is asked how far it is: what changes later comes over
+//! the bus, what changed earlier is in the rows that are read, wherever.
+
+use std::{
+    sync::{Arc, atomic::Ordering},
+    time::{Duration, Instant},
+};
+
+use anyhow::Context as _;
+use asobi_service_kit::Config;
+use asobi_store::{
+    Error, Result,
+    boards::{self, replica},
+    within,
+};
+use sqlx::{PgPool, Postgres, pool::PoolConnection, postgres::PgPoolOptions};
+
+use super::{
+    Board, Boards, Cell, Slot,
+    board::{GAP, Loading},
+    lock,
+};
+
+/// Entries of one read: a fraction of a second, and a few hundred kilobytes.
+const PAGE: i64 = 20_000;
+/// How long a replica may take to catch up before the primary is read instead.
+const REPLAY: Duration = Duration::from_secs(2);
+const REPLAY_LOOK: Duration = Duration::from_millis(20);
+const REPLICA_CONNECTIONS: u32 = 2;
+const REPLICA_IDLE: Duration = Duration::from_secs(30);
+/// Large boards that are read at a start.
+const PRELOADED: i64 = 256;
+/// How often a board may be given away and made again while it is read.
+const ATTEMPTS: usize = 3;
+
+/// The pool of database.replica_url, which connects when it is needed; none: there is none.
+///
+/// # Errors
+/// When it is no URL.
+pub fn replica(config: &Config) -> anyhow::Result<Option<PgPool>> {
+    let database = &config.database;
+    if database.replica_url.is_empty() {
+        return Ok(None);
+    }
+    let name = format!("asobi/{}", config.node.id);
+    let options = asobi_store::connect_options(database.replica_url.expose(), &name, database.timeout())
+        .context("database.replica_url is not a PostgreSQL URL")?;
+    let pool = PgPoolOptions::new().max_connections(REPLICA_CONNECTIONS).acquire_timeout(REPLAY);
+    Ok(Some(pool.idle_timeout(REPLICA_IDLE).connect_lazy_with(options)))
+}
+
+impl Boards {
+    /// Reads the large boards, which would keep the first who ask for them waiting, until there is no room for more.
+    pub async fn preload(self: Arc<Self>, changes: i64) {
+        let mut listening = self.options.listening.clone();
+        // What is read before the bus is heard is read again for what it may have missed; it is not wrong.
+        let _ = tokio::time::timeout(REPLAY, listening.wait_for(|heard| *heard)).await;
+        let large = within(self.options.bound, boards::large(self.pool(), changes, PRELOADED)).await;
+        let large = large.unwrap_or_else(|error| {
+            tracing::warn!(%error, "The large boards could not be listed; each is read when it is asked for.");
+            Vec::new()
+        });
+        for id in large {
+            if self.entries() >= self.options.most_entries {
+                break;
+            }
+            if let Err(error) = self.look(&id, Board::len).await {
+                tracing::warn!(board.id = id, %error, "A large board could not be read; it is when it is asked for.");
+            }
+        }
+    }
+
+    /// Reads a board into its cell, which hears of changes since before the read. False: there is no such board.
+    pub(super) async fn load(self: &Arc<Self>, id: &str, cell: &Arc<Cell>) -> Result<bool> {
+        let began = Instant::now();
+        match self.read_board(id).await {
+            Ok(Some(board)) => {
+                self.install(id, cell, board);
+                metrics::histogram!("asobi_social_board_load_seconds").record(began.elapsed());
+                Ok(true)
+            }
+            nothing => {
+                // Ids that anybody may ask for take no memory.
+                let mut cells = lock(&self.cells);
+                if cells.get(id).is_some_and(|known| Arc::ptr_eq(known, cell)) {
+                    cells.remove(id);
+                }
+                nothing.map(|_| false)
+            }
+        }
+    }
+
+    fn install(&self, id: &str, cell: &Cell, mut board: Board) {
+        let mut slot = lock(&cell.slot);
+        let Slot::Early { entries, lost } = &mut *slot else { return };
+        let (early, lost) = (std::mem::take(entries), *lost);
+        early.into_iter().for_each(|entry| board.apply(entry));
+        let doubtful = board.has_gap() || lost;
+        // Whoever is erased from now on is taken off the board that is there; who was before, here.
+        *slot = Slot::Ready(Box::new(board));
+        if let Slot::Ready(board) = &mut *slot {
+            lock(&self.erased).iter().for_each(|player| board.remove(*player));
+        }
+        drop(slot);
+        if doubtful {
+            self.doubt(id, Instant::now() + if lost { Duration::ZERO } else { GAP });
+        }
+        self.make_room(id);
+    }
+
+    /// Drops the boards that nobody has asked for the longest, until the others are few enough; never the one that has just come.
+    fn make_room(&self, newest: &str) {
+        let mut cells = lock(&self.cells);
+        let mut sizes: Vec<(u64, String, usize)> =
+            cells.iter().map(|(id, cell)| (cell.used.load(Ordering::Relaxed), id.clone(), size(cell))).collect();
+        sizes.sort_unstable();
+        let mut entries: usize = sizes.iter().map(|(_, _, size)| size).sum();
+        for (_, id, size) in sizes {
+            if entries <= self.options.most_entries {
+                break;
+            }
+            if id != newest && size > 0 {
+                let gone = cells.remove(&id);
+                bytes -= gone.as_deref().map_or(0, |cell| match &*lock(&cell.slot) {
+                    Slot::Ready(board) => board.bytes().min(bytes),
+                    Slot::Early { .. } => 0,
+                });
+                entries -= size;
+            }
+        }
+        metrics::gauge!("asobi_social_boards").set(cells.len() as f64);
+        metrics::gauge!("asobi_social_board_entries").set(entries as f64);
+        metrics::gauge!("asobi_social_board_bytes").set(bytes as f64);
+    }
+
+    fn entries(&self) -> usize {
+        lock(&self.cells).values().map(|cell| size(cell)).sum()
+    }
+
+    async fn read_board(&self, id: &str) -> Result<Option<Board>> {
+        if let Some(mut replica) = self.replica().await {
+            match self.read_all(&mut replica, id).await {
+                Ok(board) => {
+                    metrics::counter!("asobi_social_board_loads_total", "from" => "replica").increment(1);
+                    return Ok(board);
+                }
+                Err(error) => {
+                    tracing::warn!(board.id = id, %error, "The replica failed while a board was read; the primary is read.")
+                }
+            }
+        }
+        metrics::counter!("asobi_social_board_loads_total", "from" => "primary").increment(1);
+        let mut primary = within(self.options.bound, connection(self.pool())).await?;
+        self.read_all(&mut primary, id).await
+    }
+
+    async fn read_all(&self, connection: &mut PoolConnection<Postgres>, id: &str) -> Result<Option<Board>> {
+        for _ in 0..ATTEMPTS {
+            let (mut loading, mut after, mut born) = (Loading::default(), 0, None);
+            let head = loop {
+                let page = within(self.options.bound, boards::page(connection, id, after, PAGE)).await?;
+                let Some(page) = page else { return Ok(None) };
+                if *born.get_or_insert(page.head.born) != page.head.born {
+                    break None;
+                }
+                after = page.changes.last().map_or(after, |change| change.entry.seq);
+                loading.take(&page.head, page.changes);
+                if page.last {
+                    break Some(page.head);
+                }
+            };
+            if let Some(head) = head {
+                let seed = self.options.seed;
+                // It fails only when the runtime shuts down.
+                let built = tokio::task::spawn_blocking(move || loading.finish(head, seed)).await;
+                return built.map(Some).map_err(|_| Error::Deadline(self.options.bound));
+            }
+        }
+        Err(Error::Deadline(self.options.bound))
+    }
+
+    /// A connection to the replica, once it has all that was committed before this was called. None: there is no replica, or it is not to
+    /// be had now.
+    async fn replica(&self) -> Option<PoolConnection<Postgres>> {
+        let replica = self.options.replica.as_ref()?;
+        if !*self.options.listening.borrow() {
+            // What it does not have yet would never come.
+            return None;
+        }
+        match within(REPLAY, self.caught_up(replica)).await {
+            Ok(Some(connection)) => Some(connection),
+            Ok(None) => {
+                tracing::warn!("database.replica_url leads to no standby; boards are read from the primary.");
+                None
+            }
+            Err(error) => {
+                tracing::info!(%error, "The replica is away or too far behind; boards are read from the primary.");
+                None
+            }
+        }
+    }
+
+    /// Waits until the replica has caught up; none: it is no standby.
+    async fn caught_up(&self, replica: &PgPool) -> Result<Option<PoolConnection<Postgres>>> {
+        let position = replica::position(self.pool()).await?;
+        loop {
+            match replica::has_replayed(replica, &position).await? {
+                Some(true) => return connection(replica).await.map(Some),
+                Some(false) => tokio::time::sleep(REPLAY_LOOK).await,
+                None => return Ok(None),
+            }
+        }
+    }
+}
+
+async fn connection(pool: &PgPool) -> Result<PoolConnection<Postgres>> {
+    Ok(Box::pin(pool.acquire()).await?)
+}
+
+fn size(cell: &Cell) -> usize {
+    match &*lock(&cell.slot) {
+        Slot::Ready(board) => board.len(),
+        Slot::Early { .. } => 0,
+    }
+}
