@@ -66,7 +66,7 @@ impl Process {
 
     async fn nodes(&self, secret: &str) -> Result<usize, Status> {
         let mut client = OpsServiceClient::new(self.with(secret));
-        Ok(client.list_nodes(with_deadline(ListNodesRequest {}, LONG)).await?.into_inner().nodes.len())
+        Ok(client.list_nodes(with_deadline(ListNodesRequest::default(), LONG)).await?.into_inner().nodes.len())
     }
 }
 
@@ -301,7 +301,11 @@ async fn a_rotated_key_is_known_before_it_is_shown() -> anyhow::Result<()> {
         sqlx::query_scalar("SELECT value FROM cluster_keys WHERE retires_at IS NULL").fetch_one(&database.pool).await?;
     let asks = async |process: &Process, key: &str| {
         let mut client = OpsServiceClient::new(Channels::new(key).get(&process.address));
-        client.list_nodes(with_deadline(ListNodesRequest {}, LONG)).await.map(|_| ()).map_err(|status| status.code())
+        client
+            .list_nodes(with_deadline(ListNodesRequest::default(), LONG))
+            .await
+            .map(|_| ())
+            .map_err(|status| status.code())
     };
     for process in [&one, &two] {
         assert_eq!((asks(process, &old).await, asks(process, &new).await), (Ok(()), Ok(())), "both are accepted");
@@ -314,7 +318,7 @@ async fn a_rotated_key_is_known_before_it_is_shown() -> anyhow::Result<()> {
         assert!(since.elapsed() < LONG, "the old key does not retire");
         // All the while the nodes themselves are let in.
         OpsServiceClient::new(two.node.channels.get(&one.address))
-            .list_nodes(with_deadline(ListNodesRequest {}, LONG))
+            .list_nodes(with_deadline(ListNodesRequest::default(), LONG))
             .await?;
     }
     assert_eq!((asks(&two, &old).await, asks(&two, &new).await), (Err(Code::Unauthenticated), Ok(())));
@@ -333,7 +337,7 @@ async fn configured_keys_are_rotated_in_the_configuration() -> anyhow::Result<()
     let two = Process::start(&database, "two", &[("cluster.key", new), ("cluster.previous_key", old)]).await?;
     for (from, to) in [(&one, &two), (&two, &one)] {
         let mut client = OpsServiceClient::new(from.node.channels.get(&to.address));
-        client.list_nodes(with_deadline(ListNodesRequest {}, LONG)).await?;
+        client.list_nodes(with_deadline(ListNodesRequest::default(), LONG)).await?;
     }
     let refused =
         one.access().rotate_cluster_key(with_deadline(RotateClusterKeyRequest::default(), LONG)).await.unwrap_err();

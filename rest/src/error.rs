@@ -40,10 +40,6 @@ impl ApiError {
         }
     }
 
-    pub fn is(&self, code: ErrorCode) -> bool {
-        self.code == code
-    }
-
     pub fn unauthenticated() -> Self {
         Self::new(ErrorCode::UNAUTHENTICATED, "This needs a valid access token: authorization: Bearer <access_token>.")
     }

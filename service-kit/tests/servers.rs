@@ -1,15 +1,12 @@
 //! The servers as the services use them: bound on free ports, called over real sockets, drained.
 
+mod support;
+
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use asobi_proto::{
     error::ErrorCode,
-    ops_v1::{
-        DrainNodeRequest, DrainNodeResponse, GetConfigRequest, GetConfigResponse, GetStatsRequest, GetStatsResponse,
-        ListNodesRequest, ListNodesResponse, Node, WitnessRequest, WitnessResponse,
-        ops_service_client::OpsServiceClient,
-        ops_service_server::{OpsService, OpsServiceServer},
-    },
+    ops_v1::{ListNodesRequest, Node, ops_service_client::OpsServiceClient, ops_service_server::OpsServiceServer},
 };
 use asobi_service_kit::{
     Readiness, Shutdown,
@@ -18,44 +15,24 @@ use asobi_service_kit::{
 };
 use axum::{Router, extract::ConnectInfo, routing::get};
 use tokio::sync::Notify;
-use tonic::{Code, Request, Response, Status, service::Routes, transport::Endpoint};
+use tonic::{Code, Request, Status, service::Routes, transport::Endpoint};
 use tonic_health::pb::{HealthCheckRequest, health_check_response::ServingStatus, health_client::HealthClient};
+
+use support::Ops;
 
 const LONG: Duration = Duration::from_secs(30);
 const KEY: &str = "a key of some length";
 
-struct Ops;
-
-#[tonic::async_trait]
-impl OpsService for Ops {
-    async fn list_nodes(&self, request: Request<ListNodesRequest>) -> Result<Response<ListNodesResponse>, Status> {
-        if request.metadata().contains_key("refuse") {
-            return Err(status(ErrorCode::RATE_LIMITED, "too many for a test"));
-        }
-        let nodes = vec![Node { node_id: "a".to_owned(), ..Node::default() }];
-        Ok(Response::new(ListNodesResponse { nodes, ..ListNodesResponse::default() }))
+fn nodes(request: &Request<ListNodesRequest>) -> Result<Node, Status> {
+    if request.metadata().contains_key("refuse") {
+        return Err(status(ErrorCode::RATE_LIMITED, "too many for a test"));
     }
-
-    async fn get_config(&self, _: Request<GetConfigRequest>) -> Result<Response<GetConfigResponse>, Status> {
-        Err(Status::unimplemented("not asked here"))
-    }
-
-    async fn get_stats(&self, _: Request<GetStatsRequest>) -> Result<Response<GetStatsResponse>, Status> {
-        Err(Status::unimplemented("not asked here"))
-    }
-
-    async fn drain_node(&self, _: Request<DrainNodeRequest>) -> Result<Response<DrainNodeResponse>, Status> {
-        Err(Status::unimplemented("not asked here"))
-    }
-
-    async fn witness(&self, _: Request<WitnessRequest>) -> Result<Response<WitnessResponse>, Status> {
-        Ok(Response::new(WitnessResponse { silent_ms: 0, database: true }))
-    }
+    Ok(Node { node_id: "a".to_owned(), ..Node::default() })
 }
 
 async fn grpc(shutdown: &Shutdown, readiness: &Readiness) -> SocketAddr {
     let (listener, address) = bind("grpc.listen", "127.0.0.1:0").await.unwrap();
-    serve_grpc(listener, Routes::new(OpsServiceServer::new(Ops)), readiness, KEY, shutdown);
+    serve_grpc(listener, Routes::new(OpsServiceServer::new(Ops(nodes))), readiness, KEY, shutdown);
     address
 }
 

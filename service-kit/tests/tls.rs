@@ -1,5 +1,7 @@
 //! gRPC over TLS: who shows which certificate, and what becomes of them.
 
+mod support;
+
 use std::{
     net::{IpAddr, SocketAddr},
     path::{Path, PathBuf},
@@ -8,9 +10,7 @@ use std::{
 };
 
 use asobi_proto::ops_v1::{
-    ListNodesRequest, ListNodesResponse, WitnessRequest, WitnessResponse,
-    ops_service_client::OpsServiceClient,
-    ops_service_server::{OpsService, OpsServiceServer},
+    ListNodesRequest, Node, ops_service_client::OpsServiceClient, ops_service_server::OpsServiceServer,
 };
 use asobi_service_kit::{
     Readiness, Shutdown,
@@ -23,22 +23,14 @@ use asobi_service_kit::{
 use rcgen::{CertificateParams, CertifiedIssuer, DnType, ExtendedKeyUsagePurpose, IsCa, KeyPair, SanType};
 use tonic::{Code, Request, Response, Status, service::Routes};
 
+use support::Ops;
+
 const LONG: Duration = Duration::from_secs(30);
 const KEY: &str = "a key of some length";
 
-/// Answers who calls, as the only node's name.
-struct Ops;
-
-#[tonic::async_trait]
-impl OpsService for Ops {
-    async fn list_nodes(&self, request: Request<ListNodesRequest>) -> Result<Response<ListNodesResponse>, Status> {
-        let node = asobi_proto::ops_v1::Node { node_id: Caller::of(&request)?.to_string(), ..Default::default() };
-        Ok(Response::new(ListNodesResponse { nodes: vec![node] }))
-    }
-
-    async fn witness(&self, _: Request<WitnessRequest>) -> Result<Response<WitnessResponse>, Status> {
-        Ok(Response::new(WitnessResponse::default()))
-    }
+/// Who calls, as the only node's name.
+fn caller(request: &Request<ListNodesRequest>) -> Result<Node, Status> {
+    Ok(Node { node_id: Caller::of(request)?.to_string(), ..Node::default() })
 }
 
 #[derive(Debug, Default)]
@@ -94,7 +86,7 @@ async fn serve(tls: &Arc<Tls>, notes: &Arc<Notes>, shutdown: &Shutdown) -> Socke
     let (listener, address) = bind("grpc.listen", "127.0.0.1:0").await.unwrap();
     let operators = Arc::clone(notes) as Arc<dyn Operators>;
     let access = Access::new(KEY).and_operators(operators).over(Some(Arc::clone(tls)));
-    serve_grpc(listener, Routes::new(OpsServiceServer::new(Ops)), &Readiness::new(), access, shutdown);
+    serve_grpc(listener, Routes::new(OpsServiceServer::new(Ops(caller))), &Readiness::new(), access, shutdown);
     address
 }
 

@@ -4,10 +4,10 @@
 //! Each subcommand is a module with its arguments and a `run(&args, &Ctl)`; what it prints goes through [`output`].
 
 mod audit;
+mod boards;
 mod chat;
 mod directory;
 mod export;
-mod boards;
 mod hosts;
 mod key;
 mod matches;

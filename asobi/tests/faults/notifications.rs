@@ -59,7 +59,8 @@ async fn a_hundred_thousand_are_told_once_though_their_service_is_killed() -> an
     .await?;
 
     let begun = Instant::now();
-    let created = cluster.ctl(&["notify", "send", "--all", "--type", "season", "--subject", "It begins", "--json"]).await?;
+    let created =
+        cluster.ctl(&["notify", "send", "--all", "--type", "season", "--subject", "It begins", "--json"]).await?;
     let job: Value = serde_json::from_str(&created)?;
     let id = job["id"].as_str().context("id")?.to_owned();
     until("a part of them is told", async || Ok(state(&cluster).await?.0 > PLAYERS / 5)).await?;
