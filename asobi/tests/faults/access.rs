@@ -20,7 +20,7 @@ const ROLES: [&str; 4] = ["gateways", "match_hosts", "matchmakers", "social_serv
 async fn asks(process: &Process, key: &str) -> anyhow::Result<Result<(), Code>> {
     let address = process.grpc.as_deref().context("grpc")?;
     let mut client = OpsServiceClient::new(Channels::new(key).get(address));
-    let answer = client.list_nodes(with_deadline(ListNodesRequest {}, PATIENCE)).await;
+    let answer = client.list_nodes(with_deadline(ListNodesRequest::default(), PATIENCE)).await;
     Ok(answer.map(|_| ()).map_err(|status| status.code()))
 }
 
