@@ -88,6 +88,8 @@ async fn operators_pause_resume_and_tune_a_mode() -> anyhow::Result<()> {
     let mut tools = leader(&cluster).await?;
     let mut ada = cluster.player_with(0, "ada", &["queue"]).await?;
     let mut bo = cluster.player(1, "bo").await?;
+    let pausing = PauseModeRequest { mode: "duel".into(), request_id: "first".into() };
+    tools.pause_mode(pausing.clone()).await?;
     pause(&mut tools, "duel").await?;
     let missing = tools.pause_mode(PauseModeRequest { mode: "no_such".into(), ..PauseModeRequest::default() }).await;
     assert_eq!(missing.expect_err("refused").code(), Code::NotFound);
@@ -123,6 +125,16 @@ async fn operators_pause_resume_and_tune_a_mode() -> anyhow::Result<()> {
     .await??
     .context("an end")?;
     assert_eq!((last.state(), &json!(last.match_id)), (TicketState::Matched, &matched["match_id"]));
+
+    // A request that comes once more is answered as it was, and changes nothing.
+    tools.pause_mode(pausing).await?;
+    let (paused, written): (bool, i64) = sqlx::query_as(
+        "SELECT paused, (SELECT count(*) FROM audit WHERE action = 'MatchmakerService/PauseMode' AND request_id = 'first')
+         FROM modes WHERE mode = 'duel'",
+    )
+    .fetch_one(&cluster.database.pool)
+    .await?;
+    assert_eq!((paused, written), (false, 1));
 
     // An operator's settings win over the script's, by the script's rules.
     let set = |json: Value| SetModeSettingsRequest {
