@@ -26,6 +26,8 @@ pub struct View {
 
 /// Lines of the queue, its head included; the rest of the screen is the nodes'.
 const QUEUE_LINES: u16 = 9;
+/// Between two columns.
+const SPACE: u16 = 2;
 
 pub fn draw(frame: &mut Frame<'_>, view: &View) {
     let Some(model) = &view.model else {
@@ -56,7 +58,7 @@ pub fn draw(frame: &mut Frame<'_>, view: &View) {
 
 fn draw_nodes(frame: &mut Frame<'_>, area: Rect, model: &Model, scrolled: usize) {
     let rows: Vec<_> = model.rows.iter().map(|row| (row.condition, text::cells(row))).collect();
-    let widths = widths(text::NODES, rows.iter().map(|(_, cells)| cells));
+    let widths = widths(text::NODES, rows.iter().map(|(_, cells)| cells), area.width);
     // The last ones stay in sight, however far it was scrolled.
     let visible = usize::from(area.height.saturating_sub(1)).max(1);
     let first = scrolled.min(rows.len().saturating_sub(visible));
@@ -66,9 +68,10 @@ fn draw_nodes(frame: &mut Frame<'_>, area: Rect, model: &Model, scrolled: usize)
             Condition::Silent | Condition::Lost => Style::new().fg(Color::Red),
             Condition::Stopped => Style::new().add_modifier(Modifier::DIM),
         };
-        Row::new(cells.map(Cell::from)).style(style)
+        Row::new(cells.into_iter().take(widths.len()).map(Cell::from)).style(style)
     });
-    frame.render_widget(Table::new(shown, widths).header(heading(text::NODES)).column_spacing(2), area);
+    let heading = heading(&text::NODES[..widths.len()]);
+    frame.render_widget(Table::new(shown, widths.clone()).header(heading).column_spacing(SPACE), area);
 }
 
 fn draw_queue(frame: &mut Frame<'_>, area: Rect, model: &Model) {
@@ -76,26 +79,38 @@ fn draw_queue(frame: &mut Frame<'_>, area: Rect, model: &Model) {
         return;
     }
     let rows = text::queue(model);
-    let widths = widths(text::QUEUE, rows.iter());
+    let widths = widths(text::QUEUE, rows.iter(), area.width);
     let [_, area] = Layout::vertical([Constraint::Length(1), Constraint::Min(1)]).areas(area);
-    let shown = rows.into_iter().map(|cells| Row::new(cells.map(Cell::from)));
-    frame.render_widget(Table::new(shown, widths).header(heading(text::QUEUE)).column_spacing(2), area);
+    let shown = rows.into_iter().map(|cells| Row::new(cells.into_iter().take(widths.len()).map(Cell::from)));
+    let heading = heading(&text::QUEUE[..widths.len()]);
+    frame.render_widget(Table::new(shown, widths.clone()).header(heading).column_spacing(SPACE), area);
 }
 
-fn heading<const N: usize>(names: [&str; N]) -> Row<'static> {
-    let names = names.map(|name| Cell::from(name.to_uppercase()));
+fn heading(names: &[&str]) -> Row<'static> {
+    let names = names.iter().map(|name| Cell::from(name.to_uppercase()));
     Row::new(names).style(Style::new().add_modifier(Modifier::REVERSED))
 }
 
-/// As wide as the widest cell.
-fn widths<'a, const N: usize>(names: [&str; N], rows: impl Iterator<Item = &'a [String; N]>) -> [Constraint; N] {
+/// As wide as the widest cell; columns that a narrow screen has no room for are left out, and the first one never is.
+fn widths<'a, const N: usize>(
+    names: [&str; N],
+    rows: impl Iterator<Item = &'a [String; N]>,
+    screen: u16,
+) -> Vec<Constraint> {
     let mut widths = names.map(str::len);
     for row in rows {
         for (width, cell) in widths.iter_mut().zip(row) {
             *width = (*width).max(cell.chars().count());
         }
     }
-    widths.map(|width| Constraint::Length(u16::try_from(width).unwrap_or(u16::MAX)))
+    let mut used = 0;
+    let fits = |width: &usize| {
+        used += width + usize::from(SPACE);
+        used <= usize::from(screen) + usize::from(SPACE)
+    };
+    let columns = widths.iter().copied().take_while(fits).count().max(1);
+    let length = |width: &usize| Constraint::Length(u16::try_from(*width).unwrap_or(u16::MAX));
+    widths[..columns].iter().map(length).collect()
 }
 
 fn foot_line(view: &View) -> String {

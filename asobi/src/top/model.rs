@@ -201,7 +201,8 @@ fn rate(before: &Stats, now: &Stats, name: &str) -> Option<f64> {
 }
 
 fn totals(rows: &[Row], now: &Sample) -> Totals {
-    let sum = |of: fn(&Row) -> Option<f64>| rows.iter().filter_map(of).sum::<f64>();
+    // Not by `sum`, which says -0 of nobody.
+    let sum = |of: fn(&Row) -> Option<f64>| rows.iter().filter_map(of).fold(0.0, |sum, n| sum + n);
     let worst = |name: &str| {
         let values = now.nodes.iter().filter_map(|node| node.stats.as_ref()?.values.get(name).copied());
         values.max_by(f64::total_cmp)
