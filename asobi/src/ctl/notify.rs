@@ -140,7 +140,8 @@ pub async fn run(args: &NotifyArgs, ctl: &Ctl) -> anyhow::Result<()> {
         Order::Jobs { order: Some(JobOrder::Watch { id }) } => watch(ctl, &id.to_string()).await,
         Order::Jobs { order: Some(JobOrder::Cancel { id }) } => {
             let request = CancelNotificationJobRequest { request_id: fresh(), job_id: id.to_string() };
-            let answer = ask(ctl, request, async |mut c, r| c.cancel_notification_job(with_deadline(r, DEADLINE)).await);
+            let answer =
+                ask(ctl, request, async |mut c, r| c.cancel_notification_job(with_deadline(r, DEADLINE)).await);
             show(ctl, &answer.await?.job.unwrap_or_default());
             Ok(())
         }
@@ -423,8 +424,9 @@ async fn templates(order: &TemplateOrder, ctl: &Ctl) -> anyhow::Result<()> {
             Ok(())
         }
         TemplateOrder::Put { file } => {
-            let template: Template = serde_json::from_str(&read(file)?)
-                .with_context(|| format!("{} is no template; see `asobi ctl notify templates put --help`", file.display()))?;
+            let template: Template = serde_json::from_str(&read(file)?).with_context(|| {
+                format!("{} is no template; see `asobi ctl notify templates put --help`", file.display())
+            })?;
             let id = template.id.clone();
             let request = PutTemplateRequest { request_id: fresh(), template: Some(template.into()) };
             ask(ctl, request, async |mut c, r| c.put_template(with_deadline(r, DEADLINE)).await).await?;
