@@ -338,7 +338,7 @@ pub async fn lock_players(conn: &mut PgConnection, players: &[Uuid]) -> Result<V
     Ok(rows.fetch_all(conn).await?)
 }
 
-/// Takes a player whose row the caller has locked out of all groups, as [`remove`] does: for their erasure.
+/// Takes a player whose row the caller has locked out of all groups, as [`remove`] does, and their invitations back: for their erasure.
 ///
 /// # Errors
 /// When the database fails.
@@ -354,5 +354,6 @@ pub async fn leave_all(conn: &mut PgConnection, player: Uuid) -> Result<()> {
             remove(conn, &member).await?;
         }
     }
-    Ok(())
+    // After the groups' rows: whoever accepts holds one of those and then takes its invitation.
+    invites::delete_by(conn, player).await
 }

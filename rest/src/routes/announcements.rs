@@ -27,7 +27,7 @@ const CONTENT_BYTES: std::ops::RangeInclusive<usize> = 1..=2_000;
 const EVERY: Duration = Duration::from_secs(60);
 
 pub(super) fn routes() -> OpenApiRouter<Shared> {
-    OpenApiRouter::new().routes(routes!(list, announce)).routes(routes!(remove))
+    OpenApiRouter::new().routes(routes!(announcements, announce)).routes(routes!(take_back))
 }
 
 #[utoipa::path(
@@ -87,7 +87,7 @@ async fn announce(
     responses((status = 200, body = schemas::Announcements)),
     extensions(("x-errors" = json!(["forbidden", "invalid_payload", "social.group_not_found"]))),
 )]
-async fn list(
+async fn announcements(
     State(rest): State<Shared>,
     Caller(claims): Caller,
     Path(path): Path<String>,
@@ -123,7 +123,7 @@ async fn list(
         "forbidden", "invalid_payload", "notification.not_found", "social.group_not_found",
     ]))),
 )]
-async fn remove(
+async fn take_back(
     State(rest): State<Shared>,
     Caller(claims): Caller,
     Path((group, announcement)): Path<(String, String)>,

@@ -22,11 +22,11 @@ use crate::{
 
 pub(super) fn routes() -> OpenApiRouter<Shared> {
     OpenApiRouter::new()
-        .routes(routes!(own))
-        .routes(routes!(of_group, invite))
-        .routes(routes!(accept))
-        .routes(routes!(decline))
-        .routes(routes!(cancel))
+        .routes(routes!(own_invites))
+        .routes(routes!(group_invites, invite))
+        .routes(routes!(accept_invite))
+        .routes(routes!(decline_invite))
+        .routes(routes!(cancel_invite))
 }
 
 #[utoipa::path(
@@ -74,7 +74,7 @@ async fn invite(
     responses((status = 200, body = schemas::Invites)),
     extensions(("x-errors" = json!(["forbidden", "invalid_payload", "social.group_not_found"]))),
 )]
-async fn of_group(State(rest): State<Shared>, Caller(claims): Caller, Path(path): Path<String>) -> Result<Json> {
+async fn group_invites(State(rest): State<Shared>, Caller(claims): Caller, Path(path): Path<String>) -> Result<Json> {
     let group_id = id(&path)?.to_string();
     list(&rest, claims.player_id.to_string(), group_id).await
 }
@@ -86,7 +86,7 @@ async fn of_group(State(rest): State<Shared>, Caller(claims): Caller, Path(path)
     summary = "One's own open invitations, newest first",
     responses((status = 200, body = schemas::Invites)),
 )]
-async fn own(State(rest): State<Shared>, Caller(claims): Caller) -> Result<Json> {
+async fn own_invites(State(rest): State<Shared>, Caller(claims): Caller) -> Result<Json> {
     list(&rest, claims.player_id.to_string(), String::new()).await
 }
 
@@ -111,7 +111,7 @@ async fn list(rest: &Shared, actor_id: String, group_id: String) -> Result<Json>
         "social.group_full", "social.group_not_found",
     ]))),
 )]
-async fn accept(State(rest): State<Shared>, Caller(claims): Caller, Path(path): Path<String>) -> Result<Json> {
+async fn accept_invite(State(rest): State<Shared>, Caller(claims): Caller, Path(path): Path<String>) -> Result<Json> {
     let group_id = id(&path)?.to_string();
     let request = AcceptInviteRequest { actor_id: claims.player_id.to_string(), group_id: group_id.clone() };
     rest.social.groups(&group_id, Repeat::Never, request, |mut c, r| async move { c.accept_invite(r).await }).await?;
@@ -127,7 +127,7 @@ async fn accept(State(rest): State<Shared>, Caller(claims): Caller, Path(path): 
     responses((status = 200, body = schemas::Success)),
     extensions(("x-errors" = json!(["invalid_payload", "social.group_not_found"]))),
 )]
-async fn decline(State(rest): State<Shared>, Caller(claims): Caller, Path(path): Path<String>) -> Result<Json> {
+async fn decline_invite(State(rest): State<Shared>, Caller(claims): Caller, Path(path): Path<String>) -> Result<Json> {
     let group_id = id(&path)?.to_string();
     let request = DeclineInviteRequest { actor_id: claims.player_id.to_string(), group_id: group_id.clone() };
     rest.social.groups(&group_id, Repeat::Safe, request, |mut c, r| async move { c.decline_invite(r).await }).await?;
@@ -146,7 +146,7 @@ async fn decline(State(rest): State<Shared>, Caller(claims): Caller, Path(path):
     responses((status = 200, body = schemas::Success)),
     extensions(("x-errors" = json!(["forbidden", "invalid_payload", "social.group_not_found"]))),
 )]
-async fn cancel(
+async fn cancel_invite(
     State(rest): State<Shared>,
     Caller(claims): Caller,
     Path((group, player)): Path<(String, String)>,

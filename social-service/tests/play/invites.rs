@@ -133,6 +133,19 @@ async fn a_closed_group_grows_by_invitation() -> anyhow::Result<()> {
     assert_eq!(code(service.invite(ada, &guild, cy).await), Some(ErrorCode::DM_BLOCKED));
     service.remove(cy, ada).await?;
 
+    // With whoever gave it, it goes as well.
+    let dee = player(&database).await?;
+    let lodge = service.found(dee, "Lodge", 0, false).await?;
+    let request = JoinGroupRequest { actor_id: ada.to_string(), group_id: lodge.id.clone() };
+    sqlx::query("UPDATE groups SET open = true WHERE name = 'Lodge'").execute(&database.pool).await?;
+    service.groups().join_group(request).await?;
+    service.invite(dee, &lodge, cy).await?;
+    let mut erasure = database.pool.begin().await?;
+    sqlx::query("SELECT 1 FROM players WHERE id = $1 FOR UPDATE").bind(dee).execute(&mut *erasure).await?;
+    asobi_store::players::erase(&mut erasure, dee).await?;
+    erasure.commit().await?;
+    assert!(service.kinds(cy).await?.is_empty() && service.invites(cy, None).await?.is_empty());
+
     // One whose time is over counts as none, and the end of a group is the end of its invitations.
     service.invite(ada, &guild, cy).await?;
     sqlx::query("UPDATE group_invites SET expires_at = now()").execute(&database.pool).await?;

@@ -118,6 +118,23 @@ pub async fn delete_between(conn: &mut PgConnection, a: Uuid, b: Uuid) -> Result
     Ok(())
 }
 
+/// Ends all that a player has given.
+///
+/// # Errors
+/// When the database fails.
+pub(super) async fn delete_by(conn: &mut PgConnection, player: Uuid) -> Result<()> {
+    let ended = sqlx::query!(
+        "DELETE FROM group_invites WHERE (group_id, player_id) IN (
+             SELECT group_id, player_id FROM group_invites WHERE invited_by = $1 ORDER BY group_id, player_id FOR UPDATE)
+         RETURNING group_id, player_id",
+        player
+    );
+    for invite in ended.fetch_all(&mut *conn).await? {
+        notifications::retract_about(conn, &[invite.player_id], KIND, "group_id", invite.group_id).await?;
+    }
+    Ok(())
+}
+
 /// Takes back what players were told of a group's invitations, which are about to end with it.
 ///
 /// # Errors
