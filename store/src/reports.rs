@@ -263,7 +263,7 @@ pub async fn get(conn: &mut PgConnection, id: Uuid) -> Result<Option<Report>> {
 /// What came of resolving a report.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Resolved {
-    Now(Report),
+    Now(Box<Report>),
     /// Somebody did before; it stays as they said.
     Before,
     Unknown,
@@ -286,7 +286,7 @@ pub async fn resolve(conn: &mut PgConnection, id: Uuid, resolution: &str, remark
     .await?;
     Ok(match get(conn, id).await? {
         None => Resolved::Unknown,
-        Some(report) if resolved.rows_affected() == 1 => Resolved::Now(report),
+        Some(report) if resolved.rows_affected() == 1 => Resolved::Now(Box::new(report)),
         Some(_) => Resolved::Before,
     })
 }

@@ -214,9 +214,9 @@ fn say(hub: &Arc<Hub>, asker: Asker, sender: Uuid, mut message: Message) {
         return write(hub, asker, sender, message);
     }
     let Some(mut turn) = Turn::take(&asker.conn) else { return crowded(&asker) };
-    let (judging, on) = (Arc::clone(hub), Arc::clone(hub));
+    let on = Arc::clone(hub);
     hub.spawn("chat filter", async move {
-        let judged = judging.moderation.by_filter(TextKind::Chat, sender, &message.id, &message.content).await;
+        let judged = on.moderation.by_filter(TextKind::Chat, sender, &message.id, &message.content).await;
         turn.come().await;
         match judged {
             Judged::Clean => {}

@@ -2,10 +2,14 @@
 
 use std::collections::VecDeque;
 
-use asobi_store::chat::deletions::{self, Deletion};
+use asobi_store::{
+    chat::deletions::{self, Deletion},
+    within,
+};
 use parking_lot::Mutex;
 use sqlx::PgPool;
 
+use super::DEADLINE;
 use crate::{chat::ChannelId, frame::Frame, hub::Hub};
 
 /// Deletions remembered: the newest of the last day.
@@ -21,7 +25,8 @@ pub(crate) struct Deletions(Mutex<VecDeque<Deletion>>);
 impl Deletions {
     /// Remembers what was deleted before this node began; nobody here has seen it.
     pub(super) async fn begin(&self, pool: &PgPool) -> asobi_store::Result<()> {
-        let newest = deletions::newest(pool, i64::try_from(REMEMBERED).unwrap_or(i64::MAX)).await?;
+        let newest = deletions::newest(pool, i64::try_from(REMEMBERED).unwrap_or(i64::MAX));
+        let newest = within(DEADLINE, newest).await?;
         *self.0.lock() = newest.into();
         Ok(())
     }
@@ -48,7 +53,7 @@ impl Hub {
     /// Reads deletions after a version, which moves along, and tells the members of their channels.
     pub(super) async fn read_deletions(&self, after: &mut i64) -> asobi_store::Result<()> {
         loop {
-            let page = deletions::since(&self.pool, *after, ROWS).await?;
+            let page = within(DEADLINE, deletions::since(&self.pool, *after, ROWS)).await?;
             let full = i64::try_from(page.len()).is_ok_and(|n| n >= ROWS);
             for deletion in page {
                 *after = deletion.version;

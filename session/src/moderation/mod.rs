@@ -41,6 +41,7 @@ use crate::hub::Hub;
 
 /// Wake-ups that may wait; past it there is a resync, which is the same.
 const BUS_QUEUE: usize = 64;
+/// Of one read.
 const DEADLINE: Duration = Duration::from_secs(3);
 const RETRY: Duration = Duration::from_millis(250);
 /// How soon a change is found that nobody was told of.
@@ -162,7 +163,7 @@ pub(crate) fn start(hub: &Arc<Hub>, bus: &Bus) {
 async fn follow(hub: Arc<Hub>, mut events: Subscription) {
     let mut known = Known::default();
     loop {
-        match within(DEADLINE, known.catch_up(&hub)).await {
+        match known.catch_up(&hub).await {
             Ok(()) => drop(hub.moderation.read.send_replace(true)),
             Err(error) => {
                 tracing::warn!(%error, "What moderators changed could not be read; it is tried again.");
@@ -191,7 +192,7 @@ struct Known {
 
 impl Known {
     async fn catch_up(&mut self, hub: &Hub) -> asobi_store::Result<()> {
-        let Versions { mutes, deletions, words } = moderation::versions(&hub.pool).await?;
+        let Versions { mutes, deletions, words } = within(DEADLINE, moderation::versions(&hub.pool)).await?;
         // Back behind what was read: a failover has taken something back.
         let back = self.mutes.is_some_and(|known| mutes < known);
         if back || self.anew.is_none_or(|at| at.elapsed() >= ANEW) {
@@ -202,7 +203,7 @@ impl Known {
         }
         self.mutes = Some(mutes);
         if self.words != Some(words) {
-            let compiled = words::compile(&word_rows::list(&hub.pool).await?);
+            let compiled = words::compile(&within(DEADLINE, word_rows::list(&hub.pool)).await?);
             *hub.moderation.words.write() = compiled.map(Arc::new);
             self.words = Some(words);
         }
@@ -222,7 +223,7 @@ impl Known {
 async fn read_mutes(hub: &Hub, mut after: i64, anew: bool) -> asobi_store::Result<()> {
     let mut changes = Vec::new();
     loop {
-        let page = mute_rows::since(&hub.pool, after, ROWS).await?;
+        let page = within(DEADLINE, mute_rows::since(&hub.pool, after, ROWS)).await?;
         let full = i64::try_from(page.len()).is_ok_and(|n| n >= ROWS);
         after = page.last().map_or(after, |last| last.version);
         changes.extend(page);

@@ -150,7 +150,7 @@ impl ModerationService for Moderation {
         };
         let did = self.desk.once(deed, &request, async |conn| {
             Ok(match reports::resolve(conn, which, resolution, remark, &by).await? {
-                reports::Resolved::Now(resolved) => Ok((ResolveReportResponse { report: Some(report(resolved)) }, ())),
+                reports::Resolved::Now(resolved) => Ok((ResolveReportResponse { report: Some(report(*resolved)) }, ())),
                 reports::Resolved::Before => Err(refusal("already_resolved", "the report was resolved before")),
                 reports::Resolved::Unknown => Err(no_report()),
             })
