@@ -54,3 +54,8 @@ CREATE TABLE leaderboard_past (
     PRIMARY KEY (leaderboard_id, seq)
 );
 CREATE INDEX leaderboard_past_player ON leaderboard_past (player_id);
+
+-- Scripts make boards. All rows that are there are of the kinds before.
+ALTER TABLE match_effects
+    DROP CONSTRAINT match_effects_kind_check,
+    ADD CONSTRAINT match_effects_kind_check CHECK (kind IN ('score', 'notify', 'chat', 'store', 'board')) NOT VALID;

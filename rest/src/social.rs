@@ -73,6 +73,11 @@ fn failure(error: &SocialError) -> ApiError {
         SocialError::Refused(status) if error_code(status) == Some(ErrorCode::NOT_READY) => {
             ApiError::not_ready("The social service has no database; please try again.")
         }
-        SocialError::Away(status) | SocialError::Refused(status) => grpc_error(status),
+        // Also where a connection broke under the call, which has no code of its own.
+        SocialError::Away(status) => {
+            tracing::warn!(%status, "The social service did not answer.");
+            ApiError::not_ready("The social service does not answer; please try again.")
+        }
+        SocialError::Refused(status) => grpc_error(status),
     }
 }

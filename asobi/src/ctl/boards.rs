@@ -405,7 +405,7 @@ mod tests {
         let (settings, fields) = read(&["--min-score", "-1.5", "--max-score", "", "--client-submit"]).expect("reads");
         assert_eq!(fields, ["min_score", "max_score", "client_submit"]);
         assert_eq!((settings.min_score, settings.max_score, settings.client_submit), (Some(-1.5), None, true));
-        assert_eq!(read(&["--client-submit", "false"]).expect("reads").0.client_submit, false);
+        assert!(!read(&["--client-submit", "false"]).expect("reads").0.client_submit);
         assert!(read(&[]).expect("reads").1.is_empty() && read(&["--periods-kept", "many"]).is_err());
     }
 

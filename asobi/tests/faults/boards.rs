@@ -75,8 +75,8 @@ impl Ledger {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn no_acknowledged_score_is_lost_with_the_service_that_took_it() -> anyhow::Result<()> {
     let _alone = ALONE.lock().await;
-    let seed: u64 = std::env::var("ASOBI_SEED").ok().and_then(|seed| seed.parse().ok()).unwrap_or_else(rand::random);
-    eprintln!("seed: ASOBI_SEED={seed}");
+    let seed: u64 = std::env::var("FAULTS_SEED").ok().and_then(|seed| seed.parse().ok()).unwrap_or_else(rand::random);
+    eprintln!("seed: FAULTS_SEED={seed}");
     let mut random = StdRng::seed_from_u64(seed);
     let cluster = Cluster::new().gateways(2).match_hosts(0).matchmakers(0).social_services(2);
     let mut cluster = cluster.set("node.lease_ms", 2_000).start().await?;

@@ -113,21 +113,22 @@ impl Boards {
     /// Drops the boards that nobody has asked for the longest, until the others are few enough; never the one that has just come.
     fn make_room(&self, newest: &str) {
         let mut cells = lock(&self.cells);
-        let mut sizes: Vec<(u64, String, usize)> =
-            cells.iter().map(|(id, cell)| (cell.used.load(Ordering::Relaxed), id.clone(), size(cell))).collect();
-        sizes.sort_unstable();
-        let mut entries: usize = sizes.iter().map(|(_, _, size)| size).sum();
-        for (_, id, size) in sizes {
+        let mut there: Vec<(u64, String, usize, usize)> = Vec::with_capacity(cells.len());
+        for (id, cell) in cells.iter() {
+            if let Slot::Ready(board) = &*lock(&cell.slot) {
+                there.push((cell.used.load(Ordering::Relaxed), id.clone(), board.len(), board.bytes()));
+            }
+        }
+        there.sort_unstable();
+        let mut entries: usize = there.iter().map(|(_, _, entries, _)| entries).sum();
+        let mut bytes: usize = there.iter().map(|(_, _, _, bytes)| bytes).sum();
+        for (_, id, its_entries, its_bytes) in there {
             if entries <= self.options.most_entries {
                 break;
             }
-            if id != newest && size > 0 {
-                let gone = cells.remove(&id);
-                bytes -= gone.as_deref().map_or(0, |cell| match &*lock(&cell.slot) {
-                    Slot::Ready(board) => board.bytes().min(bytes),
-                    Slot::Early { .. } => 0,
-                });
-                entries -= size;
+            if id != newest && its_entries > 0 {
+                cells.remove(&id);
+                (entries, bytes) = (entries - its_entries, bytes - its_bytes);
             }
         }
         metrics::gauge!("asobi_social_boards").set(cells.len() as f64);
