@@ -10,7 +10,7 @@ use std::{
 };
 
 use asobi_proto::ops_v1::{
-    ListNodesRequest, Node, ops_service_client::OpsServiceClient, ops_service_server::OpsServiceServer,
+    ListNodesRequest, Node, WitnessRequest, ops_service_client::OpsServiceClient, ops_service_server::OpsServiceServer,
 };
 use asobi_service_kit::{
     Readiness, Shutdown,
@@ -21,7 +21,7 @@ use asobi_service_kit::{
     server::{bind, serve_grpc},
 };
 use rcgen::{CertificateParams, CertifiedIssuer, DnType, ExtendedKeyUsagePurpose, IsCa, KeyPair, SanType};
-use tonic::{Code, Request, Response, Status, service::Routes};
+use tonic::{Code, Request, Status, service::Routes};
 
 use support::Ops;
 

@@ -19,8 +19,8 @@ use asobi_proto::{
     bus::Topic,
     social_v1::{
         friend_service_server::FriendServiceServer, group_admin_service_server::GroupAdminServiceServer,
-        group_service_server::GroupServiceServer, leaderboard_service_server::LeaderboardServiceServer,
-        moderation_service_server::ModerationServiceServer,
+        group_service_server::GroupServiceServer, leaderboard_admin_service_server::LeaderboardAdminServiceServer,
+        leaderboard_service_server::LeaderboardServiceServer, moderation_service_server::ModerationServiceServer,
         notification_admin_service_server::NotificationAdminServiceServer,
         notification_service_server::NotificationServiceServer,
     },
@@ -104,14 +104,16 @@ pub async fn run(config: Arc<Config>, shutdown: Shutdown) -> anyhow::Result<()> 
     let admin = NotificationAdmin::new(deeds.clone(), desk.clone(), wake, draining.clone());
     let groups = Groups { deeds: deeds.clone(), most: config.social.groups_per_player };
     let moderation = Moderation::new(node.pool.clone(), node.bus.publisher().clone(), bound);
+    let leaderboards = Arc::new(Leaderboards { boards, writer, desk: desk.clone(), bound });
     let routes = asobi_cluster::ops::routes(&node, &config)
         .add_service(FriendServiceServer::new(Friends { deeds: deeds.clone() }))
         .add_service(GroupServiceServer::new(groups))
         .add_service(GroupAdminServiceServer::new(GroupAdmin { deeds: deeds.clone(), desk: desk.clone() }))
         .add_service(NotificationAdminServiceServer::new(admin))
-        .add_service(NotificationServiceServer::new(Notifications { deeds, desk: desk.clone() }))
+        .add_service(NotificationServiceServer::new(Notifications { deeds, desk }))
         .add_service(ModerationServiceServer::new(moderation))
-        .add_service(LeaderboardServiceServer::new(Leaderboards { boards, writer, desk, bound }));
+        .add_service(LeaderboardServiceServer::from_arc(Arc::clone(&leaderboards)))
+        .add_service(LeaderboardAdminServiceServer::from_arc(leaderboards));
     server::serve_grpc(grpc, routes, &readiness, node.access.clone(), &shutdown);
     // Who comes while a large board is read waits for it; past that it is read all the same.
     let _ = tokio::time::timeout(PRELOAD, preloading).await;

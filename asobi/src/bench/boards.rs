@@ -252,7 +252,12 @@ async fn one_by_one(
 }
 
 fn submission(player: Uuid) -> SubmitScoreRequest {
-    SubmitScoreRequest { leaderboard_id: BOARD.into(), player_id: player.to_string(), score: score(), sub_score: 0.0 }
+    SubmitScoreRequest {
+        leaderboard_id: BOARD.into(),
+        player_id: player.to_string(),
+        score: score(),
+        ..SubmitScoreRequest::default()
+    }
 }
 
 /// Submissions by many at once: how many a second, and what each takes.

@@ -4,7 +4,8 @@ use asobi_cluster::Role;
 use asobi_proto::social_v1::{
     Board, BoardOperator, BoardOrder, BoardSettings, CreateBoardRequest, DeleteBoardRequest, GetBoardRequest,
     LeaderboardEntry, ListBoardsRequest, ListPeriodsRequest, ListTopRequest, RemoveEntryRequest, ResetBoardRequest,
-    UpdateBoardRequest, leaderboard_service_client::LeaderboardServiceClient,
+    UpdateBoardRequest, leaderboard_admin_service_client::LeaderboardAdminServiceClient,
+    leaderboard_service_client::LeaderboardServiceClient,
 };
 use asobi_service_kit::grpc::with_deadline;
 use clap::{Args, Subcommand, ValueEnum};
@@ -163,10 +164,13 @@ fn number<T: std::str::FromStr>(flag: &str, text: Option<&str>) -> anyhow::Resul
 
 /// Asks the social services until one answers. Mutations have a request id, so that asking another one does nothing twice.
 macro_rules! ask {
-    ($ctl:expr, $method:ident, $request:expr) => {{
+    ($ctl:expr, $method:ident, $request:expr) => {
+        ask!($ctl, LeaderboardAdminServiceClient, $method, $request)
+    };
+    ($ctl:expr, $client:ident, $method:ident, $request:expr) => {{
         let request = $request;
         $ctl.ask(Some(Role::Social), async |channel| {
-            LeaderboardServiceClient::new(channel).$method(with_deadline(request.clone(), DEADLINE)).await
+            $client::new(channel).$method(with_deadline(request.clone(), DEADLINE)).await
         })
         .await
     }};
@@ -211,7 +215,7 @@ pub async fn run(args: &BoardsArgs, ctl: &Ctl) -> anyhow::Result<()> {
         }
         Order::Top { board, limit, period } => {
             let request = ListTopRequest { leaderboard_id: board.clone(), limit: *limit, period: *period };
-            top(ctl, &ask!(ctl, list_top, request)?.entries);
+            top(ctl, &ask!(ctl, LeaderboardServiceClient, list_top, request)?.entries);
             Ok(())
         }
         Order::RemoveEntry { board, player, period } => {
@@ -313,7 +317,7 @@ async fn periods(ctl: &Ctl, board: &str) -> anyhow::Result<()> {
     loop {
         let request =
             ListPeriodsRequest { leaderboard_id: board.to_owned(), page_size: 1_000, page_token: page_token.clone() };
-        let page = ask!(ctl, list_periods, request)?;
+        let page = ask!(ctl, LeaderboardServiceClient, list_periods, request)?;
         periods.extend(page.periods);
         page_token = page.next_page_token;
         if page_token.is_empty() {

@@ -12,6 +12,7 @@ use std::{
 use anyhow::{Context as _, ensure};
 use asobi_proto::social_v1::{
     BoardOperator, BoardSettings, CreateBoardRequest, ListTopRequest,
+    leaderboard_admin_service_client::LeaderboardAdminServiceClient,
     leaderboard_service_client::LeaderboardServiceClient,
 };
 use asobi_service_kit::grpc::{Channels, ClusterChannel};
@@ -127,14 +128,14 @@ async fn guest(cluster: &Cluster, n: usize) -> anyhow::Result<Account> {
     Account::guest(&cluster.http, gateway.http.as_deref().context("http")?, &device, DEVICE_SECRET).await
 }
 
-async fn boards_of(cluster: &Cluster, process: &Process) -> anyhow::Result<LeaderboardServiceClient<ClusterChannel>> {
+async fn channel(cluster: &Cluster, process: &Process) -> anyhow::Result<ClusterChannel> {
     let key: String = sqlx::query_scalar("SELECT value FROM cluster_keys").fetch_one(&cluster.database.pool).await?;
-    Ok(LeaderboardServiceClient::new(Channels::new(key).get(process.grpc.as_deref().context("grpc")?)))
+    Ok(Channels::new(key).get(process.grpc.as_deref().context("grpc")?))
 }
 
 async fn open_boards(cluster: &Cluster) -> anyhow::Result<()> {
     let social = cluster.processes("social_services").swap_remove(0);
-    let mut boards = boards_of(cluster, &social).await?;
+    let mut boards = LeaderboardAdminServiceClient::new(channel(cluster, &social).await?);
     for (board, operator) in BOARDS {
         let settings = BoardSettings { operator: operator.into(), client_submit: true, ..BoardSettings::default() };
         let request =
@@ -204,7 +205,7 @@ async fn both_rank_as_the_rows(cluster: &Cluster) -> anyhow::Result<()> {
             rows.iter().map(|row| (row.get::<Uuid, _>("player_id").to_string(), row.get("score"))).collect();
         ensure!(expected.len() == PLAYERS, "{} players are on {board}", expected.len());
         for process in cluster.processes("social_services") {
-            let boards = boards_of(cluster, &process).await?;
+            let boards = LeaderboardServiceClient::new(channel(cluster, &process).await?);
             until(&format!("{} ranks {board} as the rows do", process.node_id), async || {
                 let request = ListTopRequest { leaderboard_id: board.into(), ..ListTopRequest::default() };
                 let entries = boards.clone().list_top(request).await?.into_inner().entries;

@@ -289,11 +289,6 @@ impl Builder {
         self
     }
 
-    pub fn social_services(mut self, n: usize) -> Self {
-        self.social_services = n;
-        self
-    }
-
     /// A variable in the environment of every process.
     pub fn env(mut self, key: &str, value: &str) -> Self {
         self.envs.push((key.to_owned(), value.to_owned()));

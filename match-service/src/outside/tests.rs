@@ -7,7 +7,9 @@ use std::{
 };
 
 use asobi_proto::social_v1::{
-    ListAroundResponse, ListTopResponse, SubmitScoreRequest, SubmitScoreResponse,
+    GetStandingRequest, GetStandingResponse, LeaderboardEntry, ListAroundRequest, ListAroundResponse,
+    ListCircleRequest, ListCircleResponse, ListPeriodsRequest, ListPeriodsResponse, ListTopRequest, ListTopResponse,
+    SubmitClientScoreRequest, SubmitClientScoreResponse, SubmitScoreRequest, SubmitScoreResponse,
     leaderboard_service_server::{LeaderboardService, LeaderboardServiceServer},
 };
 use asobi_store::testing::TestDatabase;
@@ -49,7 +51,7 @@ fn entry(board: &str, rank: i64) -> LeaderboardEntry {
         score: 10.0 - rank as f64,
         sub_score: 0.5,
         rank,
-        updated_at: None,
+        ..LeaderboardEntry::default()
     }
 }
 
@@ -59,8 +61,27 @@ impl LeaderboardService for Fake {
         Err(Status::unimplemented("games submit by effects"))
     }
 
+    async fn submit_client_score(
+        &self,
+        _: Request<SubmitClientScoreRequest>,
+    ) -> Result<Response<SubmitClientScoreResponse>, Status> {
+        Err(Status::unimplemented("games submit by effects"))
+    }
+
+    async fn get_standing(&self, _: Request<GetStandingRequest>) -> Result<Response<GetStandingResponse>, Status> {
+        Err(Status::unimplemented("games do not ask"))
+    }
+
+    async fn list_circle(&self, _: Request<ListCircleRequest>) -> Result<Response<ListCircleResponse>, Status> {
+        Err(Status::unimplemented("games do not ask"))
+    }
+
+    async fn list_periods(&self, _: Request<ListPeriodsRequest>) -> Result<Response<ListPeriodsResponse>, Status> {
+        Err(Status::unimplemented("games do not ask"))
+    }
+
     async fn list_top(&self, request: Request<ListTopRequest>) -> Result<Response<ListTopResponse>, Status> {
-        let ListTopRequest { leaderboard_id, limit } = request.into_inner();
+        let ListTopRequest { leaderboard_id, limit, .. } = request.into_inner();
         self.reply(ListTopResponse { entries: (1..=limit.into()).map(|rank| entry(&leaderboard_id, rank)).collect() })
             .await
     }

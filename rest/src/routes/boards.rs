@@ -197,7 +197,8 @@ async fn submit(
     // A board may add scores up: what may have arrived is not sent again.
     let submitted = if rest.config.leaderboards.client_submit.contains(&board) {
         let (score, sub_score) = given?;
-        let request = SubmitScoreRequest { leaderboard_id, player_id, score, sub_score };
+        let request =
+            SubmitScoreRequest { leaderboard_id, player_id, score, sub_score, ..SubmitScoreRequest::default() };
         let call =
             rest.social.boards(&board, Repeat::Never, request, |mut c, r| async move { c.submit_score(r).await });
         call.await?.entry

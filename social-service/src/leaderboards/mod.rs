@@ -1,4 +1,4 @@
-//! `LeaderboardService`: ranks from memory, scores into rows before they are answered.
+//! `LeaderboardService`: ranks from memory, scores into rows before they are answered. And `LeaderboardAdminService`, in [`ops`].
 
 mod ops;
 mod settings;
@@ -15,10 +15,11 @@ use asobi_proto::{
         ListPeriodsRequest, ListPeriodsResponse, ListTopRequest, ListTopResponse, RemoveEntryRequest,
         RemoveEntryResponse, ResetBoardRequest, ResetBoardResponse, SubmitClientScoreRequest,
         SubmitClientScoreResponse, SubmitScoreRequest, SubmitScoreResponse, UpdateBoardRequest, UpdateBoardResponse,
-        leaderboard_service_server::LeaderboardService, list_circle_request::Circle,
+        leaderboard_admin_service_server::LeaderboardAdminService, leaderboard_service_server::LeaderboardService,
+        list_circle_request::Circle,
     },
 };
-use asobi_service_kit::grpc::{invalid, status};
+use asobi_service_kit::grpc::{Caller, invalid, status};
 use asobi_store::{
     boards::{self as rows, Entry, ID_BYTES, Submission, Written},
     friends, groups, within,
@@ -77,28 +78,43 @@ fn closed_to_clients() -> Status {
     status(ErrorCode::LEADERBOARD_CLIENT_SUBMIT_DISABLED, "This board takes scores from game servers only.")
 }
 
+/// What the player has now, or why the submission came to nothing.
+fn stands(written: &Written) -> Result<Entry, Status> {
+    Err(match written {
+        Written::Changed(entry) | Written::Kept(entry) => return Ok(*entry),
+        Written::NoRoom => status(ErrorCode::LEADERBOARD_CAPACITY_REACHED, "there is no room for another leaderboard"),
+        Written::OutOfBounds => status(ErrorCode::VALIDATION_FAILED, "the score is not within the board's bounds"),
+        Written::ClosedToClients => closed_to_clients(),
+    })
+}
+
+fn submission(
+    board: String,
+    player_id: &str,
+    (score, sub_score): (f64, f64),
+    by_client: bool,
+) -> Result<Submission, Status> {
+    board_id(&board)?;
+    let player_id = id(player_id, "player_id")?;
+    Ok(Submission { board, player_id, score, sub_score, by_client })
+}
+
+fn is_finite(new: &Submission) -> Result<(), Status> {
+    if new.score.is_finite() && new.sub_score.is_finite() {
+        return Ok(());
+    }
+    Err(status(ErrorCode::VALIDATION_FAILED, "score and sub_score must be finite"))
+}
+
 impl Leaderboards {
     async fn submit(&self, submission: Submission) -> Result<LeaderboardEntry, Status> {
-        if !submission.score.is_finite() || !submission.sub_score.is_finite() {
-            return Err(status(ErrorCode::VALIDATION_FAILED, "score and sub_score must be finite"));
-        }
         let board = submission.board.clone();
         let written = match self.writer.submit(submission).await {
             Ok(Some(written)) => written,
             Ok(None) => return Err(status(ErrorCode::NOT_READY, "the score may not have been written")),
             Err(Full) => return Err(status(ErrorCode::NOT_READY, "too many scores wait to be written")),
         };
-        let entry = match written {
-            Written::Changed(entry) | Written::Kept(entry) => entry,
-            Written::NoRoom => {
-                let why = "there is no room for another leaderboard";
-                return Err(status(ErrorCode::LEADERBOARD_CAPACITY_REACHED, why));
-            }
-            Written::OutOfBounds => {
-                return Err(status(ErrorCode::VALIDATION_FAILED, "the score is not within the board's bounds"));
-            }
-            Written::ClosedToClients => return Err(closed_to_clients()),
-        };
+        let entry = stands(&written)?;
         let rank = self.boards.look(&board, |b| b.rank(&entry)).await.map_err(|e| unavailable(&e))?;
         // The board was just written to; without it the entry is alone.
         Ok(wire(&board, rank.unwrap_or(1), &entry))
@@ -150,11 +166,15 @@ impl LeaderboardService for Leaderboards {
         &self,
         request: Request<SubmitScoreRequest>,
     ) -> Result<Response<SubmitScoreResponse>, Status> {
-        let SubmitScoreRequest { leaderboard_id: board, player_id, score, sub_score } = request.into_inner();
-        board_id(&board)?;
-        let player_id = id(&player_id, "player_id")?;
-        let entry = self.submit(Submission { board, player_id, score, sub_score, by_client: false }).await?;
-        Ok(Response::new(SubmitScoreResponse { entry: Some(entry) }))
+        let (caller, request) = (Caller::of(&request)?, request.into_inner());
+        let scores = (request.score, request.sub_score);
+        let new = submission(request.leaderboard_id.clone(), &request.player_id, scores, false)?;
+        is_finite(&new)?;
+        let entry = match request.request_id.as_str() {
+            "" => Some(self.submit(new).await?),
+            _ => self.submit_once(&caller, &request, new).await?,
+        };
+        Ok(Response::new(SubmitScoreResponse { entry }))
     }
 
     async fn submit_client_score(
@@ -162,10 +182,10 @@ impl LeaderboardService for Leaderboards {
         request: Request<SubmitClientScoreRequest>,
     ) -> Result<Response<SubmitClientScoreResponse>, Status> {
         let SubmitClientScoreRequest { leaderboard_id: board, player_id, score, sub_score } = request.into_inner();
-        board_id(&board)?;
-        let player_id = id(&player_id, "player_id")?;
-        self.open_to_clients(&board).await?;
-        let entry = self.submit(Submission { board, player_id, score, sub_score, by_client: true }).await?;
+        let new = submission(board, &player_id, (score, sub_score), true)?;
+        self.open_to_clients(&new.board).await?;
+        is_finite(&new)?;
+        let entry = self.submit(new).await?;
         Ok(Response::new(SubmitClientScoreResponse { entry: Some(entry) }))
     }
 
@@ -216,6 +236,13 @@ impl LeaderboardService for Leaderboards {
         Ok(Response::new(ListCircleResponse { entries: ranked.map(entry).collect() }))
     }
 
+    async fn list_periods(&self, r: Request<ListPeriodsRequest>) -> Result<Response<ListPeriodsResponse>, Status> {
+        self.periods(r).await
+    }
+}
+
+#[tonic::async_trait]
+impl LeaderboardAdminService for Leaderboards {
     async fn create_board(&self, r: Request<CreateBoardRequest>) -> Result<Response<CreateBoardResponse>, Status> {
         self.create(r).await.map(Response::new)
     }
@@ -242,9 +269,5 @@ impl LeaderboardService for Leaderboards {
 
     async fn remove_entry(&self, r: Request<RemoveEntryRequest>) -> Result<Response<RemoveEntryResponse>, Status> {
         self.remove(r).await.map(Response::new)
-    }
-
-    async fn list_periods(&self, r: Request<ListPeriodsRequest>) -> Result<Response<ListPeriodsResponse>, Status> {
-        self.periods(r).await
     }
 }

@@ -5,20 +5,20 @@ use asobi_proto::{
     error::ErrorCode,
     social_v1::{
         BoardSettings, CreateBoardRequest, CreateBoardResponse, DeleteBoardRequest, DeleteBoardResponse,
-        GetBoardRequest, GetBoardResponse, ListBoardsRequest, ListBoardsResponse, ListPeriodsRequest,
+        GetBoardRequest, GetBoardResponse, LeaderboardEntry, ListBoardsRequest, ListBoardsResponse, ListPeriodsRequest,
         ListPeriodsResponse, RemoveEntryRequest, RemoveEntryResponse, ResetBoardRequest, ResetBoardResponse,
-        UpdateBoardRequest, UpdateBoardResponse,
+        SubmitScoreRequest, SubmitScoreResponse, UpdateBoardRequest, UpdateBoardResponse,
     },
 };
 use asobi_service_kit::grpc::{Caller, invalid, refusal, status};
 use asobi_store::{
-    boards::{self, Created, NewBoard},
+    boards::{self, Created, NewBoard, Submission, Wrote},
     within,
 };
 use serde_json::{Value, json};
 use tonic::{Request, Response, Status};
 
-use super::{Leaderboards, board_id, settings, signed, wire};
+use super::{Leaderboards, board_id, settings, signed, stands, wire};
 use crate::{
     boards::Board,
     wire::{id, limit, unavailable},
@@ -54,7 +54,7 @@ impl Leaderboards {
         let given = request.settings.clone().unwrap_or_default();
         let deed = Deed {
             caller: &caller,
-            action: "LeaderboardService/CreateBoard",
+            action: "LeaderboardAdminService/CreateBoard",
             request_id: &request.request_id,
             subject: request.leaderboard_id.clone(),
             detail: detail(&given, &[]),
@@ -76,7 +76,7 @@ impl Leaderboards {
         let fields = settings::fields(request.update_mask.clone())?;
         let deed = Deed {
             caller: &caller,
-            action: "LeaderboardService/UpdateBoard",
+            action: "LeaderboardAdminService/UpdateBoard",
             request_id: &request.request_id,
             subject: request.leaderboard_id.clone(),
             detail: detail(&given, &fields),
@@ -96,7 +96,7 @@ impl Leaderboards {
         board_id(&request.leaderboard_id)?;
         let deed = Deed {
             caller: &caller,
-            action: "LeaderboardService/DeleteBoard",
+            action: "LeaderboardAdminService/DeleteBoard",
             request_id: &request.request_id,
             subject: request.leaderboard_id.clone(),
             detail: json!({}),
@@ -113,7 +113,7 @@ impl Leaderboards {
         board_id(&request.leaderboard_id)?;
         let deed = Deed {
             caller: &caller,
-            action: "LeaderboardService/ResetBoard",
+            action: "LeaderboardAdminService/ResetBoard",
             request_id: &request.request_id,
             subject: request.leaderboard_id.clone(),
             detail: json!({}),
@@ -133,7 +133,7 @@ impl Leaderboards {
         let player = id(&request.player_id, "player_id")?;
         let deed = Deed {
             caller: &caller,
-            action: "LeaderboardService/RemoveEntry",
+            action: "LeaderboardAdminService/RemoveEntry",
             request_id: &request.request_id,
             subject: player.to_string(),
             detail: json!({"board": request.leaderboard_id, "period": request.period}),
@@ -148,6 +148,43 @@ impl Leaderboards {
                 .ok_or_else(|| status(ErrorCode::OPS_NOT_FOUND, "the player is not on that leaderboard")))
         });
         self.told(&request.leaderboard_id, did.await?).await
+    }
+
+    /// A score of an operator's own service, once.
+    pub(super) async fn submit_once(
+        &self,
+        caller: &Caller,
+        request: &SubmitScoreRequest,
+        new: Submission,
+    ) -> Result<Option<LeaderboardEntry>, Status> {
+        let (board, player) = (new.board.clone(), new.player_id);
+        let deed = Deed {
+            caller,
+            action: "LeaderboardService/SubmitScore",
+            request_id: &request.request_id,
+            subject: player.to_string(),
+            detail: json!({"board": board, "score": new.score, "sub_score": new.sub_score}),
+        };
+        let did = self.desk.once(deed, request, async |conn| {
+            let Wrote { outcomes, reset } = boards::write(conn, std::slice::from_ref(&new)).await?;
+            Ok(outcomes.into_iter().next().map_or_else(
+                || Err(status(ErrorCode::INTERNAL, "a score came to nothing")),
+                |written| {
+                    let entry = Some(wire(&board, 0, &stands(&written)?));
+                    Ok((SubmitScoreResponse { entry }, (written, reset)))
+                },
+            ))
+        });
+        let did = did.await?;
+        if let Some((written, reset)) = did.after {
+            for id in &reset {
+                self.boards.changed(id).await;
+            }
+            self.boards.written([(new, written)]);
+        }
+        let rank = self.boards.look(&board, |b| b.entry(player).map(|entry| b.rank(&entry))).await;
+        let rank = rank.map_err(|e| unavailable(&e))?.flatten().map_or(1, signed);
+        Ok(did.answer.entry.map(|entry| LeaderboardEntry { rank, ..entry }))
     }
 
     /// What was done a moment ago is so in memory, and the others hear of it.

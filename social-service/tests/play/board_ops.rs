@@ -19,7 +19,7 @@ use crate::stage::{Service, code, player, until};
 async fn create(service: &Service, board: &str, settings: BoardSettings) -> Result<i64, Status> {
     let request =
         CreateBoardRequest { request_id: String::new(), leaderboard_id: board.into(), settings: Some(settings) };
-    Ok(service.boards().create_board(request).await?.into_inner().board.unwrap_or_default().sequence)
+    Ok(service.board_admin().create_board(request).await?.into_inner().board.unwrap_or_default().sequence)
 }
 
 async fn update(service: &Service, board: &str, settings: BoardSettings, fields: &[&str]) -> Result<(), Status> {
@@ -30,12 +30,12 @@ async fn update(service: &Service, board: &str, settings: BoardSettings, fields:
         settings: Some(settings),
         update_mask: Some(FieldMask { paths }),
     };
-    service.boards().update_board(request).await.map(drop)
+    service.board_admin().update_board(request).await.map(drop)
 }
 
 async fn reset(service: &Service, board: &str, request_id: &str) -> Result<i64, Status> {
     let request = ResetBoardRequest { request_id: request_id.into(), leaderboard_id: board.into() };
-    Ok(service.boards().reset_board(request).await?.into_inner().period)
+    Ok(service.board_admin().reset_board(request).await?.into_inner().period)
 }
 
 async fn remove(service: &Service, board: &str, player: Uuid, period: Option<i64>) -> Result<f64, Status> {
@@ -45,7 +45,7 @@ async fn remove(service: &Service, board: &str, player: Uuid, period: Option<i64
         player_id: player.to_string(),
         period,
     };
-    Ok(service.boards().remove_entry(request).await?.into_inner().entry.unwrap_or_default().score)
+    Ok(service.board_admin().remove_entry(request).await?.into_inner().entry.unwrap_or_default().score)
 }
 
 async fn submit_as_client(
@@ -124,22 +124,22 @@ async fn a_board_is_what_its_operator_made_it() -> anyhow::Result<()> {
     assert_eq!(submit_as_client(&one, "arena", bo, 2.0).await?.rank, 1, "at once, and at every service");
 
     let get = GetBoardRequest { leaderboard_id: "laps".into() };
-    let got = two.boards().get_board(get.clone()).await?.into_inner();
+    let got = two.board_admin().get_board(get.clone()).await?.into_inner();
     let board = got.board.unwrap_or_default();
     let seen = board.settings.unwrap_or_default();
     assert_eq!((got.entries, board.period, board.declared, seen.title.as_str()), (2, 0, true, "Laps"));
     assert_eq!((seen.metadata_json.as_str(), seen.min_score), (r#"{"track":"north"}"#, Some(20.0)));
     let first = ListBoardsRequest { page_size: 1, page_token: String::new() };
-    let first = one.boards().list_boards(first).await?.into_inner();
+    let first = one.board_admin().list_boards(first).await?.into_inner();
     let rest = ListBoardsRequest { page_size: 0, page_token: first.next_page_token };
-    let rest = one.boards().list_boards(rest).await?.into_inner();
+    let rest = one.board_admin().list_boards(rest).await?.into_inner();
     let ids: Vec<_> = first.boards.iter().chain(&rest.boards).map(|board| board.leaderboard_id.as_str()).collect();
     assert_eq!((ids.as_slice(), rest.next_page_token.as_str()), (["arena", "laps"].as_slice(), ""));
 
     let delete = DeleteBoardRequest { request_id: "d1".into(), leaderboard_id: "laps".into() };
-    one.boards().delete_board(delete.clone()).await?;
-    assert_eq!(one.boards().delete_board(delete).await?.into_inner(), Default::default(), "done before");
-    assert_eq!(code(two.boards().get_board(get).await), Some(ErrorCode::OPS_NOT_FOUND));
+    one.board_admin().delete_board(delete.clone()).await?;
+    assert_eq!(one.board_admin().delete_board(delete).await?.into_inner(), Default::default(), "done before");
+    assert_eq!(code(two.board_admin().get_board(get).await), Some(ErrorCode::OPS_NOT_FOUND));
     both_have([&one, &two], "laps", &[]).await?;
     // Its id is free, with the defaults and without what was there.
     assert_eq!(two.submit("laps", ada, 7.0, 0.0).await?.rank, 1);

@@ -8,6 +8,7 @@ use asobi_proto::{
         AddFriendRequest, AnswerFriendRequest, FriendStatus, Friendship, LeaderboardEntry, ListFriendsRequest,
         ListTopRequest, RemoveFriendRequest, SubmitScoreRequest, friend_service_client::FriendServiceClient,
         group_admin_service_client::GroupAdminServiceClient, group_service_client::GroupServiceClient,
+        leaderboard_admin_service_client::LeaderboardAdminServiceClient,
         leaderboard_service_client::LeaderboardServiceClient,
         notification_admin_service_client::NotificationAdminServiceClient,
         notification_service_client::NotificationServiceClient,
@@ -88,6 +89,10 @@ impl Service {
         NotificationAdminServiceClient::new(self.channel.clone())
     }
 
+    pub fn board_admin(&self) -> LeaderboardAdminServiceClient<ClusterChannel> {
+        LeaderboardAdminServiceClient::new(self.channel.clone())
+    }
+
     pub fn boards(&self) -> LeaderboardServiceClient<ClusterChannel> {
         LeaderboardServiceClient::new(self.channel.clone())
     }
@@ -120,8 +125,13 @@ impl Service {
         score: f64,
         sub_score: f64,
     ) -> Result<LeaderboardEntry, Status> {
-        let request =
-            SubmitScoreRequest { leaderboard_id: board.into(), player_id: player.to_string(), score, sub_score };
+        let request = SubmitScoreRequest {
+            leaderboard_id: board.into(),
+            player_id: player.to_string(),
+            score,
+            sub_score,
+            ..Default::default()
+        };
         Ok(self.boards().submit_score(request).await?.into_inner().entry.unwrap_or_default())
     }
 
