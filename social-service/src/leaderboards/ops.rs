@@ -12,7 +12,7 @@ use asobi_proto::{
 };
 use asobi_service_kit::grpc::{Caller, invalid, refusal, status};
 use asobi_store::{
-    boards::{self, Created, NewBoard, Submission, Wrote},
+    boards::{self, NewBoard, Submission, Wrote},
     within,
 };
 use serde_json::{Value, json};
@@ -62,8 +62,8 @@ impl Leaderboards {
         let new = NewBoard { id: request.leaderboard_id.clone(), settings: settings::read(given)? };
         let did = self.desk.once(deed, &request, async |conn| {
             Ok(match boards::create(conn, &new).await? {
-                Created::Made(board) => Ok((CreateBoardResponse { board: Some(settings::board(&board)) }, ())),
-                Created::Exists => Err(refusal("board_exists", "there is a leaderboard of that id; update it instead")),
+                Some(board) => Ok((CreateBoardResponse { board: Some(settings::board(&board)) }, ())),
+                None => Err(refusal("board_exists", "there is a leaderboard of that id; update it instead")),
             })
         });
         self.told(&request.leaderboard_id, did.await?).await

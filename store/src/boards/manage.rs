@@ -18,14 +18,6 @@ pub struct NewBoard {
     pub settings: Settings,
 }
 
-/// What became of a wish for a board.
-#[derive(Debug, Clone, PartialEq)]
-pub enum Created {
-    Made(Board),
-    /// There is one of that id, whoever or whatever made it.
-    Exists,
-}
-
 pub(super) struct Row {
     pub id: String,
     pub title: String,
@@ -77,11 +69,11 @@ async fn lock(conn: &mut PgConnection, id: &str) -> Result<Option<Locked>> {
     Ok(lock_rows(conn, &[id.to_owned()]).await?.remove(id).filter(|head| !head.deleted))
 }
 
-/// Makes a board, unless there is one.
+/// Makes a board; none: there is one of that id, whoever or whatever made it.
 ///
 /// # Errors
 /// When the database fails.
-pub async fn create(conn: &mut PgConnection, new: &NewBoard) -> Result<Created> {
+pub async fn create(conn: &mut PgConnection, new: &NewBoard) -> Result<Option<Board>> {
     let NewBoard { id, settings } = new;
     let next = match settings.reset_schedule.as_deref() {
         Some(schedule) => schedule::next(schedule, now(conn).await?),
@@ -115,7 +107,7 @@ pub async fn create(conn: &mut PgConnection, new: &NewBoard) -> Result<Created> 
     )
     .fetch_optional(conn)
     .await?;
-    Ok(row.map_or(Created::Exists, |row| Created::Made(row.into())))
+    Ok(row.map(Board::from))
 }
 
 /// Gives a board other settings, by those it has; `change` may refuse. None: there is no such board. A reset that is due happens first.

@@ -23,7 +23,7 @@ use time::OffsetDateTime;
 use uuid::Uuid;
 
 pub use self::{
-    manage::{Created, NewBoard, create, delete, list, remove_entry, reset, update},
+    manage::{NewBoard, create, delete, list, remove_entry, reset, update},
     periods::{Period, list_periods, period, reset_if_due, sweep, upcoming},
     read::{Change, Head, Page, client_submit, get, large, page, past_page, seqs},
     schedule::{SCHEDULE_BYTES, is_schedule, next as next_reset},
