@@ -150,9 +150,8 @@ impl Matches {
             let asked = with_deadline(asked.clone(), ASK);
             async move { host.client().end_hosted_match(asked).await.map(Response::into_inner) }
         };
-        let refused = match self.hosts.ask(&self.pool, match_id, ASK, ask).await {
-            Ok(_) => return Ok(EndMatchResponse { ended: true, result_json: result }),
-            Err(refused) => refused,
+        let Err(refused) = self.hosts.ask(&self.pool, match_id, ASK, ask).await else {
+            return Ok(EndMatchResponse { ended: true, result_json: result });
         };
         // Over before it could be ended; or by an attempt whose answer was lost.
         let row = hosted::row(&self.pool, match_id).await?;

@@ -146,7 +146,7 @@ impl Watching {
         match hosted::row(&self.pool, self.match_id).await {
             Ok(row) => self.row = row,
             Err(status) => {
-                tracing::debug!(%status, game.match_id = %self.match_id, "A match that is watched was not found.")
+                tracing::debug!(%status, game.match_id = %self.match_id, "A match that is watched was not found.");
             }
         }
     }
@@ -163,7 +163,7 @@ impl Watching {
         let here = (self.row.host_node.clone(), self.row.epoch);
         let before = self.seen_at.replace(here.clone());
         let moved = before.is_some_and(|before| before.0 != here.0);
-        Ok(moved.then(|| WatchedMove { node_id: here.0, epoch: here.1 }))
+        Ok(moved.then_some(WatchedMove { node_id: here.0, epoch: here.1 }))
     }
 }
 

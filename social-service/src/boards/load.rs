@@ -148,7 +148,7 @@ impl Boards {
                     return Ok(board);
                 }
                 Err(error) => {
-                    tracing::warn!(board.id = id, %error, "The replica failed while a board was read; the primary is read.")
+                    tracing::warn!(board.id = id, %error, "The replica failed while a board was read; the primary is read.");
                 }
             }
         }
