@@ -41,7 +41,7 @@ async fn mutes_words_and_deletions_hold_on_every_gateway() -> anyhow::Result<()>
         .post("/reports", json!({"channel_id": LOBBY, "seq": sent["seq"], "kind": "spam", "note": "ad"}))
         .await?;
     assert_eq!((status, &report["player_id"], &report["state"]), (200, &json!(bo.id()), &json!("open")), "{report}");
-    let deleted = ctl(&cluster, &["chat-delete", LOBBY, "--seq", &seq]).await?;
+    let deleted = ctl(&cluster, &["chat", "delete", LOBBY, "--seq", &seq]).await?;
     assert_eq!(deleted["message_id"], sent["message_id"]);
     for player in [&mut ada, &mut bo] {
         let told = player.push("chat.deleted").await?;
@@ -152,7 +152,7 @@ async fn what_a_cut_off_gateway_was_not_told_of_holds_when_it_is_back() -> anyho
     bo.push("chat.message").await?;
     let proxy = cluster.proxy("gateway-1");
     proxy.black_hole();
-    ctl(&cluster, &["chat-delete", LOBBY, "--seq", &sent["seq"].to_string()]).await?;
+    ctl(&cluster, &["chat", "delete", LOBBY, "--seq", &sent["seq"].to_string()]).await?;
     ctl(&cluster, &["player", "mute", bo.id()]).await?;
     assert_eq!(ada.push("chat.deleted").await?["seq"], sent["seq"]);
     proxy.heal_by_reset();
