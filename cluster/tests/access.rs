@@ -281,6 +281,23 @@ async fn later(pool: &PgPool, seconds: f64) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// Waits until all of them show this key, which whoever knows no other sees.
+async fn shown(processes: &[&Process], database: &TestDatabase, key: &str) -> anyhow::Result<()> {
+    let config = Config::with_sets([("database.url", database.url.as_str())])?;
+    let (grpc, at) = server::bind("grpc.listen", "127.0.0.1:0").await?;
+    let host = processes[0];
+    server::serve_grpc(grpc, ops::routes(&host.node, &config), &Readiness::new(), key, &host.shutdown);
+    let since = Instant::now();
+    for process in processes {
+        let mut client = OpsServiceClient::new(process.node.channels.get(&at.to_string()));
+        while client.list_nodes(with_deadline(ListNodesRequest::default(), LONG)).await.is_err() {
+            anyhow::ensure!(since.elapsed() < LONG, "{} does not show the new key", process.address);
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    }
+    Ok(())
+}
+
 #[tokio::test]
 async fn a_rotated_key_is_known_before_it_is_shown() -> anyhow::Result<()> {
     let database = TestDatabase::create().await?;
@@ -312,6 +329,7 @@ async fn a_rotated_key_is_known_before_it_is_shown() -> anyhow::Result<()> {
     }
     later(&database.pool, 16.0).await?;
     assert_eq!(asks(&two, &old).await, Ok(()));
+    shown(&[&one, &two], &database, &new).await?;
     later(&database.pool, 31.0).await?;
     let since = Instant::now();
     while asks(&two, &old).await.is_ok() {

@@ -11,7 +11,7 @@ use super::{Ctl, DEADLINE, output, players::request_id};
 
 /// Take a message's content out of the history; everybody who may have seen it is told
 #[derive(Debug, Args)]
-#[group(id = "which", required = true, multiple = false, args = ["seq", "message_id"])]
+#[command(group = clap::ArgGroup::new("which").required(true).args(["seq", "message_id"]))]
 pub struct DeleteArgs {
     /// The channel, such as global:lobby
     channel: String,

@@ -77,8 +77,11 @@ async fn a_match_is_seen_watched_over_its_move_and_ended() -> anyhow::Result<()>
     assert_eq!(running["seats"].as_array().map(Vec::len), Some(2), "{shown}");
     let theirs = answer(&cluster, &["ctl", "match", "show", &id, "--player", &bo_id]).await?;
     assert_eq!(theirs["running"]["state"]["you"], json!(bo_id), "what one of them sees: {theirs}");
-    let said = printed(&cluster, &["ctl", "match", "show", &id]).await?;
-    assert!(said.contains("1 connected") && said.contains("number "), "{said}");
+    until("its seats and a checkpoint, for people", async || {
+        let said = printed(&cluster, &["ctl", "match", "show", &id]).await?;
+        Ok(said.contains("1 connected") && said.contains("number "))
+    })
+    .await?;
 
     let dir = tempfile::tempdir()?;
     let mut watch = follow(&cluster, &["match", "watch", &id, "--rate", "10"], &dir)?;
