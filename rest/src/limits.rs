@@ -82,13 +82,13 @@ impl Limits {
     /// Counts an attempt of a player to erase themself, on top of the address's requests.
     pub fn check_erase(&self, player: Uuid) -> Result<()> {
         let checked = self.erase.check(&player, self.directory.gateways(), Instant::now());
-        checked.map(drop).map_err(ApiError::rate_limited)
+        checked.map(drop).map_err(|wait| ApiError::rate_limited(wait).saying("Too many attempts by this player."))
     }
 
     /// Counts a report by a player, on top of the address's requests.
     pub fn check_report(&self, player: Uuid) -> Result<()> {
         let checked = self.reports.check(&player, self.directory.gateways(), Instant::now());
-        checked.map(drop).map_err(ApiError::rate_limited)
+        checked.map(drop).map_err(|wait| ApiError::rate_limited(wait).saying("Too many reports by this player."))
     }
 }
 
