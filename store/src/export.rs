@@ -18,9 +18,12 @@ pub enum Section {
     Logins,
     Friends,
     Groups,
+    Invites,
+    Announcements,
     Notifications,
     Messages,
     Scores,
+    PastScores,
     Tickets,
     Matches,
     Storage,
@@ -31,15 +34,18 @@ pub enum Section {
 }
 
 impl Section {
-    pub const ALL: [Self; 15] = [
+    pub const ALL: [Self; 18] = [
         Self::Account,
         Self::Devices,
         Self::Logins,
         Self::Friends,
         Self::Groups,
+        Self::Invites,
+        Self::Announcements,
         Self::Notifications,
         Self::Messages,
         Self::Scores,
+        Self::PastScores,
         Self::Tickets,
         Self::Matches,
         Self::Storage,
@@ -59,8 +65,9 @@ pub enum After {
     Number(i64),
     Text(String),
     Pair(String, String),
-    /// In this channel, after this number.
-    Message(String, i64),
+    Ids(Uuid, Uuid),
+    /// In this channel, or on this board, after this number.
+    Numbered(String, i64),
 }
 
 impl After {
@@ -68,13 +75,20 @@ impl After {
         if let Self::Id(id) = self { *id } else { Uuid::nil() }
     }
 
+    fn ids(&self) -> (Uuid, Uuid) {
+        if let Self::Ids(one, two) = self { (*one, *two) } else { (Uuid::nil(), Uuid::nil()) }
+    }
+
     fn number(&self) -> i64 {
-        if let Self::Number(number) = self { *number } else { 0 }
+        match self {
+            Self::Number(number) | Self::Numbered(_, number) => *number,
+            _ => 0,
+        }
     }
 
     fn text(&self) -> &str {
         match self {
-            Self::Text(text) | Self::Pair(text, _) | Self::Message(text, _) => text,
+            Self::Text(text) | Self::Pair(text, _) | Self::Numbered(text, _) => text,
             _ => "",
         }
     }
@@ -111,6 +125,17 @@ pub async fn page(pool: &PgPool, player: Uuid, section: Section, after: &After, 
         Section::Messages => messages(pool, player, after, limit).await?,
         Section::Matches => matches(pool, player, after).await?,
         Section::Scores => scores(pool, player, after, limit).await?,
+        Section::PastScores => page!(
+            pool,
+            limit,
+            "past_score",
+            |row| After::Numbered(row.leaderboard_id.clone(), row.seq),
+            r#"SELECT leaderboard_id, seq, to_jsonb(e) - 'player_id' AS "record!" FROM leaderboard_past e
+               WHERE player_id = $1 AND (leaderboard_id, seq) > ($2, $3) ORDER BY leaderboard_id, seq LIMIT $4"#,
+            player,
+            after.text(),
+            after.number()
+        ),
         Section::Storage => storage(pool, player, after, limit).await?,
         Section::Mutes => mutes(pool, player, after, limit).await?,
         Section::Devices => page!(
@@ -151,6 +176,29 @@ pub async fn page(pool: &PgPool, player: Uuid, section: Section, after: &After, 
             r#"SELECT m.group_id, to_jsonb(m) - 'player_id' || jsonb_build_object('name', g.name) AS "record!"
                FROM group_members m JOIN groups g ON g.id = m.group_id
                WHERE m.player_id = $1 AND m.group_id > $2 ORDER BY m.group_id LIMIT $3"#,
+            player,
+            after.id()
+        ),
+        Section::Invites => page!(
+            pool,
+            limit,
+            "group_invite",
+            |row| After::Ids(row.group_id, row.player_id),
+            // Those they have, and those they gave.
+            r#"SELECT group_id, player_id, to_jsonb(i) AS "record!" FROM group_invites i
+               WHERE (player_id = $1 OR invited_by = $1) AND (group_id, player_id) > ($2, $3)
+               ORDER BY group_id, player_id LIMIT $4"#,
+            player,
+            after.ids().0,
+            after.ids().1
+        ),
+        Section::Announcements => page!(
+            pool,
+            limit,
+            "group_announcement",
+            |row| After::Id(row.id),
+            r#"SELECT id, to_jsonb(a) - 'author_id' AS "record!" FROM group_announcements a
+               WHERE author_id = $1 AND id > $2 ORDER BY id LIMIT $3"#,
             player,
             after.id()
         ),
@@ -295,7 +343,7 @@ async fn matches(pool: &PgPool, player: Uuid, after: &After) -> Result<Page> {
 /// What they wrote in channels, and all of their direct messages.
 async fn messages(pool: &PgPool, player: Uuid, after: &After, limit: i64) -> Result<Page> {
     let (channel, seq) = match after {
-        After::Message(channel, seq) => (channel.clone(), *seq),
+        After::Numbered(channel, seq) => (channel.clone(), *seq),
         after => match first_message(pool, player, after.text()).await? {
             Channel::Found(channel, seq) => (channel, seq),
             Channel::Empty(channel) => return Ok(Page { next: Some(After::Text(channel)), ..Page::default() }),
@@ -324,7 +372,7 @@ async fn messages(pool: &PgPool, player: Uuid, after: &After, limit: i64) -> Res
     };
     let kind = if direct { "direct_message" } else { "message" };
     let records = rows.into_iter().map(|row| (kind, row.record)).collect();
-    let next = if reached < stands { After::Message(channel, reached) } else { After::Text(channel) };
+    let next = if reached < stands { After::Numbered(channel, reached) } else { After::Text(channel) };
     Ok(Page { records, next: Some(next) })
 }
 

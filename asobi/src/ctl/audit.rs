@@ -9,7 +9,7 @@ use prost_types::Timestamp;
 use serde_json::{Value, json};
 use time::OffsetDateTime;
 
-use super::{Ctl, DEADLINE, output, players::duration, token::at};
+use super::{Ctl, DEADLINE, given::duration, output, shown::time};
 
 /// What operators did and what was refused, newest first
 #[derive(Debug, Args)]
@@ -75,7 +75,7 @@ fn outcome(entry: &AuditEntry) -> &'static str {
 fn row(entry: &AuditEntry) -> [String; 6] {
     let detail = if entry.detail_json == "{}" { String::new() } else { entry.detail_json.clone() };
     [
-        at(entry.at.as_ref()),
+        time(entry.at.as_ref()),
         entry.actor.clone(),
         entry.action.clone(),
         entry.subject.clone(),
@@ -88,7 +88,7 @@ fn object(entry: &AuditEntry) -> Value {
     let text = |text: &str| if text.is_empty() { Value::Null } else { text.into() };
     json!({
         "id": entry.entry_id,
-        "at": at(entry.at.as_ref()),
+        "at": time(entry.at.as_ref()),
         "actor": entry.actor,
         "action": entry.action,
         "subject": text(&entry.subject),

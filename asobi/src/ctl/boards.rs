@@ -9,12 +9,11 @@ use asobi_proto::social_v1::{
 };
 use asobi_service_kit::grpc::with_deadline;
 use clap::{Args, Subcommand, ValueEnum};
-use prost_types::{FieldMask, Timestamp};
+use prost_types::FieldMask;
 use serde_json::{Value, json};
-use time::{OffsetDateTime, format_description::well_known::Rfc3339};
 use uuid::Uuid;
 
-use super::{Ctl, DEADLINE, output};
+use super::{Ctl, DEADLINE, given::request_id, output, shown::when};
 
 /// Leaderboards: list, make, change and reset them, and take entries off
 #[derive(Debug, Args)]
@@ -177,7 +176,7 @@ macro_rules! ask {
 }
 
 pub async fn run(args: &BoardsArgs, ctl: &Ctl) -> anyhow::Result<()> {
-    let request_id = Uuid::now_v7().to_string();
+    let request_id = request_id();
     match &args.order {
         Order::List => list(ctl).await,
         Order::Show { board } => show(ctl, board).await,
@@ -266,7 +265,7 @@ fn table(boards: &[Board]) -> String {
                 order(&settings).to_owned(),
                 operator(&settings).to_owned(),
                 board.period.to_string(),
-                at(board.next_reset_at).unwrap_or_else(|| "-".to_owned()),
+                when(board.next_reset_at).unwrap_or_else(|| "-".to_owned()),
                 if settings.client_submit { "yes" } else { "no" }.to_owned(),
                 settings.title,
             ]
@@ -305,7 +304,7 @@ fn top(ctl: &Ctl, entries: &[LeaderboardEntry]) {
                 entry.player_id.clone(),
                 score,
                 sub_score,
-                at(entry.updated_at).unwrap_or_default(),
+                when(entry.updated_at).unwrap_or_default(),
             ]
         })
         .collect();
@@ -325,12 +324,12 @@ async fn periods(ctl: &Ctl, board: &str) -> anyhow::Result<()> {
         }
     }
     if ctl.json {
-        let object = |period: &asobi_proto::social_v1::BoardPeriod| json!({"period": period.period, "began_at": at(period.began_at), "ended_at": at(period.ended_at)});
+        let object = |period: &asobi_proto::social_v1::BoardPeriod| json!({"period": period.period, "began_at": when(period.began_at), "ended_at": when(period.ended_at)});
         output::json(&periods.iter().map(object).collect());
     } else {
         let of = |at: Option<String>| at.unwrap_or_default();
         let row = |period: &asobi_proto::social_v1::BoardPeriod| {
-            [period.period.to_string(), of(at(period.began_at)), of(at(period.ended_at))]
+            [period.period.to_string(), of(when(period.began_at)), of(when(period.ended_at))]
         };
         let rows: Vec<_> = periods.iter().map(row).collect();
         output::line(&output::table(["period", "began", "ended"], &rows));
@@ -350,11 +349,6 @@ fn operator(settings: &BoardSettings) -> &'static str {
     }
 }
 
-/// To the second, in UTC.
-fn at(at: Option<Timestamp>) -> Option<String> {
-    OffsetDateTime::from_unix_timestamp(at?.seconds).ok()?.format(&Rfc3339).ok()
-}
-
 fn object(board: &Board) -> Value {
     let settings = board.settings.clone().unwrap_or_default();
     json!({
@@ -369,9 +363,9 @@ fn object(board: &Board) -> Value {
         "client_submit": settings.client_submit,
         "periods_kept": settings.periods_kept,
         "period": board.period,
-        "period_began_at": at(board.period_began_at),
-        "next_reset_at": at(board.next_reset_at),
-        "created_at": at(board.created_at),
+        "period_began_at": when(board.period_began_at),
+        "next_reset_at": when(board.next_reset_at),
+        "created_at": when(board.created_at),
         "changes": board.sequence,
         "declared": board.declared,
     })
@@ -384,7 +378,7 @@ fn entry_object(entry: &LeaderboardEntry) -> Value {
         "score": entry.score,
         "sub_score": entry.sub_score,
         "rank": Some(entry.rank).filter(|rank| *rank > 0),
-        "updated_at": at(entry.updated_at),
+        "updated_at": when(entry.updated_at),
     })
 }
 
@@ -417,7 +411,7 @@ mod tests {
     fn boards_are_a_table() {
         let settings =
             BoardSettings { title: "Laps".into(), order: BoardOrder::Low.into(), ..BoardSettings::default() };
-        let next_reset_at = Some(Timestamp { seconds: 1_800_000_000, nanos: 0 });
+        let next_reset_at = Some(prost_types::Timestamp { seconds: 1_800_000_000, nanos: 0 });
         let laps = Board { leaderboard_id: "laps".into(), settings: Some(settings), next_reset_at, ..Board::default() };
         assert_eq!(
             table(&[laps, Board { leaderboard_id: "wins".into(), ..Board::default() }]),

@@ -13,7 +13,7 @@ use clap::{Args, Subcommand};
 use serde_json::{Value, json};
 use tonic::{Code, Request, Streaming};
 
-use super::{Ctl, DEADLINE, moderation, one::request_id, output, refusal, shown};
+use super::{Ctl, DEADLINE, given::request_id, moderation, output, refusal, shown};
 
 /// Channels: what is said, and saying something
 #[derive(Debug, Args)]

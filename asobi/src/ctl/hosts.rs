@@ -6,11 +6,7 @@ use asobi_service_kit::grpc::with_deadline;
 use clap::Args;
 use serde_json::json;
 
-use super::{
-    Ctl, DEADLINE,
-    one::{meant, request_id},
-    output,
-};
+use super::{Ctl, DEADLINE, given::request_id, one::meant, output};
 
 #[derive(Debug, Args)]
 pub struct DrainArgs {

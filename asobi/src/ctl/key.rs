@@ -8,9 +8,10 @@ use clap::{Args, Subcommand};
 use serde_json::json;
 
 use super::{
-    Ctl, DEADLINE, output,
-    players::duration,
-    token::{at, fresh_id},
+    Ctl, DEADLINE,
+    given::{duration, request_id},
+    output,
+    shown::time,
 };
 
 /// The key that the cluster's own processes show each other, where it is kept in the database
@@ -33,13 +34,13 @@ enum Order {
 pub async fn run(args: &KeyArgs, ctl: &Ctl) -> anyhow::Result<()> {
     let Order::Rotate { overlap } = &args.order;
     let overlap_s = i64::try_from(overlap.as_secs()).unwrap_or(i64::MAX);
-    let request = RotateClusterKeyRequest { request_id: fresh_id(), overlap_s };
+    let request = RotateClusterKeyRequest { request_id: request_id(), overlap_s };
     let answer = ctl
         .ask(None, async |channel| {
             AccessServiceClient::new(channel).rotate_cluster_key(with_deadline(request.clone(), DEADLINE)).await
         })
         .await?;
-    let (active_from, old_retires_at) = (at(answer.active_from.as_ref()), at(answer.old_retires_at.as_ref()));
+    let (active_from, old_retires_at) = (time(answer.active_from.as_ref()), time(answer.old_retires_at.as_ref()));
     if ctl.json {
         output::json(&json!({"active_from": active_from, "old_retires_at": old_retires_at}));
     } else {

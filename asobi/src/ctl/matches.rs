@@ -12,11 +12,7 @@ use clap::{Args, Subcommand, ValueEnum};
 use serde_json::{Value, json};
 use uuid::Uuid;
 
-use super::{
-    Ctl, DEADLINE,
-    one::{meant, request_id},
-    output, shown,
-};
+use super::{Ctl, DEADLINE, given::request_id, one::meant, output, shown};
 
 /// Matches, newest first: those that run, unless a state is named
 #[derive(Debug, Args)]

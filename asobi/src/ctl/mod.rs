@@ -8,6 +8,7 @@ mod boards;
 mod chat;
 mod directory;
 mod export;
+mod given;
 mod hosts;
 mod key;
 mod matches;

@@ -7,7 +7,7 @@ use clap::Args;
 use serde_json::json;
 use uuid::Uuid;
 
-use super::{Ctl, DEADLINE, output, players::request_id};
+use super::{Ctl, DEADLINE, given::request_id, output};
 
 /// Take a message's content out of the history; everybody who may have seen it is told
 #[derive(Debug, Args)]

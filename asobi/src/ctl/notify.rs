@@ -1,8 +1,9 @@
 //! `asobi ctl notify`: telling players something, many at once, in their languages. A social service answers; which of them carries a job out
 //! is theirs to say.
 
+mod templates;
+
 use std::{
-    collections::BTreeMap,
     io::{self, IsTerminal as _, Write as _},
     path::{Path, PathBuf},
     time::{Duration, Instant},
@@ -11,20 +12,23 @@ use std::{
 use anyhow::{Context as _, bail, ensure};
 use asobi_cluster::Role;
 use asobi_proto::social_v1::{
-    CancelNotificationJobRequest, CreateNotificationJobRequest, DeleteTemplateRequest, GetNotificationJobRequest,
-    GetTemplateRequest, ListNotificationJobsRequest, ListTemplatesRequest, NotificationJob, NotificationJobState,
-    NotificationTemplate, PlayerFilter, PlayerList, PutTemplateRequest, TemplateText, WatchNotificationJobRequest,
+    CancelNotificationJobRequest, CreateNotificationJobRequest, GetNotificationJobRequest, ListNotificationJobsRequest,
+    NotificationJob, NotificationJobState, PlayerFilter, PlayerList, WatchNotificationJobRequest,
     create_notification_job_request::Target, notification_admin_service_client::NotificationAdminServiceClient,
 };
 use asobi_service_kit::grpc::{ClusterChannel, with_deadline};
 use clap::{Args, Subcommand};
-use serde::Deserialize;
 use serde_json::{Value, json};
 use time::{Date, OffsetDateTime, format_description::well_known::Rfc3339, macros::format_description};
 use tonic::{Response, Status, Streaming};
 use uuid::Uuid;
 
-use super::{Ctl, DEADLINE, output, refusal};
+use super::{
+    Ctl, DEADLINE,
+    given::{duration, request_id, timestamp},
+    output, refusal,
+    shown::when,
+};
 
 /// Tell players something: to some by their ids, or to all who are of a kind
 #[derive(Debug, Args)]
@@ -45,7 +49,7 @@ enum Order {
     /// The texts that notifications are made of
     Templates {
         #[command(subcommand)]
-        order: Option<TemplateOrder>,
+        order: Option<templates::TemplateOrder>,
     },
 }
 
@@ -91,7 +95,7 @@ struct SendArgs {
     #[arg(long, value_name = "NAME=VALUE", requires = "template", value_parser = pair)]
     param: Vec<(String, String)>,
     /// How long it is shown: 30m, 12h, 7d. Without it, until it is old
-    #[arg(long, value_name = "TIME", value_parser = lifetime)]
+    #[arg(long, value_name = "TIME", value_parser = duration)]
     expires_in: Option<Duration>,
     /// Whoever sends the same under the same id has sent it once
     #[arg(long, value_name = "ID")]
@@ -113,18 +117,6 @@ enum JobOrder {
     Cancel { id: Uuid },
 }
 
-#[derive(Debug, Subcommand)]
-enum TemplateOrder {
-    /// All of them, by id
-    List,
-    /// One with its texts, as `put` takes it
-    Show { id: String },
-    /// Store the template of a JSON file: {"id": …, "type": …, "default_language": "en", "texts": {"en": {"subject": …, "content": {…}}}}
-    Put { file: PathBuf },
-    /// Delete one; no error when there is none
-    Rm { id: String },
-}
-
 type Admin = NotificationAdminServiceClient<ClusterChannel>;
 
 pub async fn run(args: &NotifyArgs, ctl: &Ctl) -> anyhow::Result<()> {
@@ -139,13 +131,13 @@ pub async fn run(args: &NotifyArgs, ctl: &Ctl) -> anyhow::Result<()> {
         }
         Order::Jobs { order: Some(JobOrder::Watch { id }) } => watch(ctl, &id.to_string()).await,
         Order::Jobs { order: Some(JobOrder::Cancel { id }) } => {
-            let request = CancelNotificationJobRequest { request_id: fresh(), job_id: id.to_string() };
+            let request = CancelNotificationJobRequest { request_id: request_id(), job_id: id.to_string() };
             let answer =
                 ask(ctl, request, async |mut c, r| c.cancel_notification_job(with_deadline(r, DEADLINE)).await);
             show(ctl, &answer.await?.job.unwrap_or_default());
             Ok(())
         }
-        Order::Templates { order } => templates(order.as_ref().unwrap_or(&TemplateOrder::List), ctl).await,
+        Order::Templates { order } => templates::run(order.as_ref(), ctl).await,
     }
 }
 
@@ -158,14 +150,9 @@ async fn ask<M: Clone, T>(
     ctl.ask(Some(Role::Social), async |channel| call(Admin::new(channel), message.clone()).await).await
 }
 
-/// An order that is sent to a second service is the same order.
-fn fresh() -> String {
-    Uuid::now_v7().to_string()
-}
-
 async fn send(args: &SendArgs, ctl: &Ctl) -> anyhow::Result<()> {
     let request = CreateNotificationJobRequest {
-        request_id: args.request_id.clone().unwrap_or_else(fresh),
+        request_id: args.request_id.clone().unwrap_or_else(request_id),
         target: Some(target(args)?),
         r#type: args.kind.clone().unwrap_or_default(),
         subject: args.subject.clone().unwrap_or_default(),
@@ -345,10 +332,10 @@ fn object(job: &NotificationJob) -> Value {
         "told": job.told,
         "failed": job.failed,
         "created_by": job.created_by,
-        "created_at": written(job.created_at),
-        "started_at": written(job.started_at),
-        "finished_at": written(job.finished_at),
-        "expires_at": written(job.expires_at),
+        "created_at": when(job.created_at),
+        "started_at": when(job.started_at),
+        "finished_at": when(job.finished_at),
+        "expires_at": when(job.expires_at),
         "failure": job.failure,
     })
 }
@@ -362,136 +349,12 @@ fn table(jobs: &[NotificationJob]) -> String {
             job.failed.to_string(),
             job.r#type.clone(),
             job.created_by.clone(),
-            written(job.created_at).unwrap_or_default(),
+            when(job.created_at).unwrap_or_default(),
             if job.failure.is_empty() { job.subject.clone() } else { job.failure.clone() },
         ]
     };
     let rows: Vec<_> = jobs.iter().map(row).collect();
     output::table(["job", "state", "players", "gone", "type", "by", "created", "subject"], &rows)
-}
-
-fn timestamp(at: OffsetDateTime) -> prost_types::Timestamp {
-    prost_types::Timestamp { seconds: at.unix_timestamp(), nanos: 0 }
-}
-
-fn written(at: Option<prost_types::Timestamp>) -> Option<String> {
-    at.and_then(|at| OffsetDateTime::from_unix_timestamp(at.seconds).ok()?.format(&Rfc3339).ok())
-}
-
-/// A template as a file holds it.
-#[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct Template {
-    id: String,
-    #[serde(rename = "type")]
-    kind: String,
-    default_language: String,
-    texts: BTreeMap<String, Text>,
-}
-
-#[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct Text {
-    subject: String,
-    #[serde(default)]
-    content: serde_json::Map<String, Value>,
-}
-
-impl From<Template> for NotificationTemplate {
-    fn from(template: Template) -> Self {
-        let texts = template.texts.into_iter().map(|(language, text)| TemplateText {
-            language,
-            subject: text.subject,
-            content_json: Value::Object(text.content).to_string(),
-        });
-        Self {
-            id: template.id,
-            r#type: template.kind,
-            default_language: template.default_language,
-            texts: texts.collect(),
-            ..Self::default()
-        }
-    }
-}
-
-async fn templates(order: &TemplateOrder, ctl: &Ctl) -> anyhow::Result<()> {
-    match order {
-        TemplateOrder::List => list_templates(ctl).await,
-        TemplateOrder::Show { id } => {
-            let request = GetTemplateRequest { template_id: id.clone() };
-            let answer = ask(ctl, request, async |mut c, r| c.get_template(with_deadline(r, DEADLINE)).await).await?;
-            output::json(&template_object(&answer.template.unwrap_or_default()));
-            Ok(())
-        }
-        TemplateOrder::Put { file } => {
-            let template: Template = serde_json::from_str(&read(file)?).with_context(|| {
-                format!("{} is no template; see `asobi ctl notify templates put --help`", file.display())
-            })?;
-            let id = template.id.clone();
-            let request = PutTemplateRequest { request_id: fresh(), template: Some(template.into()) };
-            ask(ctl, request, async |mut c, r| c.put_template(with_deadline(r, DEADLINE)).await).await?;
-            told(ctl, &id, "stored");
-            Ok(())
-        }
-        TemplateOrder::Rm { id } => {
-            let request = DeleteTemplateRequest { request_id: fresh(), template_id: id.clone() };
-            ask(ctl, request, async |mut c, r| c.delete_template(with_deadline(r, DEADLINE)).await).await?;
-            told(ctl, id, "deleted");
-            Ok(())
-        }
-    }
-}
-
-fn told(ctl: &Ctl, id: &str, done: &str) {
-    if ctl.json {
-        output::json(&json!({"template_id": id, "done": done}));
-    } else {
-        output::line(&format!("{id} was {done}"));
-    }
-}
-
-async fn list_templates(ctl: &Ctl) -> anyhow::Result<()> {
-    let (mut templates, mut page_token) = (Vec::new(), String::new());
-    loop {
-        let request = ListTemplatesRequest { page_size: 100, page_token };
-        let page = ask(ctl, request, async |mut c, r| c.list_templates(with_deadline(r, DEADLINE)).await).await?;
-        templates.extend(page.templates);
-        page_token = page.next_page_token;
-        if page_token.is_empty() {
-            break;
-        }
-    }
-    if ctl.json {
-        output::json(&templates.iter().map(template_object).collect());
-        return Ok(());
-    }
-    let row = |t: &NotificationTemplate| {
-        let languages: Vec<&str> = t.texts.iter().map(|text| text.language.as_str()).collect();
-        [
-            t.id.clone(),
-            t.r#type.clone(),
-            t.default_language.clone(),
-            languages.join(","),
-            t.updated_by.clone(),
-            written(t.updated_at).unwrap_or_default(),
-        ]
-    };
-    let rows: Vec<_> = templates.iter().map(row).collect();
-    output::line(&output::table(["template", "type", "default", "languages", "by", "updated"], &rows));
-    Ok(())
-}
-
-fn template_object(template: &NotificationTemplate) -> Value {
-    let text = |text: &TemplateText| {
-        let content: Value = serde_json::from_str(&text.content_json).unwrap_or_default();
-        (text.language.clone(), json!({"subject": text.subject, "content": content}))
-    };
-    json!({
-        "id": template.id,
-        "type": template.r#type,
-        "default_language": template.default_language,
-        "texts": template.texts.iter().map(text).collect::<serde_json::Map<_, _>>(),
-    })
 }
 
 fn pair(text: &str) -> Result<(String, String), String> {
@@ -506,20 +369,6 @@ fn moment(text: &str) -> Result<OffsetDateTime, String> {
         .map_err(|_| "a day such as 2026-11-27, or a time such as 2026-11-27T12:00:00Z".to_owned())
 }
 
-/// A whole number and its unit, at most ten years.
-fn lifetime(text: &str) -> Result<Duration, String> {
-    let wrong = || "a number and m, h or d, such as 7d; at most ten years".to_owned();
-    let (number, unit) = text.split_at_checked(text.len().saturating_sub(1)).ok_or_else(wrong)?;
-    let unit = match unit {
-        "m" => 60,
-        "h" => 3_600,
-        "d" => 86_400,
-        _ => return Err(wrong()),
-    };
-    let seconds = number.parse::<u32>().map(|number| u64::from(number) * unit).map_err(|_| wrong())?;
-    if (1..=3_650 * 86_400).contains(&seconds) { Ok(Duration::from_secs(seconds)) } else { Err(wrong()) }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -531,10 +380,6 @@ mod tests {
         assert_eq!(moment("2026-11-27").map(OffsetDateTime::unix_timestamp), Ok(1_795_737_600));
         assert_eq!(moment("2026-11-27T00:00:01Z").map(OffsetDateTime::unix_timestamp), Ok(1_795_737_601));
         assert!(moment("yesterday").is_err());
-        assert_eq!(lifetime("7d"), Ok(Duration::from_secs(604_800)));
-        for wrong in ["", "d", "0d", "7w", "4000d", "-1d", "7ü"] {
-            assert!(lifetime(wrong).is_err(), "{wrong}");
-        }
         let id = Uuid::max();
         assert_eq!(ids(&format!("\n {id} \n")).ok(), Some(vec![id.to_string()]));
         assert!(ids("nobody").is_err_and(|error| error.to_string().starts_with("line 1 ")));
@@ -553,15 +398,5 @@ mod tests {
         assert_eq!(line, "running  [############............]  500 of 1000  200/s  2 gone");
         let uncounted = NotificationJob { total: None, failed: 0, ..job };
         assert_eq!(progress(&uncounted, 0, Duration::ZERO), "running  500");
-    }
-
-    #[test]
-    fn a_template_file_is_what_show_prints() {
-        let text = r#"{"id":"a","type":"news","default_language":"en","texts":{"de":{"subject":"Hallo","content":{"n":1}},"en":{"subject":"Hi"}}}"#;
-        let template: NotificationTemplate = serde_json::from_str::<Template>(text).unwrap().into();
-        let again: NotificationTemplate =
-            serde_json::from_value::<Template>(template_object(&template)).unwrap().into();
-        assert_eq!((template.texts.len(), &again), (2, &template));
-        assert!(serde_json::from_str::<Template>(r#"{"id":"a","texts":{}}"#).is_err());
     }
 }

@@ -4,7 +4,6 @@ use anyhow::bail;
 use asobi_proto::ops_v1::Node;
 use asobi_service_kit::grpc::{ClusterChannel, error_code};
 use tonic::{Code, Status};
-use uuid::Uuid;
 
 use super::Ctl;
 
@@ -27,11 +26,6 @@ impl Ctl {
         let known: Vec<&str> = nodes.iter().map(|node| node.node_id.as_str()).collect();
         bail!("{node_id:?} is no node that is alive; there are {}", known.join(", "))
     }
-}
-
-/// An id for an order that may reach several nodes, so that it is carried out once.
-pub fn request_id() -> String {
-    format!("ctl-{}", Uuid::now_v7())
 }
 
 /// A refusal about what was asked, not about who was: no other node would answer it otherwise.

@@ -13,7 +13,12 @@ use serde_json::json;
 use time::{OffsetDateTime, format_description::well_known::Rfc3339};
 use uuid::Uuid;
 
-use super::{Ctl, DEADLINE, export, output};
+use super::{
+    Ctl, DEADLINE, export,
+    given::{duration, request_id, timestamp},
+    output,
+    shown::when,
+};
 
 /// How long an erasure may take: it deletes in one transaction whatever there is.
 const ERASURE: Duration = Duration::from_secs(60);
@@ -130,11 +135,6 @@ pub async fn run(args: &PlayerArgs, ctl: &Ctl) -> anyhow::Result<()> {
     }
 }
 
-/// Of this order: nodes that are asked one after the other do it once.
-pub fn request_id() -> String {
-    Uuid::now_v7().to_string()
-}
-
 async fn ban(ctl: &Ctl, id: Uuid, reason: &str, lasting: Option<Duration>) -> anyhow::Result<()> {
     let until = lasting.map(|lasting| OffsetDateTime::now_utc() + lasting);
     let request = BanPlayerRequest {
@@ -231,46 +231,4 @@ fn told(ctl: &Ctl, id: Uuid, done: &str, until: Option<OffsetDateTime>) -> anyho
         output::line(&format!("{id} was {done}{}", until.map(|at| format!(" until {at}")).unwrap_or_default()));
     }
     Ok(())
-}
-
-fn timestamp(at: OffsetDateTime) -> prost_types::Timestamp {
-    prost_types::Timestamp { seconds: at.unix_timestamp(), nanos: 0 }
-}
-
-/// A time as text; none where there is none.
-pub fn when(at: Option<prost_types::Timestamp>) -> Option<String> {
-    let at = OffsetDateTime::from_unix_timestamp(at?.seconds).ok()?;
-    at.format(&Rfc3339).ok()
-}
-
-/// A whole number and its unit.
-pub(super) fn duration(text: &str) -> Result<Duration, String> {
-    let wrong = || "a number and s, m, h or d, such as 12h".to_owned();
-    let (number, unit) = text.split_at_checked(text.len().saturating_sub(1)).ok_or_else(wrong)?;
-    let seconds = match unit {
-        "s" => 1,
-        "m" => 60,
-        "h" => 3_600,
-        "d" => 86_400,
-        _ => return Err(wrong()),
-    };
-    let number: u32 = number.parse().map_err(|_| wrong())?;
-    // A thousand years, which dates reach.
-    let most = 365 * 86_400 * 1_000;
-    Some(u64::from(number) * seconds).filter(|s| (1..=most).contains(s)).map(Duration::from_secs).ok_or_else(wrong)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn times_are_numbers_with_a_unit() {
-        for (text, seconds) in [("90s", 90), ("30m", 1_800), ("12h", 43_200), ("7d", 604_800)] {
-            assert_eq!(duration(text), Ok(Duration::from_secs(seconds)));
-        }
-        for wrong in ["", "h", "12", "0d", "-1h", "1w", "4294967295d", "12ü"] {
-            assert!(duration(wrong).is_err(), "{wrong}");
-        }
-    }
 }

@@ -12,7 +12,7 @@ use asobi_service_kit::grpc::with_deadline;
 use clap::{Args, Subcommand};
 use serde_json::{Map, Value, json};
 
-use super::{Ctl, DEADLINE, output, token::fresh_id};
+use super::{Ctl, DEADLINE, given::request_id, output};
 
 /// The queue of each mode as the leading matchmaker sees it, live
 #[derive(Debug, Args)]
@@ -146,7 +146,7 @@ async fn obey(ctl: &Ctl, order: &Order) -> anyhow::Result<()> {
     let matchmaker = Some(Role::Matchmaker);
     let (mode, done, answer) = match order {
         Order::Pause { mode } => {
-            let request = PauseModeRequest { mode: mode.clone(), request_id: fresh_id() };
+            let request = PauseModeRequest { mode: mode.clone(), request_id: request_id() };
             ctl.ask(matchmaker, async |channel| {
                 MatchmakerServiceClient::new(channel).pause_mode(with_deadline(request.clone(), DEADLINE)).await
             })
@@ -154,7 +154,7 @@ async fn obey(ctl: &Ctl, order: &Order) -> anyhow::Result<()> {
             (mode, "paused: its tickets wait, no match is formed", json!({"mode": mode, "paused": true}))
         }
         Order::Resume { mode } => {
-            let request = ResumeModeRequest { mode: mode.clone(), request_id: fresh_id() };
+            let request = ResumeModeRequest { mode: mode.clone(), request_id: request_id() };
             ctl.ask(matchmaker, async |channel| {
                 MatchmakerServiceClient::new(channel).resume_mode(with_deadline(request.clone(), DEADLINE)).await
             })
@@ -176,7 +176,7 @@ async fn obey(ctl: &Ctl, order: &Order) -> anyhow::Result<()> {
 
 async fn set(ctl: &Ctl, mode: &str, overrides: Map<String, Value>) -> anyhow::Result<()> {
     let settings_json = Value::Object(overrides).to_string();
-    let request = SetModeSettingsRequest { mode: mode.to_owned(), settings_json, request_id: fresh_id() };
+    let request = SetModeSettingsRequest { mode: mode.to_owned(), settings_json, request_id: request_id() };
     let answer = ctl
         .ask(Some(Role::Matchmaker), async |channel| {
             MatchmakerServiceClient::new(channel).set_mode_settings(with_deadline(request.clone(), DEADLINE)).await

@@ -11,10 +11,7 @@ use clap::{Args, Subcommand};
 use serde_json::{Value, json};
 use uuid::Uuid;
 
-use super::{
-    Ctl, DEADLINE, output,
-    players::{request_id, when},
-};
+use super::{Ctl, DEADLINE, given::request_id, output, shown::when};
 
 /// Of a message's text in the table.
 const SHOWN: usize = 40;

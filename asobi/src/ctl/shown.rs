@@ -12,10 +12,14 @@ pub fn pairs(pairs: &[(&str, String)]) -> String {
     lines.collect::<Vec<_>>().join("\n")
 }
 
-/// A time as RFC 3339, to the second; nothing where there is none.
+/// A time as RFC 3339, to the second.
+pub fn when(at: Option<Timestamp>) -> Option<String> {
+    OffsetDateTime::from_unix_timestamp(at?.seconds).ok()?.format(&Rfc3339).ok()
+}
+
+/// [`when`], and nothing where there is none.
 pub fn time(at: Option<&Timestamp>) -> String {
-    let at = at.and_then(|at| OffsetDateTime::from_unix_timestamp(at.seconds).ok());
-    at.and_then(|at| at.format(&Rfc3339).ok()).unwrap_or_default()
+    when(at.copied()).unwrap_or_default()
 }
 
 /// Unix seconds; null where there is none.

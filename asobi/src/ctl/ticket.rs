@@ -13,7 +13,7 @@ use clap::{Args, Subcommand};
 use serde_json::{Value, json};
 use tonic::Request;
 
-use super::{Ctl, DEADLINE, output, refusal, token::fresh_id};
+use super::{Ctl, DEADLINE, given::request_id, output, refusal};
 
 /// One ticket: show it, follow it, withdraw it
 #[derive(Debug, Args)]
@@ -49,7 +49,7 @@ pub async fn run(args: &TicketArgs, ctl: &Ctl) -> anyhow::Result<()> {
         }
         Order::Watch { id } => watch(ctl, WatchTicketRequest { ticket_id: id.to_string() }).await?,
         Order::Cancel { id } => {
-            let request = CancelTicketRequest { ticket_id: id.to_string(), request_id: fresh_id() };
+            let request = CancelTicketRequest { ticket_id: id.to_string(), request_id: request_id() };
             ctl.ask(Some(Role::Matchmaker), async |channel| {
                 MatchmakerServiceClient::new(channel).cancel_ticket(with_deadline(request.clone(), DEADLINE)).await
             })

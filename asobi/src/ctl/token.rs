@@ -14,10 +14,15 @@ use asobi_service_kit::grpc::with_deadline;
 use clap::{Args, Subcommand};
 use prost_types::Timestamp;
 use serde_json::{Value, json};
-use time::{OffsetDateTime, format_description::well_known::Rfc3339};
+use time::OffsetDateTime;
 use uuid::Uuid;
 
-use super::{Ctl, DEADLINE, output, players::duration};
+use super::{
+    Ctl, DEADLINE,
+    given::{duration, request_id},
+    output,
+    shown::time,
+};
 
 /// Tokens for tools and people outside of the cluster: make, list, revoke
 #[derive(Debug, Args)]
@@ -50,7 +55,7 @@ pub async fn run(args: &TokenArgs, ctl: &Ctl) -> anyhow::Result<()> {
         Order::Create { name, scopes, lasting } => create(ctl, name, scopes, *lasting).await,
         Order::List => list(ctl).await,
         Order::Revoke { id } => {
-            let request = RevokeTokenRequest { request_id: fresh_id(), token_id: id.to_string() };
+            let request = RevokeTokenRequest { request_id: request_id(), token_id: id.to_string() };
             let answer = ctl
                 .ask(None, async |channel| {
                     AccessServiceClient::new(channel).revoke_token(with_deadline(request.clone(), DEADLINE)).await
@@ -69,7 +74,7 @@ pub async fn run(args: &TokenArgs, ctl: &Ctl) -> anyhow::Result<()> {
 
 async fn create(ctl: &Ctl, name: &str, scopes: &[Scope], lasting: Duration) -> anyhow::Result<()> {
     let request = CreateTokenRequest {
-        request_id: fresh_id(),
+        request_id: request_id(),
         name: name.to_owned(),
         scopes: scopes.iter().map(|scope| WireScope::from(*scope).into()).collect(),
         ttl_s: i64::try_from(lasting.as_secs()).unwrap_or(i64::MAX),
@@ -97,7 +102,7 @@ async fn create(ctl: &Ctl, name: &str, scopes: &[Scope], lasting: Duration) -> a
             "It is shown this once. {} may {} until {}.",
             token.name,
             names(&token),
-            at(token.expires_at.as_ref())
+            time(token.expires_at.as_ref())
         );
     }
     Ok(())
@@ -135,8 +140,8 @@ fn row(token: &Token, now: i64) -> [String; 7] {
         (None, true) => "expired",
         (None, false) => "good",
     };
-    let until = at(token.revoked_at.as_ref().or(token.expires_at.as_ref()));
-    let used = at(token.used_at.as_ref());
+    let until = time(token.revoked_at.as_ref().or(token.expires_at.as_ref()));
+    let used = time(token.used_at.as_ref());
     [token.token_id.clone(), token.name.clone(), names(token), state.to_owned(), until, used, token.created_by.clone()]
 }
 
@@ -164,17 +169,6 @@ fn names(token: &Token) -> String {
 
 fn scope(text: &str) -> Result<Scope, String> {
     Scope::of(text).ok_or_else(|| "read, operate, moderate or erase".to_owned())
-}
-
-/// A time for people; nothing when there is none.
-pub(super) fn at(stamp: Option<&Timestamp>) -> String {
-    let time = stamp.and_then(|at| OffsetDateTime::from_unix_timestamp(at.seconds).ok());
-    time.and_then(|time| time.format(&Rfc3339).ok()).unwrap_or_default()
-}
-
-/// For a request that is sent to one node after another and done once.
-pub(super) fn fresh_id() -> String {
-    Uuid::now_v7().to_string()
 }
 
 #[cfg(test)]

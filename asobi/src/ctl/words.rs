@@ -8,10 +8,7 @@ use asobi_service_kit::grpc::with_deadline;
 use clap::{Args, Subcommand};
 use serde_json::json;
 
-use super::{
-    Ctl, DEADLINE, output,
-    players::{request_id, when},
-};
+use super::{Ctl, DEADLINE, given::request_id, output, shown::when};
 
 /// What chat must not say
 #[derive(Debug, Args)]
