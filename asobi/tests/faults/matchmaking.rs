@@ -12,7 +12,7 @@ use rand::{Rng as _, SeedableRng as _, rngs::StdRng};
 
 use super::{
     ALONE,
-    support::{Cluster, PATIENCE},
+    support::{Cluster, PATIENCE, cluster::Process},
 };
 
 use bots::Crowd;
@@ -115,11 +115,20 @@ impl Play {
     }
 
     /// Between the claim of the tickets and its own.
-    async fn a_host_is_killed_while_it_is_called(&mut self) -> anyhow::Result<()> {
+    async fn a_host_is_killed_while_it_is_called(&mut self) -> anyhow::Result<Process> {
         let host = self.cluster.match_host(self.random.random_range(0..2));
         self.cluster.signal(&host, Signal::SIGSTOP)?;
         self.a_call_hangs(&host.node_id).await?;
-        self.cluster.kill(&host).await
+        self.cluster.kill(&host).await?;
+        Ok(host)
+    }
+
+    /// Its supervisor starts it again, perhaps after its matches went on elsewhere.
+    async fn is_back(&mut self, dead: Process) -> anyhow::Result<()> {
+        self.until("its restart", async || {
+            Ok(self.cluster.node(&dead.node_id).is_some_and(|again| again.pid != dead.pid))
+        })
+        .await
     }
 
     /// It takes calls and answers none; when it wakes they belong to others.
@@ -164,8 +173,9 @@ async fn no_ticket_is_lost_whoever_dies() -> anyhow::Result<()> {
     play.goes_on().await.context("after the leader's death")?;
     play.a_leader_is_stopped().await?;
     play.goes_on().await.context("after the old leader woke")?;
-    play.a_host_is_killed_while_it_is_called().await?;
+    let dead = play.a_host_is_killed_while_it_is_called().await?;
     play.goes_on().await.context("after the host's death")?;
+    play.is_back(dead).await?;
     play.a_host_wakes_when_its_matches_are_others().await?;
     play.goes_on().await.context("after the host woke")?;
     play.a_gateway_is_killed().await?;
