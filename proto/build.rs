@@ -47,19 +47,20 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     Ok(())
 }
 
-/// One `(path, scope)` row for each method, the scope by its number; 0: none is named.
+/// One `(path, scope)` row for each method, in the order of paths; the scope by its number, 0: none is named.
 fn scope_table(pool: &DescriptorPool) -> String {
     let option = pool.get_extension_by_name("asobi.ops.v1.scope");
-    let mut rows = String::new();
+    let mut rows = Vec::new();
     for service in pool.services() {
         for method in service.methods() {
             let options = method.options();
             let scope = option.as_ref().map(|option| options.get_extension(option).into_owned());
             let scope = scope.as_ref().and_then(Value::as_enum_number).unwrap_or(0);
-            rows += &format!("    (\"/{}/{}\", {scope}),\n", service.full_name(), method.name());
+            rows.push(format!("    (\"/{}/{}\", {scope}),\n", service.full_name(), method.name()));
         }
     }
-    format!("const SCOPES: &[(&str, i32)] = &[\n{rows}];\n")
+    rows.sort_unstable();
+    format!("const SCOPES: &[(&str, i32)] = &[\n{}];\n", rows.concat())
 }
 
 /// Turns `errors.tsv` into one constant per code and a table of `(code, status, reasons)` rows.

@@ -68,8 +68,9 @@ pub enum Need {
 /// What `/package.Service/Method` needs; none: no `.proto` file here has it.
 #[must_use]
 pub fn need(path: &str) -> Option<Need> {
-    let (_, number) = SCOPES.iter().find(|(method, _)| *method == path)?;
-    Some(Scope::of_number(*number).map_or(Need::Node, Need::Scope))
+    let at = SCOPES.binary_search_by_key(&path, |(method, _)| method).ok()?;
+    let (_, number) = SCOPES[at];
+    Some(Scope::of_number(number).map_or(Need::Node, Need::Scope))
 }
 
 #[cfg(test)]
@@ -81,6 +82,12 @@ mod tests {
         assert_eq!(need("/asobi.ops.v1.OpsService/ListNodes"), Some(Need::Scope(Scope::Read)));
         assert_eq!(need("/asobi.ops.v1.OpsService/Witness"), Some(Need::Node));
         assert_eq!(need("/asobi.ops.v1.OpsService/NoSuch"), None);
+    }
+
+    #[test]
+    fn every_method_is_found() {
+        assert!(SCOPES.is_sorted_by(|(a, _), (b, _)| a < b));
+        assert!(SCOPES.iter().all(|(method, _)| need(method).is_some()));
     }
 
     #[test]
