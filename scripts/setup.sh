@@ -1,5 +1,6 @@
-# What ./dev, ./test and .ci/run need on a machine: a C++ compiler (for Luau) and PostgreSQL's server programs.
-# Sourced, from the root of the project. Says what is missing and installs it where the package manager is known.
+# What ./dev, ./test and .ci/run need on a machine: a C++ compiler (for Luau), PostgreSQL's server programs, and what the
+# script that sources this one asks for with need_programs. Sourced, from the root of the project. Says what is missing and
+# installs it where the package manager is known.
 
 # Checked SQL is compiled from .sqlx/, without a database.
 export SQLX_OFFLINE=true
@@ -23,16 +24,37 @@ as_root() {
 install_packages() {
     echo "installing: $*" >&2
     if command -v apt-get >/dev/null; then
-        # Debian makes and starts a cluster of its own when a server is installed, unless told otherwise.
-        local told=/etc/postgresql-common/createcluster.d/asobi.conf
+        # Debian makes a cluster of its own when a server is installed, and starts every service, unless told otherwise.
+        local told=/etc/postgresql-common/createcluster.d/asobi.conf policy=/usr/sbin/policy-rc.d own_policy=
         as_root mkdir -p "$(dirname "$told")"
         echo 'create_main_cluster = false' | as_root tee "$told" >/dev/null
-        as_root apt-get update -q >&2
-        as_root env DEBIAN_FRONTEND=noninteractive apt-get install -q -y --no-install-recommends "$@" >&2
-        as_root rm -f "$told"
+        if [ ! -e "$policy" ]; then
+            own_policy=yes
+            printf '#!/bin/sh\nexit 101\n' | as_root tee "$policy" >/dev/null
+            as_root chmod +x "$policy"
+        fi
+        local status=0
+        as_root apt-get update -q >&2 &&
+            as_root env DEBIAN_FRONTEND=noninteractive apt-get install -q -y --no-install-recommends "$@" >&2 || status=$?
+        as_root rm -f "$told" ${own_policy:+"$policy"}
+        [ "$status" = 0 ] || { echo "the packages could not be installed; see above, then try again" >&2; exit "$status"; }
     else
         echo "please install them with this system's package manager, then try again" >&2
         exit 1
+    fi
+}
+
+# need_programs PROGRAM=PACKAGE...: installs the Debian packages of those that are not there.
+need_programs() {
+    local pair missing=()
+    # Where Debian puts servers, which is not on every user's path.
+    PATH="$PATH:/usr/sbin:/sbin"
+    for pair in "$@"; do
+        command -v "${pair%%=*}" >/dev/null || missing+=("${pair#*=}")
+    done
+    if [ ${#missing[@]} -gt 0 ]; then
+        echo "missing on this machine: ${missing[*]}" >&2
+        install_packages "${missing[@]}"
     fi
 }
 
