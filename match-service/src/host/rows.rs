@@ -48,6 +48,10 @@ pub trait Rows: Send + Sync {
     async fn request_backfill(&self, fence: Fence, asked: Backfill) -> Result<(), Error>;
 }
 
+/// How long states gather before they are written. Matches are not due at the same moment; one by one, each would be four
+/// round trips, and those, not the states, are what they cost PostgreSQL.
+const GATHER: Duration = Duration::from_millis(25);
+
 /// The rows in PostgreSQL. Connections belong to the runtime that opened them, so all work runs on the process's main one, whichever worker's
 /// match asks.
 pub struct PgRows {
@@ -56,7 +60,10 @@ pub struct PgRows {
     runtime: Handle,
     timeout: Duration,
     claims: Arc<Together<(Fence, String), bool>>,
+    /// Checkpoints that somebody waits for, or that do something to the world.
     checkpoints: Arc<Together<Checkpoint, bool>>,
+    /// The others: only what a failover goes back to.
+    states: Arc<Together<Checkpoint, bool>>,
 }
 
 impl PgRows {
@@ -70,6 +77,7 @@ impl PgRows {
             timeout,
             claims: Arc::default(),
             checkpoints: Arc::default(),
+            states: Arc::new(Together::gathering(GATHER)),
         }
     }
 
@@ -115,8 +123,9 @@ impl Rows for PgRows {
     }
 
     async fn checkpoint(&self, checkpoint: Checkpoint) -> Result<bool, Error> {
-        let (pool, together, bound) = (self.pool.clone(), Arc::clone(&self.checkpoints), self.timeout);
         let any = !checkpoint.effects.is_empty();
+        let together = if any || checkpoint.durable { &self.checkpoints } else { &self.states };
+        let (pool, together, bound) = (self.pool.clone(), Arc::clone(together), self.timeout);
         let written = self
             .run(async move {
                 let write = |given: Vec<Checkpoint>| {

@@ -14,15 +14,23 @@ pub struct Together<T, A> {
     /// At most one of each match, whose number the host's capacity bounds.
     waiting: Mutex<VecDeque<(T, oneshot::Sender<A>)>>,
     turn: tokio::sync::Mutex<()>,
+    /// How long whoever has the turn lets others come first.
+    gather: Duration,
 }
 
 impl<T, A> Default for Together<T, A> {
     fn default() -> Self {
-        Self { waiting: Mutex::default(), turn: tokio::sync::Mutex::default() }
+        Self::gathering(Duration::ZERO)
     }
 }
 
 impl<T, A> Together<T, A> {
+    /// For what nobody waits for: a batch is not written before it had so long to fill.
+    #[must_use]
+    pub fn gathering(gather: Duration) -> Self {
+        Self { waiting: Mutex::default(), turn: tokio::sync::Mutex::default(), gather }
+    }
+
     /// Has an item written, by `write` or by whoever has the turn; `write` answers for each item of a batch in its order. The caller bounds
     /// it in time.
     ///
@@ -41,6 +49,9 @@ impl<T, A> Together<T, A> {
                 // The batch it was in came to nothing.
                 Err(oneshot::error::TryRecvError::Closed) => return Err(Error::Deadline(bound)),
                 Err(oneshot::error::TryRecvError::Empty) => {
+                    if !self.gather.is_zero() {
+                        tokio::time::sleep(self.gather).await;
+                    }
                     let (items, waiting) = self.batch();
                     for (answer, waiting) in write(items).await?.into_iter().zip(waiting) {
                         let _ = waiting.send(answer);
@@ -56,5 +67,35 @@ impl<T, A> Together<T, A> {
         waiting.retain(|(_, answer)| !answer.is_closed());
         let count = waiting.len().min(BATCH);
         waiting.drain(..count).unzip()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn what_comes_while_one_gathers_is_written_with_it() {
+        let together = Arc::new(Together::<u32, u32>::gathering(Duration::from_millis(25)));
+        let batches = Arc::new(Mutex::new(Vec::new()));
+        let writes = (0..10_u64).map(|n| {
+            let (together, batches) = (Arc::clone(&together), Arc::clone(&batches));
+            tokio::spawn(async move {
+                tokio::time::sleep(Duration::from_millis(n * 4)).await;
+                let write = |items: Vec<u32>| {
+                    batches.lock().push(items.clone());
+                    async move { Ok(items.into_iter().map(|item| item * 2).collect()) }
+                };
+                let written = together.write(u32::try_from(n).unwrap(), Duration::from_secs(1), write).await;
+                assert_eq!(u64::from(written.unwrap()), n * 2);
+            })
+        });
+        for write in writes.collect::<Vec<_>>() {
+            write.await.unwrap();
+        }
+        // From 0 to 25 ms, and the rest.
+        assert_eq!(*batches.lock(), [vec![0, 1, 2, 3, 4, 5, 6], vec![7, 8, 9]]);
     }
 }
