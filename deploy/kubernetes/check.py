@@ -46,6 +46,7 @@ class Built:
             for o in self.objects
             if o["kind"] in ("Deployment", "StatefulSet", "Job")
         }
+        self.pods |= {("Pod", o["metadata"]["name"]): o for o in self.objects if o["kind"] == "Pod"}
 
     def of(self, kind):
         return [o for o in self.objects if o["kind"] == kind]
@@ -81,7 +82,7 @@ def pods(built):
         built.need(security.get("seccompProfile") == {"type": "RuntimeDefault"}, f"{what} has no seccomp profile")
         built.need(spec.get("automountServiceAccountToken") is False, f"{what} has a token")
         built.need(spec.get("enableServiceLinks") is False, f"{what} is given variables of Services, which are no keys")
-        built.need(spec.get("serviceAccountName") in built.names("ServiceAccount"), f"{what} has no account")
+        built.need(kind == "Pod" or spec.get("serviceAccountName") in built.names("ServiceAccount"), f"{what} has no account")
         configs = built.names("ConfigMap")
         for volume in spec.get("volumes", []):
             built.need("configMap" not in volume or volume["configMap"]["name"] in configs, f"{what}: no {volume['name']}")
@@ -112,7 +113,9 @@ def one(built, what, kind, spec, container):
         built.need(not secret, f"{what}: {variable['name']} is a secret in plain text")
     mounted = {mount["name"] for mount in container.get("volumeMounts", [])}
     built.need(mounted == {volume["name"] for volume in spec.get("volumes", [])}, f"{what}: volumes and mounts differ")
-    if kind == "Job":
+    if kind == "Pod":
+        built.need(container["args"][3:] == ['a "b" \\c', "--reason", "x: [y]"], f"{what}: arguments are misread")
+    if kind in ("Job", "Pod"):
         return
     ports = {port["name"]: port["containerPort"] for port in container["ports"]}
     built.need(ports.items() <= {"players": 8080, "grpc": 8090, "metrics": 9100}.items(), f"{what} has ports of its own")

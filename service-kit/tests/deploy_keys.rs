@@ -26,9 +26,9 @@ fn files(folder: &Path, found: &mut Vec<PathBuf>) {
 /// The variables that a text names, outside lines that are comments: those may tell of variables that are none.
 fn variables(text: &str) -> impl Iterator<Item = &str> {
     let lines = text.lines().filter(|line| !line.trim_start().starts_with('#'));
-    lines.flat_map(|line| line.split(|c: char| !c.is_ascii_uppercase() && !c.is_ascii_digit() && c != '_')).filter(
-        |word| word.strip_prefix("ASOBI_").is_some_and(|key| !key.is_empty()),
-    )
+    lines
+        .flat_map(|line| line.split(|c: char| !c.is_ascii_uppercase() && !c.is_ascii_digit() && c != '_'))
+        .filter(|word| word.strip_prefix("ASOBI_").is_some_and(|key| !key.is_empty()))
 }
 
 #[test]
