@@ -5,6 +5,7 @@ pub mod address;
 pub mod config;
 pub mod grpc;
 pub mod health;
+pub mod probe;
 pub mod rate;
 pub mod server;
 pub mod service;

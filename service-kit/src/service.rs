@@ -6,6 +6,7 @@ use clap::Parser;
 
 use crate::{
     config::{self, Config, ConfigArgs},
+    probe,
     shutdown::Shutdown,
     telemetry,
 };
@@ -57,9 +58,9 @@ pub fn parse<A: Parser>() -> Result<A, ExitCode> {
     })
 }
 
-/// Runs one service to its end. `role` is "gateway", "match", "matchmaker" or "social".
+/// Runs one service to its end, or asks one that runs (`--health-check`). `role` is "gateway", "match", "matchmaker" or "social".
 ///
-/// Exit codes: 0 after a drain, 1 if something failed, 64 for a wrong configuration ([`Misconfigured`] too).
+/// Exit codes: 0 after a drain, 1 if something failed or does not answer, 64 for a wrong configuration ([`Misconfigured`] too).
 pub fn main<F, Fut>(role: &'static str, args: &ConfigArgs, run: F) -> ExitCode
 where
     F: FnOnce(Arc<Config>, Shutdown) -> Fut,
@@ -72,6 +73,9 @@ where
             return ExitCode::from(config::EXIT_CONFIG);
         }
     };
+    if args.health_check {
+        return health_check(role, &config);
+    }
     config.name_node(role);
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
         Ok(runtime) => runtime,
@@ -84,6 +88,16 @@ where
     // What still blocks a thread by now was abandoned by the drain already.
     runtime.shutdown_background();
     code
+}
+
+fn health_check(role: &str, config: &Config) -> ExitCode {
+    match probe::live(config) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(problem) => {
+            eprintln!("asobi-{role}: {problem}");
+            ExitCode::FAILURE
+        }
+    }
 }
 
 async fn supervise<F, Fut>(role: &'static str, config: Arc<Config>, exit_with_stdin: bool, run: F) -> ExitCode

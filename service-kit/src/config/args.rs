@@ -36,6 +36,11 @@ pub struct ConfigArgs {
     #[arg(long, value_name = "HOST:PORT")]
     pub metrics_listen: Option<String>,
 
+    /// Start nothing: ask the process that runs with this configuration whether it is alive, and exit with 0 or 1. For
+    /// containers' health checks; needs a fixed port in metrics.listen
+    #[arg(long)]
+    pub health_check: bool,
+
     /// Drain when standard input ends. A supervisor holds the other end, so that its children do not outlive it.
     #[arg(long, hide = true)]
     pub exit_with_stdin: bool,
