@@ -18,13 +18,16 @@ pub(super) async fn check(patient: &Patient) -> anyhow::Result<Vec<Finding>> {
         &mut session,
         "SELECT current_setting('max_connections')::int8 - current_setting('superuser_reserved_connections')::int8
                 - coalesce(current_setting('reserved_connections', true)::int8, 0),
-                (SELECT count(*) FROM pg_stat_activity WHERE backend_type = 'client backend'),
-                CASE WHEN to_regclass('nodes') IS NULL THEN 0 ELSE
-                    (xpath('/row/n/text()', query_to_xml('SELECT count(*) AS n FROM nodes WHERE lease_until > now()', false, true, '')))[1]::text::int8 END",
+                (SELECT count(*) FROM pg_stat_activity WHERE backend_type = 'client backend'), to_regclass('nodes') IS NOT NULL",
     )
     .await?;
+    let nodes: i64 = if facts.try_get(2)? {
+        row(&mut session, "SELECT count(*) FROM nodes WHERE lease_until > now()").await?.try_get(0)?
+    } else {
+        0
+    };
     let number = |value: i64| u64::try_from(value).unwrap_or_default();
-    let (most, used, nodes) = (number(facts.try_get(0)?), number(facts.try_get(1)?), number(facts.try_get(2)?));
+    let (most, used, nodes) = (number(facts.try_get(0)?), number(facts.try_get(1)?), number(nodes));
     let pool = u64::from(patient.config.database.max_connections);
     let (files, _) = getrlimit(Resource::RLIMIT_NOFILE)?;
     Ok(vec![connections(most, used, nodes, pool), descriptors(files)])

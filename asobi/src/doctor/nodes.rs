@@ -141,6 +141,9 @@ fn shared(living: &[&Node]) -> Vec<Finding> {
     .collect()
 }
 
+// The statement below names it.
+const _: () = assert!(asobi_store::lock_keys::NODE_ALIVE == 3);
+
 /// Incarnations whose process holds its lock, and that no row names: another process took their node's name.
 async fn locked(patient: &Patient) -> anyhow::Result<Vec<i64>> {
     let statement =
