@@ -104,23 +104,34 @@ const RULES: [Rule; 16] = [
 
 pub(super) async fn check(patient: &Patient) -> anyhow::Result<Vec<Finding>> {
     let mut session = patient.direct().await?;
-    let rows = rows(&mut session, "SELECT name, setting, source FROM pg_settings").await?;
+    let rows = rows(&mut session, "SELECT name, setting, source, current_setting(name, true) FROM pg_settings").await?;
     let mut settings = BTreeMap::new();
     for row in rows {
-        let (name, value, source): (String, Option<String>, String) =
-            (row.try_get(0)?, row.try_get(1)?, row.try_get(2)?);
-        settings.insert(name, (value.unwrap_or_default(), source));
+        let [name, source]: [String; 2] = [row.try_get(0)?, row.try_get(2)?];
+        let [value, shown]: [Option<String>; 2] = [row.try_get(1)?, row.try_get(3)?];
+        let value = value.unwrap_or_default();
+        settings.insert(name, Setting { shown: shown.unwrap_or_else(|| value.clone()), value, source });
     }
     Ok(judge(&settings))
 }
 
-/// `settings`: value and source by name; those that this release does not have are not there.
-fn judge(settings: &BTreeMap<String, (String, String)>) -> Vec<Finding> {
+/// One of pg_settings.
+#[derive(Debug, Clone, Default)]
+struct Setting {
+    /// In its own unit.
+    value: String,
+    /// For people.
+    shown: String,
+    source: String,
+}
+
+/// `settings`: by name; those that this release does not have are not there.
+fn judge(settings: &BTreeMap<String, Setting>) -> Vec<Finding> {
     let mut findings: Vec<Finding> = RULES
         .iter()
         .filter_map(|rule| {
-            let (value, source) = settings.get(rule.name)?;
-            (!rule.good.holds(value)).then(|| rule.broken(value, source))
+            let setting = settings.get(rule.name)?;
+            (!rule.good.holds(&setting.value)).then(|| rule.broken(setting))
         })
         .collect();
     if findings.is_empty() {
@@ -145,11 +156,11 @@ impl Good {
 }
 
 impl Rule {
-    fn broken(&self, value: &str, source: &str) -> Finding {
+    fn broken(&self, setting: &Setting) -> Finding {
         let Self { name, set, means, verdict, .. } = self;
-        let says = format!("{name} is {value}: {means}");
+        let says = format!("{name} is {}: {means}", setting.shown);
         // What was set for the role or the database wins over the server's own.
-        let change = match source {
+        let change = match setting.source.as_str() {
             "user" | "database user" => {
                 format!("ALTER ROLE … RESET {name} (or ALTER ROLE … IN DATABASE … RESET {name})")
             }
@@ -166,7 +177,7 @@ mod tests {
     use super::*;
 
     /// A server that has what the file says.
-    fn well() -> BTreeMap<String, (String, String)> {
+    fn well() -> BTreeMap<String, Setting> {
         let values = [
             ("fsync", "on"),
             ("shared_buffers", "524288"),
@@ -174,10 +185,11 @@ mod tests {
             ("wal_level", "replica"),
             ("max_slot_wal_keep_size", "20480"),
         ];
-        values
-            .into_iter()
-            .map(|(name, value)| (name.to_owned(), (value.to_owned(), "configuration file".to_owned())))
-            .collect()
+        values.into_iter().map(|(name, value)| (name.to_owned(), set(value, "configuration file"))).collect()
+    }
+
+    fn set(value: &str, source: &str) -> Setting {
+        Setting { value: value.to_owned(), shown: value.to_owned(), source: source.to_owned() }
     }
 
     #[test]
@@ -190,7 +202,7 @@ mod tests {
     fn what_is_not_is_named_with_where_to_change_it() {
         let broken = |name: &str, value: &str, source: &str| {
             let mut settings = well();
-            settings.insert(name.into(), (value.into(), source.into()));
+            settings.insert(name.into(), set(value, source));
             judge(&settings).swap_remove(0)
         };
         let found = broken("fsync", "off", "configuration file");

@@ -175,7 +175,10 @@ async fn a_cluster_of_least_rights_behind_a_pooler_plays_and_the_doctor_sees_wha
     let small = "database.max_connections=4";
     let (code, found) = doctor(&pooled, &[&past_it, small]).await?;
     let failed: Vec<_> = found.iter().filter(|(_, verdict, _)| verdict == "fail").collect();
-    assert!(code == Some(0) && failed.is_empty(), "{failed:#?}");
+    // A server for tests may do without.
+    let spared =
+        failed.iter().all(|(.., says)| says.starts_with("fsync is off") || says.starts_with("full_page_writes is off"));
+    assert!(spared && code == Some(i32::from(!failed.is_empty())), "{failed:#?}");
     for check in ["direct", "rights", "schema", "nodes", "addresses", "urls", "partitions", "role", "pooled", "notify"]
     {
         let verdict = found.iter().find(|(name, ..)| name == check).map(|(_, verdict, _)| verdict.as_str());
