@@ -78,10 +78,11 @@ impl Node {
         let mut topics: Vec<Topic> = topics.into_iter().collect();
         let always = [Topic::Nodes, Topic::Access].into_iter().filter(|topic| !topics.contains(topic));
         topics.extend(always.collect::<Vec<_>>());
+        let (bus_pool, bus_direct) = bus_database(config, &application_name, &pool, &direct).await?;
         let bus = Bus::start(
             BusOptions {
-                pool: pool.clone(),
-                direct: direct.clone(),
+                pool: bus_pool,
+                direct: bus_direct,
                 // Of this start alone: in containers two processes of one node id are both number 1, and a process takes
                 // what bears its own name for delivered.
                 origin: format!("{node_id}/{:016x}", rand::random::<u64>()),
@@ -138,6 +139,32 @@ impl Node {
         }
         let _ = tokio::time::timeout(Duration::from_secs(1), self.pool.close()).await;
     }
+}
+
+/// Where the bus notifies and listens: a database of its own, where there is one. Rows are committed before their hints are
+/// sent, and whoever listens reads the rows again after every loss, so hints need not come from where the rows are.
+async fn bus_database(
+    config: &Config,
+    application_name: &str,
+    pool: &PgPool,
+    direct: &PgConnectOptions,
+) -> anyhow::Result<(PgPool, PgConnectOptions)> {
+    let url = config.database.bus_url.expose();
+    if url.is_empty() {
+        return Ok((pool.clone(), direct.clone()));
+    }
+    let timeout = config.database.timeout();
+    let own = DatabaseOptions {
+        url: url.to_owned(),
+        // The pulse's; the publisher's and the listener's are their own.
+        max_connections: 1,
+        timeout,
+        application_name: application_name.to_owned(),
+    };
+    let own = asobi_store::connect(&own).await.context("the database at database.bus_url cannot be reached")?;
+    let direct = asobi_store::connect_options(url, application_name, timeout)
+        .context("database.bus_url is not a PostgreSQL URL")?;
+    Ok((own, direct))
 }
 
 fn spec(config: &Config, role: Role, node_id: String, addresses: NodeAddresses) -> NodeSpec {

@@ -136,6 +136,7 @@ impl Plan {
         if self.external.is_none() {
             set("database.direct_url=");
             set("database.replica_url=");
+            set("database.bus_url=");
         }
         // Ports of several processes on one machine cannot come from one configuration.
         set("grpc.listen=127.0.0.1:0");

@@ -13,8 +13,9 @@ const LONG: f64 = 60.0;
 const SHOWN: usize = 5;
 
 pub(super) async fn check(patient: &Patient) -> anyhow::Result<Vec<Finding>> {
+    let mut bus = patient.connect(patient.bus()).await?;
+    let usage: f64 = row(&mut bus, "SELECT pg_notification_queue_usage()").await?.try_get(0)?;
     let mut session = patient.direct().await?;
-    let usage: f64 = row(&mut session, "SELECT pg_notification_queue_usage()").await?.try_get(0)?;
     let open = rows(
         &mut session,
         "SELECT pid, coalesce(nullif(application_name, ''), usename, backend_type), extract(epoch FROM now() - xact_start)::float8

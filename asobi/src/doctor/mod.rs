@@ -139,7 +139,13 @@ impl Patient {
         self.connect(self.config.database.direct()).await
     }
 
-    /// The same for what takes a pool.
+    /// Where the bus is: the database that has it alone, where there is one.
+    fn bus(&self) -> &str {
+        let database = &self.config.database;
+        if database.bus_url.is_empty() { database.direct() } else { database.bus_url.expose() }
+    }
+
+    /// A session past every pooler, for what takes a pool.
     async fn pool(&self) -> anyhow::Result<PgPool> {
         let options = self.options(self.config.database.direct())?;
         let pool = sqlx::postgres::PgPoolOptions::new().max_connections(1).acquire_timeout(CONNECT);

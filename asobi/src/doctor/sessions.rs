@@ -98,12 +98,12 @@ async fn hears(patient: &Patient) -> bool {
 async fn round_trip(patient: &Patient) -> anyhow::Result<()> {
     let channel = format!("asobi_doctor_{:016x}", rand::random::<u64>());
     let pool = PgPoolOptions::new().max_connections(1).acquire_timeout(HEARD);
-    let pool = Box::pin(pool.connect_with(patient.options(patient.config.database.direct())?)).await?;
+    let pool = Box::pin(pool.connect_with(patient.options(patient.bus())?)).await?;
     let mut listener = PgListener::connect_with(&pool).await?;
     listener.ignore_pool_close_event(true);
     listener.eager_reconnect(false);
     listener.listen(&channel).await?;
-    let mut sender = patient.direct().await?;
+    let mut sender = patient.connect(patient.bus()).await?;
     sqlx::query("SELECT pg_notify($1, '')").bind(&channel).persistent(false).execute(&mut sender).await?;
     let heard = timeout(HEARD, listener.try_recv()).await.context("nothing was heard")??;
     heard.map(drop).context("the session ended")
@@ -116,7 +116,7 @@ fn judge(direct: &Directness) -> Finding {
         return Finding::fail("direct", says, PAST);
     }
     if !hears {
-        let says = "a session of database.direct_url does not hear what it listens to: nodes would not learn of each other's chat, matches and revocations";
+        let says = "a session of database.direct_url (or bus_url) does not hear what it listens to: nodes would not learn of each other's chat, matches and revocations";
         return Finding::fail("direct", says, PAST);
     }
     if !options {

@@ -7,6 +7,7 @@ mod support;
 mod accounts;
 mod bad_input;
 mod boards;
+mod bus;
 mod chat;
 mod matches;
 mod moderation;

@@ -9,7 +9,7 @@ use super::error::Source;
 /// Keys whose values are never printed.
 const SECRETS: [&str; 2] = ["cluster.key", "cluster.previous_key"];
 /// URLs of which only the password is hidden: the rest is what one looks for when a database is wrong.
-const URLS: [&str; 3] = ["database.url", "database.direct_url", "database.replica_url"];
+const URLS: [&str; 4] = ["database.url", "database.direct_url", "database.replica_url", "database.bus_url"];
 
 /// The values in force with their sources, in the order of their keys.
 #[derive(Debug, Clone, Default)]

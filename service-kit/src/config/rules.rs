@@ -44,7 +44,7 @@ fn rule(key: &str) -> Option<Rule> {
         "node.region" => Rule::Text(is_node_id, "empty, or at most 63 of letters, digits, '-', '_' and '.'"),
         "node.lease_ms" => Rule::Whole(500, HOUR_MS),
         "database.url" => Rule::Text(is_database_url, "postgres://[user[:password]@]host[:port]/database"),
-        "database.direct_url" | "database.replica_url" => Rule::Text(
+        "database.direct_url" | "database.replica_url" | "database.bus_url" => Rule::Text(
             |url| url.is_empty() || is_database_url(url),
             "empty, or postgres://[user[:password]@]host[:port]/database",
         ),

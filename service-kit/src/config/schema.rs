@@ -50,6 +50,7 @@ pub struct Database {
     pub url: Secret,
     pub direct_url: Secret,
     pub replica_url: Secret,
+    pub bus_url: Secret,
     pub max_connections: u32,
     pub timeout_ms: u64,
 }
