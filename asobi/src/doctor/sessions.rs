@@ -69,7 +69,7 @@ async fn direct(patient: &Patient) -> anyhow::Result<Directness> {
         "SELECT CASE WHEN inet_client_addr() IS NULL THEN NULL ELSE current_setting('tcp_keepalives_idle')::int4 END",
     );
     let keepalive = keepalive.await?.try_get(0)?;
-    let options = timeouts(&mut one).await?;
+    let options = asked_for(&mut one).await? == i64::try_from(patient.config.database.timeout_ms)?;
     // Whichever session has it now.
     rows(&mut one, "SELECT pg_advisory_unlock_all()").await?;
     rows(&mut other, "SELECT pg_advisory_unlock_all()").await?;
@@ -81,7 +81,13 @@ async fn pid(session: &mut PgConnection) -> anyhow::Result<i32> {
     Ok(row(session, "SELECT pg_backend_pid()").await?.try_get(0)?)
 }
 
-/// Whether the session has the time-outs of its start-up options.
+/// The statements' time-out, milliseconds: as the session asked for it at its start, unless something in between dropped that.
+async fn asked_for(session: &mut PgConnection) -> anyhow::Result<i64> {
+    let found = row(session, "SELECT setting::int8 FROM pg_settings WHERE name = 'statement_timeout'");
+    Ok(found.await?.try_get(0)?)
+}
+
+/// Whether the session has time-outs, whoever set them.
 async fn timeouts(session: &mut PgConnection) -> anyhow::Result<bool> {
     let found = row(
         session,

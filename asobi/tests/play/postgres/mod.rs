@@ -153,6 +153,41 @@ async fn owns_nothing(url: &str) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// A cluster whose way to the database is `pooled`, and `direct` past it.
+async fn much_breaks_and_each_is_named(cluster: &Cluster, pooled: &str, direct: &str) -> anyhow::Result<()> {
+    let name: String = sqlx::query_scalar("SELECT current_database()").fetch_one(&cluster.database.pool).await?;
+    let broken = format!(
+        "ALTER ROLE asobi_service IN DATABASE {name} SET synchronous_commit = off; REVOKE UPDATE ON tickets FROM asobi_service;
+         ALTER DATABASE {name} SET default_transaction_isolation = 'serializable'"
+    );
+    cluster.database.pool.execute(sqlx::AssertSqlSafe(broken)).await?;
+    let gateway = cluster.gateway(1);
+    cluster.kill(&gateway).await?;
+    let (code, found) = doctor(pooled, &[&format!("database.direct_url={direct}")]).await?;
+    assert_eq!(code, Some(1));
+    for (check, part) in [
+        ("rights", "UPDATE on tickets"),
+        ("commit", "synchronous_commit is off"),
+        ("settings", "default_transaction_isolation is serializable"),
+        ("addresses", "gateway-1 announces"),
+    ] {
+        assert!(
+            found.iter().any(|(name, verdict, says)| name == check && verdict == "fail" && says.contains(part)),
+            "{check}: {part}: {found:#?}"
+        );
+    }
+    let by_transactions = Bouncer::start(direct, "transaction").await?;
+    let (code, found) = doctor(pooled, &[&format!("database.direct_url={}", by_transactions.url(direct)?)]).await?;
+    let says = found.iter().find(|(name, verdict, _)| name == "direct" && verdict == "fail").map(|(.., says)| says);
+    assert!(code == Some(1) && says.is_some_and(|says| says.contains("pooler by transactions")), "{found:#?}");
+    let restored = format!(
+        "ALTER ROLE asobi_service IN DATABASE {name} RESET synchronous_commit; GRANT UPDATE ON tickets TO asobi_service;
+         ALTER DATABASE {name} RESET default_transaction_isolation"
+    );
+    cluster.database.pool.execute(sqlx::AssertSqlSafe(restored)).await?;
+    Ok(())
+}
+
 #[tokio::test]
 async fn a_cluster_of_least_rights_behind_a_pooler_plays_and_the_doctor_sees_what_breaks() -> anyhow::Result<()> {
     let database = with_roles().await?;
@@ -185,39 +220,9 @@ async fn a_cluster_of_least_rights_behind_a_pooler_plays_and_the_doctor_sees_wha
         assert_eq!(verdict, Some("ok"), "{check}: {found:#?}");
     }
 
-    // Much goes wrong at once, and each of it is named.
-    let name: String = sqlx::query_scalar("SELECT current_database()").fetch_one(&cluster.database.pool).await?;
-    let broken = format!(
-        "ALTER ROLE asobi_service IN DATABASE {name} SET synchronous_commit = off; REVOKE UPDATE ON tickets FROM asobi_service;
-         ALTER DATABASE {name} SET default_transaction_isolation = 'serializable'"
-    );
-    cluster.database.pool.execute(sqlx::AssertSqlSafe(broken)).await?;
-    let gateway = cluster.gateway(1);
-    cluster.kill(&gateway).await?;
-    let by_transactions = Bouncer::start(&url, "transaction").await?;
-    let (code, found) = doctor(&pooled, &[&past_it, small]).await?;
-    assert_eq!(code, Some(1));
-    for (check, part) in [
-        ("rights", "UPDATE on tickets"),
-        ("commit", "synchronous_commit is off"),
-        ("settings", "default_transaction_isolation is serializable"),
-        ("addresses", "gateway-1 announces"),
-    ] {
-        assert!(
-            found.iter().any(|(name, verdict, says)| name == check && verdict == "fail" && says.contains(part)),
-            "{check}: {part}: {found:#?}"
-        );
-    }
-    let (code, found) = doctor(&pooled, &[&format!("database.direct_url={}", by_transactions.url(&direct)?)]).await?;
-    let says = found.iter().find(|(name, verdict, _)| name == "direct" && verdict == "fail").map(|(.., says)| says);
-    assert!(code == Some(1) && says.is_some_and(|says| says.contains("pooler by transactions")), "{found:#?}");
+    much_breaks_and_each_is_named(&cluster, &pooled, &direct).await?;
 
     // The doctor has changed nothing: whoever plays goes on.
-    let restored = format!(
-        "ALTER ROLE asobi_service IN DATABASE {name} RESET synchronous_commit; GRANT UPDATE ON tickets TO asobi_service;
-         ALTER DATABASE {name} RESET default_transaction_isolation"
-    );
-    cluster.database.pool.execute(sqlx::AssertSqlSafe(restored)).await?;
     ada.call("chat.send", json!({"channel_id": LOBBY, "content": "still here"})).await?;
     cluster.stop().await
 }
