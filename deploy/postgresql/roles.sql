@@ -1,5 +1,5 @@
--- The three roles of an Asobi database and what each may do. Run it with psql as a superuser (or as who owns the database and may create roles),
--- connected to the database, before the first `asobi migrate` and again after each one: the second time gives asobi_readonly what is new.
+-- The three roles of an Asobi database and what each may do. Run it with psql as a superuser (or, as with a provider's, as who owns the database
+-- and may create roles), connected to the database, before the first `asobi migrate` and again after each one: the second time gives asobi_readonly what is new.
 -- It may be run as often as one likes, while the cluster runs.
 --
 --     psql -d asobi -f deploy/postgresql/roles.sql
@@ -50,9 +50,12 @@ ALTER ROLE asobi_readonly IN DATABASE :"db" SET statement_timeout = '30s';
 ALTER ROLE asobi_readonly IN DATABASE :"db" SET idle_in_transaction_session_timeout = '30s';
 ALTER ROLE asobi_readonly IN DATABASE :"db" SET default_transaction_read_only = on;
 
--- The schema and everything that is in it already is the migrator's.
+-- Who is no superuser gives away only to a role that they are in.
+SELECT format('GRANT asobi_migrator TO %I', current_user) FROM pg_roles WHERE rolname = current_user AND NOT rolsuper \gexec
+
+-- What is in the schema is the migrator's, and nobody else makes anything in it.
 REVOKE ALL ON SCHEMA public FROM PUBLIC;
-ALTER SCHEMA public OWNER TO asobi_migrator;
+GRANT USAGE, CREATE ON SCHEMA public TO asobi_migrator;
 GRANT USAGE ON SCHEMA public TO asobi_service, asobi_readonly;
 DO $$
 DECLARE
