@@ -223,11 +223,10 @@ async fn watch(pool: &PgPool, pid: i32, blockers: &mut Vec<String>) -> std::conv
 
 /// Whether it was a lock that did not come: trying again may help.
 fn waited_in_vain(error: &Error) -> bool {
-    let said = match error {
-        Error::Sql(said) | Error::Migrate(MigrateError::Execute(said) | MigrateError::ExecuteMigration(said, _)) => {
-            said
-        }
-        _ => return false,
+    let (Error::Sql(said) | Error::Migrate(MigrateError::Execute(said) | MigrateError::ExecuteMigration(said, _))) =
+        error
+    else {
+        return false;
     };
     // lock_not_available, deadlock_detected.
     matches!(said, sqlx::Error::Database(db) if matches!(db.code().as_deref(), Some("55P03" | "40P01")))

@@ -92,6 +92,15 @@ async fn players_play(cluster: &Cluster, service: &str) -> anyhow::Result<Client
     Ok(ada)
 }
 
+/// For want of rights, and for nothing else.
+async fn is_refused(session: &mut PgConnection, statement: &'static str) -> anyhow::Result<()> {
+    let refused = session.execute(statement).await;
+    let error = refused.err().with_context(|| format!("not refused: {statement}"))?;
+    let code = error.as_database_error().and_then(sqlx::error::DatabaseError::code).unwrap_or_default();
+    assert_eq!(code, "42501", "{statement}: {error}");
+    Ok(())
+}
+
 /// Whoever only reads sees no secret and writes nothing.
 async fn only_reads(url: &str) -> anyhow::Result<()> {
     let mut session = PgConnection::connect(&as_role(url, "asobi_readonly")?).await?;
@@ -114,9 +123,7 @@ async fn only_reads(url: &str) -> anyhow::Result<()> {
         "SELECT chat_drop_day('2020-01-01')",
         "CREATE TABLE mine ()",
     ] {
-        let error = session.execute(refused).await.err().with_context(|| format!("not refused: {refused}"))?;
-        let code = error.as_database_error().and_then(|error| error.code()).unwrap_or_default().into_owned();
-        assert_eq!(code, "42501", "{refused}: {error}");
+        is_refused(&mut session, refused).await?;
     }
     // Whatever is called a secret, in whichever table to come, is among those that were thought of.
     let suspicious: Vec<String> = sqlx::query_scalar(
@@ -144,9 +151,7 @@ async fn owns_nothing(url: &str) -> anyhow::Result<()> {
         "UPDATE cluster_secrets SET value = ''",
         "UPDATE schema_support SET oldest = 0",
     ] {
-        let error = session.execute(refused).await.err().with_context(|| format!("not refused: {refused}"))?;
-        let code = error.as_database_error().and_then(|error| error.code()).unwrap_or_default().into_owned();
-        assert_eq!(code, "42501", "{refused}: {error}");
+        is_refused(&mut session, refused).await?;
     }
     let today = session.execute("SELECT chat_drop_day((now() AT TIME ZONE 'UTC')::date)").await;
     assert!(today.is_err_and(|error| error.to_string().contains("is not over")));
