@@ -6,6 +6,7 @@ mod completion;
 mod config_command;
 mod ctl;
 mod dev;
+mod doctor;
 mod migrate;
 mod play;
 mod postgres;
@@ -41,8 +42,8 @@ enum Command {
     Matchmaker(ServiceArgs),
     /// Run a social service: friends, groups, notifications and leaderboards
     SocialService(ServiceArgs),
-    /// Bring the database's schema up to date
-    Migrate(ServiceArgs),
+    Migrate(migrate::MigrateArgs),
+    Doctor(doctor::DoctorArgs),
     Check(check::CheckArgs),
     Play(play::PlayArgs),
     Ctl(ctl::CtlArgs),
@@ -76,7 +77,10 @@ fn run(command: Command) -> ExitCode {
         Command::MatchService(args) => service::main("match", &args.config, asobi_match_service::run),
         Command::Matchmaker(args) => service::main("matchmaker", &args.config, asobi_matchmaker::run),
         Command::SocialService(args) => service::main("social", &args.config, asobi_social_service::run),
-        Command::Migrate(args) => service::main("migrate", &args.config, migrate::run),
+        Command::Migrate(args) => {
+            service::main("migrate", &args.config, |config, shutdown| migrate::run(config, shutdown, args.check))
+        }
+        Command::Doctor(args) => block_on(doctor::run(args)),
         Command::Check(args) => block_on(check::run(args)),
         Command::Play(args) => block_on(play::run(args)),
         Command::Ctl(args) => block_on(ctl::run(args)),

@@ -35,6 +35,7 @@ pub mod operators;
 pub mod parties;
 pub mod players;
 pub mod reports;
+pub mod schema;
 pub mod sessions;
 pub mod storage;
 #[cfg(feature = "testing")]
@@ -43,7 +44,7 @@ pub mod tickets;
 pub mod tokens;
 pub mod words;
 
-static MIGRATOR: sqlx::migrate::Migrator = sqlx::migrate!("../migrations");
+pub use schema::{migrate, schema_problem};
 
 /// What can go wrong between us and the rows.
 #[derive(Debug, thiserror::Error)]
@@ -54,6 +55,8 @@ pub enum Error {
     Sql(#[from] sqlx::Error),
     #[error("the migrations could not be applied")]
     Migrate(#[from] sqlx::migrate::MigrateError),
+    #[error("a migration waited for a lock in vain; in its way: {by}")]
+    Blocked { by: String },
     #[error("a stored {what} cannot be read")]
     Corrupt { what: &'static str, source: serde_json::Error },
 }
@@ -144,35 +147,4 @@ where
     F: Future<Output = Result<T>>,
 {
     tokio::time::timeout(bound, work).await.unwrap_or(Err(Error::Deadline(bound)))
-}
-
-/// Applies the migrations that are missing, and makes the days to come; nodes that start together wait for each other.
-///
-/// # Errors
-/// When one fails, or one that was applied has changed since.
-pub async fn migrate(pool: &PgPool) -> Result<()> {
-    MIGRATOR.run(pool).await?;
-    chat::history::make_days(pool).await
-}
-
-/// Whether the schema is the one this build expects, as a sentence about what to do when it is not.
-///
-/// # Errors
-/// When the database does not answer.
-pub async fn schema_problem(pool: &PgPool) -> Result<Option<String>> {
-    let exists =
-        sqlx::query_scalar::<_, bool>("SELECT to_regclass('_sqlx_migrations') IS NOT NULL").fetch_one(pool).await?;
-    let applied: Option<i64> = if exists {
-        sqlx::query_scalar("SELECT max(version) FROM _sqlx_migrations WHERE success").fetch_one(pool).await?
-    } else {
-        None
-    };
-    let wanted = MIGRATOR.iter().map(|m| m.version).max();
-    Ok(match (applied, wanted) {
-        (None, _) => Some("the database has no schema yet: run `asobi migrate`".into()),
-        (Some(have), Some(want)) if have < want => {
-            Some(format!("the database's schema is at version {have}, this build needs {want}: run `asobi migrate`"))
-        }
-        _ => None,
-    })
 }

@@ -19,6 +19,10 @@ pub const MAINTENANCE: i64 = 0x6173_6f62_0005;
 pub const CHAT_DAYS: i64 = 0x6173_6f62_0006;
 /// Transaction lock: whoever applies the messages of matches, one after the other.
 pub const EFFECT_CHAT: i64 = 0x6173_6f62_0009;
+/// Session lock: whoever migrates the schema.
+pub const MIGRATE: i64 = 0x6173_6f62_0010;
+/// Session lock, shared: whoever tries whether sessions keep their locks.
+pub const DOCTOR: i64 = 0x6173_6f62_0011;
 /// Transaction lock: whoever rotates the cluster's key.
 pub const CLUSTER_KEYS: i64 = 0x6173_6f62_0021;
 /// Transaction lock: whoever gives a token its name.

@@ -70,9 +70,8 @@ impl TestDatabase {
 /// Makes the migrated template if this server does not have the one of this schema yet.
 async fn template(admin_url: &str) -> anyhow::Result<String> {
     // The name is of the schema: a changed migration makes another template.
-    let checksum = crate::MIGRATOR
-        .iter()
-        .flat_map(|m| m.checksum.iter())
+    let checksum = crate::schema::checksums()
+        .flatten()
         .fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3));
     let name = format!("asobi_template_{checksum:016x}");
     let mut admin = PgConnection::connect(admin_url).await?;

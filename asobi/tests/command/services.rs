@@ -150,11 +150,15 @@ async fn without_a_schema_services_say_so_and_migrate_makes_it() -> anyhow::Resu
     let said = String::from_utf8_lossy(&[refused.stdout, refused.stderr].concat()).into_owned();
     assert_eq!(refused.status.code(), Some(1), "{said}");
     assert!(said.contains("asobi migrate"), "{said}");
+    let checked = output(&["migrate", "--check", url[0], url[1]], &[]).await?;
+    let said = String::from_utf8_lossy(&[checked.stdout, checked.stderr].concat()).into_owned();
+    assert!(checked.status.code() == Some(1) && said.contains("to be applied: players"), "{said}");
     for _twice in 0..2 {
         let migrated = output(&["migrate", url[0], url[1]], &[]).await?;
         assert!(migrated.status.success(), "{}", String::from_utf8_lossy(&migrated.stderr));
     }
     let there: bool = sqlx::query_scalar("SELECT to_regclass('matches') IS NOT NULL").fetch_one(&database.pool).await?;
     assert!(there);
+    assert!(output(&["migrate", "--check", url[0], url[1]], &[]).await?.status.success());
     Ok(())
 }

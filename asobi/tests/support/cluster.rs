@@ -40,6 +40,7 @@ pub struct Builder {
     envs: Vec<(String, String)>,
     games: Option<PathBuf>,
     own_postgres: bool,
+    on: Option<(TestDatabase, String)>,
     proxied: Proxied,
 }
 
@@ -92,6 +93,7 @@ impl Cluster {
             envs: Vec::new(),
             games: None,
             own_postgres: false,
+            on: None,
             proxied: Proxied::None,
         }
     }
@@ -319,6 +321,12 @@ impl Builder {
         self
     }
 
+    /// On a database that the play has prepared, which the processes reach by a URL of their own.
+    pub fn on(mut self, database: TestDatabase, url: String) -> Self {
+        self.on = Some((database, url));
+        self
+    }
+
     /// A proxy between each node and PostgreSQL: [`Cluster::proxy`].
     pub fn proxied(mut self) -> Self {
         self.proxied = Proxied::All;
@@ -351,9 +359,17 @@ impl Builder {
         Ok(proxies)
     }
 
-    pub async fn start(self) -> anyhow::Result<Cluster> {
-        let database = if self.own_postgres { None } else { Some(TestDatabase::create().await?) };
-        let database_url = database.as_ref().map(|database| database.url.as_str());
+    pub async fn start(mut self) -> anyhow::Result<Cluster> {
+        let database = match self.on.take() {
+            Some(on) => Some(on),
+            None if self.own_postgres => None,
+            None => {
+                let database = TestDatabase::create().await?;
+                let url = database.url.clone();
+                Some((database, url))
+            }
+        };
+        let database_url = database.as_ref().map(|(_, url)| url.as_str());
         let proxies = self.proxies(database_url).await?;
         // PostgreSQL does not run as root, and its user has to get in.
         let dir = tempfile::Builder::new().permissions(fs::Permissions::from_mode(0o755)).tempdir()?;
@@ -407,7 +423,7 @@ impl Builder {
             tokio::time::sleep(Duration::from_millis(30)).await;
         };
         let database = match database {
-            Some(TestDatabase { url, pool, .. }) => Database { url, pool },
+            Some((TestDatabase { url, pool, .. }, _)) => Database { url, pool },
             None => Database::connect(ready["database_url"].as_str().context("database_url")?).await?,
         };
         let http = reqwest::Client::builder().timeout(PATIENCE).build()?;

@@ -253,7 +253,8 @@ impl Writer {
         }
         let database = &self.hub.config.database;
         let name = format!("asobi/{}", self.hub.config.node.id);
-        let options = chat::connect_options(database.url.expose(), &name, database.timeout())?;
+        // Past a pooler, which would drop what its plans depend on, and keep a connection for it alone.
+        let options = chat::connect_options(database.direct(), &name, database.timeout())?;
         within(CONNECT, async { Ok(Box::pin(PgConnection::connect_with(&options)).await?) }).await
     }
 

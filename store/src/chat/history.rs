@@ -90,15 +90,19 @@ pub async fn upkeep(pool: &PgPool, retention_days: u32) -> Result<Option<Upkeep>
 /// A day that is kept no longer, and how far its end has come.
 struct Day {
     table: String,
+    date: Date,
     attached: bool,
     /// Detaching was interrupted.
     pending: bool,
+    /// Whether this process's role owns the table, and so may detach and drop.
+    owned: bool,
 }
 
 async fn expired(pool: &PgPool, retention_days: u32) -> Result<Vec<Day>> {
     let rows = sqlx::query!(
         r#"SELECT c.relname::text AS "table!", c.relispartition AS "attached!",
                   coalesce(i.inhdetachpending, false) AS "pending!",
+                  (SELECT pg_has_role(m.relowner, 'USAGE') FROM pg_class m WHERE m.oid = 'chat_messages'::regclass) AS "owned!",
                   to_date(right(c.relname::text, 8), 'YYYYMMDD') AS "day!: Date",
                   (now() AT TIME ZONE 'UTC')::date AS "today!: Date"
            FROM pg_class c LEFT JOIN pg_inherits i ON i.inhrelid = c.oid
@@ -110,12 +114,24 @@ async fn expired(pool: &PgPool, retention_days: u32) -> Result<Vec<Day>> {
     .await?;
     let kept = time::Duration::days(i64::from(retention_days));
     let old = rows.into_iter().filter(|row| row.today - row.day > kept);
-    Ok(old.map(|row| Day { table: row.table, attached: row.attached, pending: row.pending }).collect())
+    let day = old.map(|row| Day {
+        table: row.table,
+        date: row.day,
+        attached: row.attached,
+        pending: row.pending,
+        owned: row.owned,
+    });
+    Ok(day.collect())
 }
 
-/// Neither step stops readers and writers of the other days.
+/// Neither step stops readers and writers of the other days, where the role owns the table. Where it does not, a function of the owner
+/// drops the day in one step, which waits for them a moment or fails.
 async fn drop_day(pool: &PgPool, day: &Day) -> Result<()> {
-    let Day { table, attached, pending } = day;
+    let Day { table, date, attached, pending, owned } = day;
+    if !owned {
+        sqlx::query!("SELECT chat_drop_day($1)", date).execute(pool).await?;
+        return Ok(());
+    }
     // The name is one that the catalogue gave, of digits.
     if *attached {
         let how = if *pending { "FINALIZE" } else { "CONCURRENTLY" };
