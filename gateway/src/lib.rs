@@ -31,7 +31,7 @@ pub async fn run(config: Arc<Config>, shutdown: Shutdown) -> anyhow::Result<()> 
             readiness.set_ready(true);
             node.membership.set_state(NodeState::Ready);
             shutdown.spawn("load", tell_load(Arc::clone(&node.membership), Arc::clone(&hub), shutdown.draining()));
-            shutdown.draining().cancelled().await;
+            shutdown.leaving().cancelled().await;
             drain(&node, &hub, &readiness, &shutdown).await;
             Ok(())
         }
@@ -102,10 +102,12 @@ async fn serve(
     Ok(hub)
 }
 
-/// The servers have stopped accepting by themselves; what is in flight ends, then the node leaves.
+/// Nobody is sent here any more; when that has had time to be heard, the servers stop accepting by themselves, what is in
+/// flight ends, then the node leaves.
 async fn drain(node: &Node, hub: &Arc<Hub>, readiness: &Readiness, shutdown: &Shutdown) {
     readiness.set_ready(false);
     node.membership.set_state(NodeState::Draining);
+    shutdown.draining().cancelled().await;
     let grace = shutdown.grace();
     hub.close_all((grace / 4).min(Duration::from_secs(2)), grace.saturating_sub(Duration::from_secs(1))).await;
     // Requests use the pool until they are answered: only then is it closed.
