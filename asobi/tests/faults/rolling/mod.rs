@@ -38,12 +38,12 @@ const READY_DELAY_MS: u64 = 1_500;
 const GRACE: Duration = Duration::from_secs(9);
 const QUEUEING: usize = 8;
 const CALLING: usize = 3;
-/// In this order, as docs/upgrades.md says; the name of the first one's backend in HAProxy, where it is behind it.
+/// In this order, as docs/upgrades.md says.
 const ROLES: [&str; 4] = ["social_services", "matchmakers", "match_hosts", "gateways"];
 
 /// How many matches of four are played; FAULT_MATCHES says otherwise.
 fn matches() -> usize {
-    std::env::var("FAULT_MATCHES").ok().and_then(|n| n.parse().ok()).unwrap_or(8)
+    std::env::var("FAULT_MATCHES").ok().and_then(|n| n.parse().ok()).unwrap_or(4)
 }
 
 struct Stage {
