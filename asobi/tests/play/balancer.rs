@@ -36,7 +36,7 @@ async fn cluster(ports: &Ports) -> anyhow::Result<Cluster> {
         .port(ports.first)
         .set("http.trusted_proxies", "127.0.0.1/32")
         // The one that leaves; in plays nobody else waits.
-        .set_node("gateway-0", "shutdown.ready_delay_ms", 3000)
+        .set_node("gateway-0", "shutdown.ready_delay_ms", 2000)
         .set_node("match-0", "migrate.via", "affinity")
         .set_node("match-0", "migrate.url", format!("ws://127.0.0.1:{port}/ws"))
         .set_node("match-1", "http.public_url", format!("http://{HOST_NAME}:{port}"))
