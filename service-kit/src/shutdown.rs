@@ -364,9 +364,9 @@ mod tests {
             shutdown.spawn("deaf", std::future::pending::<()>());
             let begun = tokio::time::Instant::now();
             if failing {
-                shutdown.fail()
+                shutdown.fail();
             } else {
-                shutdown.begin()
+                shutdown.begin();
             }
             assert!(shutdown.leaving().is_cancelled());
             assert_eq!(shutdown.draining().is_cancelled(), failing);
