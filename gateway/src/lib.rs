@@ -16,6 +16,8 @@ use tokio_util::sync::CancellationToken;
 
 /// How often the load is looked at: more often than heartbeats leave.
 const LOAD: Duration = Duration::from_millis(500);
+/// Sockets that are asked to go within a second, where the grace allows it: all of them come back to the other gateways.
+const PARTING: u32 = 1_000;
 
 /// Runs a gateway until its drain is over.
 ///
@@ -31,7 +33,7 @@ pub async fn run(config: Arc<Config>, shutdown: Shutdown) -> anyhow::Result<()> 
             readiness.set_ready(true);
             node.membership.set_state(NodeState::Ready);
             shutdown.spawn("load", tell_load(Arc::clone(&node.membership), Arc::clone(&hub), shutdown.draining()));
-            shutdown.draining().cancelled().await;
+            shutdown.leaving().cancelled().await;
             drain(&node, &hub, &readiness, &shutdown).await;
             Ok(())
         }
@@ -102,12 +104,16 @@ async fn serve(
     Ok(hub)
 }
 
-/// The servers have stopped accepting by themselves; what is in flight ends, then the node leaves.
+/// Nobody is sent here any more; when that has had time to be heard, the servers stop accepting by themselves, what is in
+/// flight ends, then the node leaves.
 async fn drain(node: &Node, hub: &Arc<Hub>, readiness: &Readiness, shutdown: &Shutdown) {
     readiness.set_ready(false);
     node.membership.set_state(NodeState::Draining);
+    shutdown.draining().cancelled().await;
     let grace = shutdown.grace();
-    hub.close_all((grace / 4).min(Duration::from_secs(2)), grace.saturating_sub(Duration::from_secs(1))).await;
+    let sockets = u32::try_from(hub.session_count()).unwrap_or(u32::MAX);
+    let spread = (Duration::from_secs(1) / PARTING).saturating_mul(sockets).min(grace / 2);
+    hub.close_all(spread, grace.saturating_sub(Duration::from_secs(1))).await;
     // Requests use the pool until they are answered: only then is it closed.
     shutdown.finished().await;
     node.leave().await;

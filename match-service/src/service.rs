@@ -58,7 +58,7 @@ pub async fn run_with(config: Arc<Config>, shutdown: Shutdown, games: Registry) 
         Ok(serving) => {
             node.membership.set_state(NodeState::Ready);
             readiness.set_ready(true);
-            shutdown.draining().cancelled().await;
+            shutdown.leaving().cancelled().await;
             serving.drain(&node, &readiness, &shutdown).await;
             Ok(())
         }
@@ -296,8 +296,8 @@ impl Serving {
         self.host.drain();
         readiness.set_ready(false);
         node.membership.set_state(NodeState::Draining);
-        let grace = shutdown.grace();
-        let (cut, playing) = (shutdown.cut(), grace.saturating_sub(LAST_WORDS));
+        // Matches go at once, while those who look for this host still hear that it takes no more.
+        let (cut, playing) = (shutdown.cut(), shutdown.time_left().saturating_sub(LAST_WORDS));
         let until = tokio::time::Instant::now() + playing;
         let over = tokio::select! {
             over = self.mover.empty(&self.host, until) => over,
@@ -308,6 +308,7 @@ impl Serving {
             self.host.stop_all(Stop::HostStopped);
             self.host.emptied(LAST_WORDS / 3).await;
         }
+        shutdown.draining().cancelled().await;
         self.hub.close_all(LAST_WORDS / 10, LAST_WORDS / 4).await;
         self.stop.cancel();
         self.relays.close();

@@ -70,9 +70,10 @@ pub async fn run_with(config: Arc<Config>, shutdown: Shutdown, strategies: Strat
     readiness.set_ready(true);
     node.membership.set_state(NodeState::Ready);
 
-    draining.cancelled().await;
+    shutdown.leaving().cancelled().await;
     readiness.set_ready(false);
     node.membership.set_state(NodeState::Draining);
+    draining.cancelled().await;
     // What is in flight first, then the lock: the next leader finds as little as possible half-done. Both are bounded.
     let _ = leading.await;
     resign.cancel();

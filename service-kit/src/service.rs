@@ -105,8 +105,9 @@ where
     F: FnOnce(Arc<Config>, Shutdown) -> Fut,
     Fut: Future<Output = anyhow::Result<()>>,
 {
-    let prepared =
-        telemetry::init(role, &config).and_then(|guard| Ok((guard, Shutdown::from_signals(config.shutdown.grace())?)));
+    let prepared = telemetry::init(role, &config).and_then(|guard| {
+        Ok((guard, Shutdown::from_signals_after(config.shutdown.ready_delay(), config.shutdown.grace())?))
+    });
     let (_telemetry, shutdown) = match prepared {
         Ok(prepared) => prepared,
         Err(error) => {

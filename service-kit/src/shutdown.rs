@@ -1,11 +1,15 @@
-//! Two-stage shutdown. The first signal drains: stop taking work, finish what is in flight. The second, or the end of
-//! the grace period, cuts: drop the rest. Every task is tracked and named, so that neither stage forgets one.
+//! Shutdown in stages. The first signal announces it: the process says that it is not ready, and goes on as before until
+//! those who send it work have had time to notice. Then it drains: stop taking work, finish what is in flight. A second
+//! signal, or the end of the grace period, cuts: drop the rest. Every task is tracked and named, so that no stage forgets
+//! one.
 //!
 //! ```text
-//!  running ──SIGTERM, SIGINT, begin(), a task that failed──▶ draining ──second signal, grace──▶ cut
-//!                                                              │                                  │ 1 s
-//!                                                              └── all tasks ended ──▶ finished ◀─┘
+//!  running ──SIGTERM, SIGINT, begin()──▶ leaving ──ready delay──▶ draining ──second signal, grace──▶ cut
+//!     │                                    │                        ▲ │                               │ 1 s
+//!     └──────── a task that failed ────────┴── second signal ───────┘ └── all tasks ended ─▶ finished ◀┘
 //! ```
+//!
+//! A second signal that comes while the process is leaving cuts, too.
 
 use std::{
     any::Any,
@@ -39,9 +43,11 @@ pub struct Shutdown {
 
 #[derive(Debug)]
 struct Inner {
+    leaving: CancellationToken,
     draining: CancellationToken,
     cut: CancellationToken,
     done: CancellationToken,
+    ready_delay: Duration,
     grace: Duration,
     tracker: TaskTracker,
     failed: AtomicBool,
@@ -74,9 +80,17 @@ impl Shutdown {
     /// # Errors
     /// If the signal handlers cannot be installed.
     pub fn from_signals(grace: Duration) -> std::io::Result<Self> {
+        Self::from_signals_after(Duration::ZERO, grace)
+    }
+
+    /// [`Shutdown::from_signals`], but draining only `ready_delay` after the first signal. The grace begins there.
+    ///
+    /// # Errors
+    /// If the signal handlers cannot be installed.
+    pub fn from_signals_after(ready_delay: Duration, grace: Duration) -> std::io::Result<Self> {
         let mut terminate = signal(SignalKind::terminate())?;
         let mut interrupt = signal(SignalKind::interrupt())?;
-        let shutdown = Self::manual(grace);
+        let shutdown = Self::manual_after(ready_delay, grace);
         let this = shutdown.clone();
         tokio::spawn(async move {
             let done = this.inner.done.clone();
@@ -86,11 +100,13 @@ impl Shutdown {
                     _ = interrupt.recv() => "SIGINT",
                     () = done.cancelled() => return,
                 };
-                if this.inner.draining.is_cancelled() {
+                if this.inner.leaving.is_cancelled() {
                     tracing::warn!("{name} again: cutting what is still in flight");
+                    this.inner.draining.cancel();
                     this.inner.cut.cancel();
                 } else {
-                    tracing::info!(grace_ms = millis(this.inner.grace), "{name}: draining");
+                    let (delay, grace) = (millis(this.inner.ready_delay), millis(this.inner.grace));
+                    tracing::info!(ready_delay_ms = delay, grace_ms = grace, "{name}: draining");
                     this.begin();
                 }
             }
@@ -100,19 +116,31 @@ impl Shutdown {
 
     /// Without signals, for tests and for supervisors that call [`Shutdown::begin`]. Call within a runtime.
     pub fn manual(grace: Duration) -> Self {
+        Self::manual_after(Duration::ZERO, grace)
+    }
+
+    /// [`Shutdown::manual`], but draining only `ready_delay` after [`Shutdown::begin`].
+    pub fn manual_after(ready_delay: Duration, grace: Duration) -> Self {
         let inner = Arc::new(Inner {
+            leaving: CancellationToken::new(),
             draining: CancellationToken::new(),
             cut: CancellationToken::new(),
             done: CancellationToken::new(),
+            ready_delay,
             grace,
             tracker: TaskTracker::new(),
             failed: AtomicBool::new(false),
             next_task: AtomicU64::new(0),
             running: Mutex::default(),
         });
-        let (draining, cut, done) = (inner.draining.clone(), inner.cut.clone(), inner.done.clone());
+        let (leaving, draining) = (inner.leaving.clone(), inner.draining.clone());
+        let (cut, done) = (inner.cut.clone(), inner.done.clone());
         tokio::spawn(async move {
-            draining.cancelled().await;
+            leaving.cancelled().await;
+            tokio::select! {
+                () = tokio::time::sleep(ready_delay) => draining.cancel(),
+                () = draining.cancelled() => {}
+            }
             tokio::select! {
                 () = tokio::time::sleep(grace) => cut.cancel(),
                 () = cut.cancelled() => {}
@@ -120,6 +148,12 @@ impl Shutdown {
             }
         });
         Self { inner }
+    }
+
+    /// Cancelled when this process shall tell everybody that it is not ready. It takes work still: who sends it some has
+    /// not noticed yet.
+    pub fn leaving(&self) -> CancellationToken {
+        self.inner.leaving.clone()
     }
 
     /// Cancelled when this process shall take no more work.
@@ -137,15 +171,26 @@ impl Shutdown {
         self.inner.grace
     }
 
-    /// Starts the drain, as the first signal does. More calls change nothing.
-    pub fn begin(&self) {
-        self.inner.draining.cancel();
+    /// How long it is until the cut, of a process that begins to leave now.
+    pub fn time_left(&self) -> Duration {
+        let delay = if self.inner.draining.is_cancelled() { Duration::ZERO } else { self.inner.ready_delay };
+        delay + self.inner.grace
     }
 
-    /// Starts the drain and makes the process end with exit code 1.
+    /// Starts to leave, as the first signal does. More calls change nothing.
+    pub fn begin(&self) {
+        self.inner.leaving.cancel();
+        if self.inner.ready_delay.is_zero() {
+            self.inner.draining.cancel();
+        }
+    }
+
+    /// Starts the drain at once, since what does not work shall take no more work, and makes the process end with exit
+    /// code 1.
     pub fn fail(&self) {
         self.inner.failed.store(true, Ordering::Relaxed);
-        self.begin();
+        self.inner.leaving.cancel();
+        self.inner.draining.cancel();
     }
 
     /// Whether something failed; see [`Shutdown::fail`].
@@ -309,6 +354,27 @@ mod tests {
         shutdown.finished().await;
         assert_eq!(begun.elapsed().as_secs(), 5);
         assert!(!shutdown.failed() && !shutdown.cut().is_cancelled());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_process_leaves_for_the_delay_before_it_drains_unless_something_failed() {
+        let (delay, grace) = (Duration::from_secs(3), Duration::from_secs(8));
+        for (failing, drained) in [(false, 3), (true, 0)] {
+            let shutdown = Shutdown::manual_after(delay, grace);
+            shutdown.spawn("deaf", std::future::pending::<()>());
+            let begun = tokio::time::Instant::now();
+            if failing {
+                shutdown.fail();
+            } else {
+                shutdown.begin();
+            }
+            assert!(shutdown.leaving().is_cancelled());
+            assert_eq!(shutdown.draining().is_cancelled(), failing);
+            shutdown.draining().cancelled().await;
+            assert_eq!(begun.elapsed().as_secs(), drained);
+            shutdown.cut().cancelled().await;
+            assert_eq!(begun.elapsed().as_secs(), drained + 8, "the grace begins with the drain");
+        }
     }
 
     #[tokio::test(start_paused = true)]

@@ -120,9 +120,10 @@ pub async fn run(config: Arc<Config>, shutdown: Shutdown) -> anyhow::Result<()> 
     readiness.set_ready(true);
     node.membership.set_state(NodeState::Ready);
 
-    draining.cancelled().await;
+    shutdown.leaving().cancelled().await;
     readiness.set_ready(false);
     node.membership.set_state(NodeState::Draining);
+    draining.cancelled().await;
     let _ = writing.await;
     let _ = effects.await;
     node.leave().await;

@@ -164,7 +164,7 @@ async fn supervise(
         restart: !args.no_restart,
         stop: CancellationToken::new(),
         hurry: CancellationToken::new(),
-        grace: plan.config.shutdown.grace() + BEYOND_GRACE,
+        grace: plan.config.shutdown.ready_delay() + plan.config.shutdown.grace() + BEYOND_GRACE,
         fatal,
         lines: TaskTracker::new(),
     };

@@ -184,6 +184,8 @@ fn presets() -> Vec<String> {
         "page.enabled=true".to_owned(),
         "match.dev_errors=true".to_owned(),
         "match.reload=true".to_owned(),
+        // Nothing is in front of it.
+        "shutdown.ready_delay_ms=0".to_owned(),
         "log.format=pretty".to_owned(),
         format!("chat.global_channels={}", channels.join(",")),
     ]

@@ -105,6 +105,8 @@ async fn alone(command: &str, more: &[&str], services: &[&str]) -> anyhow::Resul
     let mut arguments = vec![command, "--node-id", "alone", "--database-url", &database.url, "--set", &key];
     arguments.extend(["--grpc-listen", "127.0.0.1:0", "--metrics-listen", "127.0.0.1:0"]);
     arguments.extend(more);
+    // Nobody has to notice that it goes.
+    arguments.extend(["--set", "shutdown.ready_delay_ms=0"]);
     let mut running = Running::start(&arguments, dir.path())?;
     let addresses = ready(&database, &mut running).await?;
     probes_are_answered(&addresses).await?;

@@ -14,6 +14,7 @@ mod matchmaking;
 mod notifications;
 mod outage;
 mod proxy;
+mod rolling;
 
 /// One fault at a time: they take what they can get of two cores, and some are everybody's.
 static ALONE: tokio::sync::Mutex<()> = tokio::sync::Mutex::const_new(());

@@ -1,8 +1,8 @@
 //! Players queue, play and queue again on two gateways while one process after the other is killed, stopped or cut off. Afterwards the
 //! rows and what the players heard must tell one story ([`ledger`]).
 
-mod bots;
-mod ledger;
+pub mod bots;
+pub mod ledger;
 
 use std::time::{Duration, Instant};
 
@@ -37,7 +37,7 @@ struct Play {
 impl Play {
     async fn begin(cluster: Cluster) -> anyhow::Result<Self> {
         let mut random = seeded();
-        let crowd = Crowd::enter(&cluster, PLAYERS, random.random()).await?;
+        let crowd = Crowd::enter(&cluster, None, PLAYERS, random.random()).await?;
         let play = Self { cluster, crowd, random };
         play.goes_on().await.context("before any fault")?;
         Ok(play)

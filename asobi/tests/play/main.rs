@@ -6,6 +6,7 @@ mod support;
 
 mod accounts;
 mod bad_input;
+mod balancer;
 mod boards;
 mod bus;
 mod chat;

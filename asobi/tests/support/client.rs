@@ -6,9 +6,21 @@ use anyhow::{Context as _, bail};
 use futures_util::{SinkExt as _, StreamExt as _};
 use serde_json::{Value, json};
 use tokio::{net::TcpStream, time::timeout};
-use tokio_tungstenite::{MaybeTlsStream, WebSocketStream, connect_async, tungstenite::Message};
+use tokio_tungstenite::{
+    MaybeTlsStream, WebSocketStream, client_async, connect_async,
+    tungstenite::{Message, client::IntoClientRequest as _},
+};
 
 use super::{PATIENCE, rest::Account, schema};
+
+/// How a client that follows its match says where.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Way {
+    /// By the url as it is.
+    Url,
+    /// By the cookie alone, as if the url had no parameter.
+    Cookie,
+}
 
 /// A connected player.
 pub struct Client {
@@ -53,6 +65,26 @@ impl Client {
         self.close().await;
         let payload = json!({"migration_token": token, "capabilities": capabilities});
         Self::connect_with(url, self.account, payload).await
+    }
+
+    /// As [`Self::migrate`], for a client that reaches every host name of the offer's url at one address, and sends its
+    /// cookie or does not.
+    pub async fn migrate_through(mut self, address: &str, offer: &Value, way: Way) -> anyhow::Result<Self> {
+        let (mut url, token) = (offer["url"].as_str().context("url")?, &offer["token"]);
+        if way == Way::Cookie {
+            url = url.split_once('?').map_or(url, |(bare, _)| bare);
+        }
+        let mut request = url.into_client_request()?;
+        if way == Way::Cookie {
+            let cookie = offer["affinity"]["cookie"].as_str().context("cookie")?;
+            request.headers_mut().insert("cookie", cookie.parse()?);
+        }
+        self.close().await;
+        let stream = MaybeTlsStream::Plain(timeout(PATIENCE, TcpStream::connect(address)).await??);
+        let (socket, _) = timeout(PATIENCE, client_async(request, stream)).await??;
+        let mut client = Self { socket, held: VecDeque::new(), closed: None, ..self };
+        client.connected = client.call("session.connect", json!({"migration_token": token})).await?;
+        Ok(client)
     }
 
     pub async fn close(&mut self) {

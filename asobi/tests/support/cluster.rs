@@ -36,7 +36,10 @@ pub struct Builder {
     match_hosts: usize,
     matchmakers: usize,
     social_services: usize,
+    /// The first of fixed ports; 0 for free ones.
+    port: u16,
     sets: Vec<String>,
+    node_sets: Vec<String>,
     envs: Vec<(String, String)>,
     games: Option<PathBuf>,
     own_postgres: bool,
@@ -89,7 +92,9 @@ impl Cluster {
             match_hosts: 2,
             matchmakers: 2,
             social_services: 1,
+            port: 0,
             sets: Vec::new(),
+            node_sets: Vec::new(),
             envs: Vec::new(),
             games: None,
             own_postgres: false,
@@ -140,8 +145,18 @@ impl Cluster {
     /// Ends PostgreSQL without a checkpoint, as `pg_ctl stop -m immediate` does, and waits until it is back: the
     /// supervisor starts it again. Only with [`Builder::own_postgres`].
     pub async fn crash_database(&self) -> anyhow::Result<()> {
+        self.stop_database(Signal::SIGQUIT).await
+    }
+
+    /// Restarts PostgreSQL as `pg_ctl restart -m fast` does, and waits until it is back. Only with
+    /// [`Builder::own_postgres`].
+    pub async fn restart_database(&self) -> anyhow::Result<()> {
+        self.stop_database(Signal::SIGINT).await
+    }
+
+    async fn stop_database(&self, signal: Signal) -> anyhow::Result<()> {
         let postmaster = self.postmaster().await?;
-        kill(postmaster, Signal::SIGQUIT)?;
+        kill(postmaster, signal)?;
         let started = Instant::now();
         while self.postmaster().await.ok().is_none_or(|now| now == postmaster) {
             ensure!(started.elapsed() < PATIENCE, "PostgreSQL does not come back:\n{}", self.log_tail());
@@ -303,6 +318,18 @@ impl Builder {
         self
     }
 
+    /// Overrides a configuration key of one node, as `--set-node node:key=value`.
+    pub fn set_node(mut self, node_id: &str, key: &str, value: impl ToString) -> Self {
+        self.node_sets.push(format!("{node_id}:{key}={}", value.to_string()));
+        self
+    }
+
+    /// Players reach the nodes at fixed ports from this one on, so that who comes back is where it was.
+    pub fn port(mut self, first: u16) -> Self {
+        self.port = first;
+        self
+    }
+
     /// The tests' own scripts instead of the project's games.
     pub fn test_games(self) -> Self {
         self.games(&Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/games"))
@@ -379,7 +406,7 @@ impl Builder {
         let mut command = Command::new(env!("CARGO_BIN_EXE_asobi"));
         command
             .arg("dev")
-            .args(["--port", "0"])
+            .args(["--port", &self.port.to_string()])
             .args(["--gateways", &self.gateways.to_string()])
             .args(["--match-hosts", &self.match_hosts.to_string()])
             .args(["--matchmakers", &self.matchmakers.to_string()])
@@ -409,6 +436,9 @@ impl Builder {
         }
         for set in &self.sets {
             command.args(["--set", set]);
+        }
+        for set in &self.node_sets {
+            command.args(["--set-node", set]);
         }
         let mut supervisor = command.spawn()?;
         let started = Instant::now();

@@ -9,6 +9,7 @@
 pub mod authority;
 pub mod client;
 pub mod cluster;
+pub mod haproxy;
 pub mod proxy;
 pub mod rest;
 mod schema;

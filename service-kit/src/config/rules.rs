@@ -129,7 +129,7 @@ fn rule(key: &str) -> Option<Rule> {
             |filter| filter.parse::<tracing_subscriber::filter::Targets>().is_ok(),
             "a level (error, warn, info, debug, trace, off), or directives such as info,asobi_session=debug",
         ),
-        "shutdown.grace_ms" => Rule::Whole(0, HOUR_MS),
+        "shutdown.ready_delay_ms" | "shutdown.grace_ms" => Rule::Whole(0, HOUR_MS),
         "telemetry.sample_ratio" => Rule::Number(0.0, 1.0),
         _ => return None,
     })

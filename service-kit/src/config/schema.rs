@@ -251,6 +251,7 @@ pub struct Page {
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ShutdownSection {
+    pub ready_delay_ms: u64,
     pub grace_ms: u64,
 }
 
@@ -394,6 +395,10 @@ impl Social {
 }
 
 impl ShutdownSection {
+    pub const fn ready_delay(&self) -> Duration {
+        ms(self.ready_delay_ms)
+    }
+
     pub const fn grace(&self) -> Duration {
         ms(self.grace_ms)
     }

@@ -1,6 +1,11 @@
-use std::{net::SocketAddr, time::Duration};
+use std::{convert::Infallible, net::SocketAddr, time::Duration};
 
-use axum::{Router, body::Body, extract::ConnectInfo};
+use axum::{
+    Router,
+    body::Body,
+    extract::ConnectInfo,
+    http::{HeaderValue, StatusCode, header},
+};
 use hyper::{body::Incoming, server::conn::http1, service::service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::net::{TcpListener, TcpStream};
@@ -19,7 +24,8 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 /// Serves HTTP/1.1 with upgrades until the drain, as a critical task. Handlers may take
 /// `ConnectInfo<SocketAddr>`.
 ///
-/// When draining it stops accepting and lets requests under way end; at the cut their connections are dropped.
+/// When leaving it asks clients to come back on another connection, by `connection: close` in each answer. When draining
+/// it stops accepting and lets requests under way end; at the cut their connections are dropped.
 /// Upgraded connections (WebSockets) are the upgrading handler's to track and to close.
 pub fn serve_http(listener: TcpListener, router: Router, shutdown: &Shutdown) {
     serve_http_until(listener, router, shutdown, shutdown.draining());
@@ -27,20 +33,28 @@ pub fn serve_http(listener: TcpListener, router: Router, shutdown: &Shutdown) {
 
 /// [`serve_http`], but stopping when `stop` is cancelled, for a server that has to answer while the process drains.
 pub fn serve_http_until(listener: TcpListener, router: Router, shutdown: &Shutdown, stop: CancellationToken) {
-    let cut = shutdown.cut();
-    shutdown.spawn_critical("http server", accept(listener, router, stop, cut));
+    let stages = Stages { leaving: shutdown.leaving(), stop, cut: shutdown.cut() };
+    shutdown.spawn_critical("http server", accept(listener, router, stages));
 }
 
-async fn accept(listener: TcpListener, router: Router, stop: CancellationToken, cut: CancellationToken) {
+/// Of a server's end.
+#[derive(Clone)]
+struct Stages {
+    leaving: CancellationToken,
+    stop: CancellationToken,
+    cut: CancellationToken,
+}
+
+async fn accept(listener: TcpListener, router: Router, stages: Stages) {
     let connections = TaskTracker::new();
     loop {
         let accepted = tokio::select! {
             accepted = listener.accept() => accepted,
-            () = stop.cancelled() => break,
+            () = stages.stop.cancelled() => break,
         };
         match accepted {
             Ok((stream, peer)) => {
-                connections.spawn(serve_connection(stream, peer, router.clone(), stop.clone(), cut.clone()));
+                connections.spawn(serve_connection(stream, peer, router.clone(), stages.clone()));
             }
             Err(error) if is_the_peers_doing(&error) => {}
             Err(error) => {
@@ -54,19 +68,22 @@ async fn accept(listener: TcpListener, router: Router, stop: CancellationToken, 
     connections.wait().await;
 }
 
-async fn serve_connection(
-    stream: TcpStream,
-    peer: SocketAddr,
-    router: Router,
-    stop: CancellationToken,
-    cut: CancellationToken,
-) {
+async fn serve_connection(stream: TcpStream, peer: SocketAddr, router: Router, stages: Stages) {
+    let Stages { leaving, stop, cut } = stages;
     // Fails if the peer has gone meanwhile, which reading will notice.
     let _gone = stream.set_nodelay(true);
     let service = service_fn(move |request: http::Request<Incoming>| {
         let mut request = request.map(Body::new);
         request.extensions_mut().insert(ConnectInfo(peer));
-        router.clone().oneshot(request)
+        let (answering, leaving) = (router.clone().oneshot(request), leaving.clone());
+        async move {
+            let mut response = answering.await?;
+            // A connection that is closed idle may cross the next request on its way.
+            if leaving.is_cancelled() && response.status() != StatusCode::SWITCHING_PROTOCOLS {
+                response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+            }
+            Ok::<_, Infallible>(response)
+        }
     });
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())

@@ -7,9 +7,9 @@ use crate::{health::Readiness, shutdown::Shutdown, telemetry};
 /// reasons, one per line) until everything else has ended, so that a drain can be watched.
 pub fn serve_metrics(listener: TcpListener, readiness: Readiness, shutdown: &Shutdown) {
     telemetry::install_metrics();
-    let draining = shutdown.draining();
+    let leaving = shutdown.leaving();
     let ready = async move |State(readiness): State<Readiness>| {
-        if draining.is_cancelled() {
+        if leaving.is_cancelled() {
             return (StatusCode::SERVICE_UNAVAILABLE, "draining\n".to_owned());
         }
         match readiness.reasons() {

@@ -3,6 +3,7 @@
 use std::{
     collections::{BTreeMap, HashMap},
     fmt::Write as _,
+    time::Duration,
 };
 
 /// What became of a message, as far as its sender was told.
@@ -22,6 +23,8 @@ pub struct Line {
     pub content: String,
     pub outcome: Outcome,
     pub attempts: u32,
+    /// Until all that was said together was settled.
+    pub took: Duration,
 }
 
 /// A message as the database has it, or as a reader got it.
@@ -179,7 +182,7 @@ mod tests {
     }
 
     fn line(content: &str, outcome: Outcome) -> Line {
-        Line { content: content.to_owned(), outcome, attempts: 1 }
+        Line { content: content.to_owned(), outcome, attempts: 1, took: Duration::ZERO }
     }
 
     fn stored(seq: i64, content: &str) -> Line {

@@ -2,9 +2,9 @@
 //! database itself fails. Afterwards the ledger must be right: each acknowledged message is stored once, under the
 //! number its sender was told, and everybody who reads has heard exactly the rows, in order.
 
-mod ledger;
-mod reader;
-mod talker;
+pub mod ledger;
+pub mod reader;
+pub mod talker;
 
 use std::time::Duration;
 
@@ -84,7 +84,7 @@ impl Stage {
         for (n, account) in self.talkers.iter().enumerate() {
             let random = StdRng::seed_from_u64(self.random.random());
             let gateways = self.gateways(n);
-            let talker = Talker { account: account.clone(), channel: channel.clone(), gateways, random };
+            let talker = Talker { account: account.clone(), channel: channel.clone(), gateways, random, pause_ms: 40 };
             talking.spawn(talker.talk(stopped.clone()));
         }
         sleep(UNDISTURBED).await;
@@ -113,7 +113,7 @@ impl Stage {
     }
 }
 
-async fn rows(pool: &PgPool, channel: &str) -> anyhow::Result<Vec<Entry>> {
+pub async fn rows(pool: &PgPool, channel: &str) -> anyhow::Result<Vec<Entry>> {
     let rows: Vec<(i64, String, String)> =
         sqlx::query_as("SELECT seq, message_id::text, content FROM chat_messages WHERE channel_id = $1 ORDER BY seq")
             .bind(channel)

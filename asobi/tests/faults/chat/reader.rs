@@ -24,6 +24,9 @@ pub struct Reader {
     pub heard: Vec<Entry>,
     /// How the sockets ended that were lost.
     pub lost: Vec<String>,
+    /// The longest time between two messages that it heard.
+    pub silence: Duration,
+    heard_at: Option<Instant>,
     /// Read from the history already, so that a replay of it is no second hearing.
     read_through: i64,
 }
@@ -31,7 +34,16 @@ pub struct Reader {
 impl Reader {
     pub fn new(account: Account, channel: &str, gateways: Vec<String>) -> Self {
         let (heard, lost) = (Vec::new(), Vec::new());
-        Self { account, channel: channel.to_owned(), gateways, heard, lost, read_through: 0 }
+        Self {
+            account,
+            channel: channel.to_owned(),
+            gateways,
+            heard,
+            lost,
+            silence: Duration::ZERO,
+            heard_at: None,
+            read_through: 0,
+        }
     }
 
     /// Joined, with everything that was said before.
@@ -107,6 +119,9 @@ impl Reader {
         }
         let entry = Entry::read(&frame["payload"]);
         if entry.seq > self.read_through {
+            let now = Instant::now();
+            self.silence = self.silence.max(self.heard_at.map_or(Duration::ZERO, |at| now - at));
+            self.heard_at = Some(now);
             self.heard.push(entry);
         }
     }

@@ -5,7 +5,10 @@ use std::time::Duration;
 use anyhow::{Context as _, bail};
 use rand::{Rng as _, rngs::StdRng};
 use serde_json::{Value, json};
-use tokio::{sync::watch, time::timeout};
+use tokio::{
+    sync::watch,
+    time::{Instant, timeout},
+};
 
 use super::ledger::{Line, Outcome};
 use crate::support::{Client, PATIENCE, rest::Account};
@@ -19,6 +22,8 @@ pub struct Talker {
     /// Where to connect, the first before the others.
     pub gateways: Vec<String>,
     pub random: StdRng,
+    /// Between two bursts, at most.
+    pub pause_ms: u64,
 }
 
 /// A message under way.
@@ -36,13 +41,14 @@ impl Talker {
         let mut client = None;
         let mut lines = Vec::new();
         while !*stop.borrow() {
+            let began = Instant::now();
             let mut burst: Vec<Said> =
                 (0..self.random.random_range(1..=6)).map(|n| self.say(lines.len() + n)).collect();
             while burst.iter().any(|said| !said.settled) {
                 self.attempt(&mut client, &mut burst).await?;
             }
-            lines.extend(burst.into_iter().map(|said| said.line));
-            tokio::time::sleep(Duration::from_millis(self.random.random_range(0..40))).await;
+            lines.extend(burst.into_iter().map(|said| Line { took: began.elapsed(), ..said.line }));
+            tokio::time::sleep(Duration::from_millis(self.random.random_range(0..self.pause_ms))).await;
         }
         Ok(lines)
     }
@@ -51,7 +57,7 @@ impl Talker {
         // It is the key, too, and a key is remembered beyond the channel.
         let content = format!("{} {} {n}", self.channel, self.account.username);
         Said {
-            line: Line { content, outcome: Outcome::Unknown, attempts: 0 },
+            line: Line { content, outcome: Outcome::Unknown, attempts: 0, took: Duration::ZERO },
             keyed: self.random.random_bool(0.75),
             doubt: false,
             settled: false,

@@ -18,7 +18,10 @@ use tokio::{
 };
 
 use super::player::{Played, Player, Seen};
-use crate::support::{Cluster, PATIENCE, rest::Account};
+use crate::{
+    matchmaking::bots::Door,
+    support::{Cluster, PATIENCE, rest::Account},
+};
 
 const PLAYERS: usize = 4;
 /// Sign-ins under way at once.
@@ -59,12 +62,22 @@ struct Books {
 impl Fleet {
     /// Everybody is in a match and plays. The players of every other match go to its host.
     pub async fn launch(cluster: &Cluster) -> anyhow::Result<Self> {
+        let gateways = cluster.processes("gateways").into_iter();
+        let doors: Vec<Door> = gateways.filter_map(|g| Some(Door { http: g.http?, ws: g.ws? })).collect();
+        Self::launch_by(cluster, &doors, matches()).await
+    }
+
+    /// [`Self::launch`], with the players coming in by these doors in turn.
+    pub async fn launch_by(cluster: &Cluster, doors: &[Door], matches: usize) -> anyhow::Result<Self> {
         let pool = cluster.database.pool.clone();
         sqlx::query("INSERT INTO leaderboards (id, operator) VALUES ('points', 'sum')").execute(&pool).await?;
-        let gateways: Vec<String> = cluster.processes("gateways").into_iter().filter_map(|g| g.ws).collect();
+        let gateways: Vec<String> = doors.iter().map(|door| door.ws.clone()).collect();
         let over = watch::Sender::new(false);
-        let accounts: Vec<Account> =
-            stream::iter(0..matches() * PLAYERS).map(|n| guest(cluster, n)).buffered(CONCURRENCY).try_collect().await?;
+        let accounts: Vec<Account> = stream::iter(0..matches * PLAYERS)
+            .map(|n| guest(cluster, &doors[n % doors.len()], n))
+            .buffered(CONCURRENCY)
+            .try_collect()
+            .await?;
         let (mut players, mut shown, mut ids) = (JoinSet::new(), Vec::new(), Vec::new());
         // Match after match, so that who follows plays with those who do.
         for (number, four) in accounts.chunks(PLAYERS).enumerate() {
@@ -126,6 +139,11 @@ impl Fleet {
             let mut seen = seen.lock().unwrap_or_else(PoisonError::into_inner);
             (seen.gap, seen.gap_end) = (Duration::ZERO, None);
         }
+    }
+
+    /// Of each player the longest time between two states.
+    pub fn gaps(&self) -> Vec<Duration> {
+        self.seen().map(|seen| seen.gap).collect()
     }
 
     /// The longest time between two states of any player.
@@ -282,10 +300,9 @@ async fn board(pool: &PgPool, points: &BTreeMap<String, u64>) -> anyhow::Result<
     }
 }
 
-async fn guest(cluster: &Cluster, n: usize) -> anyhow::Result<Account> {
-    let gateway = cluster.gateway(n % 2);
+async fn guest(cluster: &Cluster, door: &Door, n: usize) -> anyhow::Result<Account> {
     let device = format!("device-{n}-{:08x}", rand::random::<u32>());
-    Account::guest(&cluster.http, gateway.http.as_deref().context("http")?, &device, DEVICE_SECRET).await
+    Account::guest(&cluster.http, &door.http, &device, DEVICE_SECRET).await
 }
 
 #[test]

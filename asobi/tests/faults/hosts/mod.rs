@@ -4,7 +4,7 @@
 //!
 //! How long things took is printed; what is asserted is that they happened.
 
-mod fleet;
+pub mod fleet;
 mod player;
 
 use std::time::Duration;

@@ -27,6 +27,8 @@ pub struct Heard {
     pub told: BTreeSet<String>,
     /// Told that a ticket expired or failed.
     pub ended: usize,
+    /// The longest that a ticket waited for its match, on however many sockets.
+    pub wait: Duration,
 }
 
 pub struct Crowd {
@@ -37,18 +39,21 @@ pub struct Crowd {
 }
 
 impl Crowd {
-    /// Registers the players, half of them on each gateway, and lets them play.
-    pub async fn enter(cluster: &Cluster, players: usize, seed: u64) -> anyhow::Result<Self> {
+    /// Registers the players, half of them on each gateway or all of them by one door, and lets them play.
+    pub async fn enter(cluster: &Cluster, door: Option<&Door>, players: usize, seed: u64) -> anyhow::Result<Self> {
         let over = watch::Sender::new(false);
         let (mut bots, complaints) = (JoinSet::new(), Arc::<Mutex<Vec<String>>>::default());
         for n in 0..players {
             let gateway = cluster.gateway(n % 2);
-            let base = gateway.http.as_deref().context("http")?;
-            let account = Account::register(&cluster.http, base, &format!("bot{n}")).await?;
+            let own = Door { http: gateway.http.context("http")?, ws: gateway.ws.context("ws")? };
+            let first = door.unwrap_or(&own);
+            let account = Account::register(&cluster.http, &first.http, &format!("bot{n}")).await?;
             let bot = Bot {
                 nodes: cluster.database.pool.clone(),
                 heard: Heard { player_id: account.player_id.clone(), ..Heard::default() },
-                client: Client::connect(gateway.ws.as_deref().context("ws")?, account, &[]).await?,
+                client: Client::connect(&first.ws, account, &[]).await?,
+                door: door.cloned(),
+                asked: None,
                 over: over.subscribe(),
                 random: StdRng::seed_from_u64(seed.wrapping_add(n as u64)),
                 log: VecDeque::new(),
@@ -83,9 +88,20 @@ impl Crowd {
     }
 }
 
+/// Where players come in.
+#[derive(Debug, Clone)]
+pub struct Door {
+    pub http: String,
+    pub ws: String,
+}
+
 struct Bot {
     /// For the addresses of gateways that live.
     nodes: PgPool,
+    /// The way back, where it is always the same.
+    door: Option<Door>,
+    /// When the ticket was acknowledged that waits.
+    asked: Option<Instant>,
     client: Client,
     heard: Heard,
     over: watch::Receiver<bool>,
@@ -140,6 +156,7 @@ impl Bot {
         if answer["type"] == "matchmaker.queued" {
             let ticket_id = payload["ticket_id"].as_str().context("ticket_id")?.to_owned();
             self.heard.tickets.insert(ticket_id.clone());
+            self.asked.get_or_insert_with(Instant::now);
             return Ok(At::Waiting { ticket_id });
         }
         self.note(format!("refused: {answer}"));
@@ -162,6 +179,9 @@ impl Bot {
     fn told(&mut self, matched: &Value) -> anyhow::Result<At> {
         let match_id = matched["match_id"].as_str().context("match_id")?.to_owned();
         self.heard.told.insert(match_id.clone());
+        if let Some(asked) = self.asked.take() {
+            self.heard.wait = self.heard.wait.max(asked.elapsed());
+        }
         Ok(At::Playing { match_id })
     }
 
@@ -195,6 +215,7 @@ impl Bot {
         let answer = self.client.ask("matchmaker.remove", json!({"ticket_id": ticket_id})).await?;
         if answer["type"] == "matchmaker.removed" {
             self.heard.withdrawn.insert(ticket_id.to_owned());
+            self.asked = None;
             return Ok(None);
         }
         self.briefly(Duration::from_secs(5), ends).await
@@ -235,7 +256,10 @@ impl Bot {
         let since = Instant::now();
         loop {
             let sql = "SELECT ws_url FROM nodes WHERE role = 'gateway' AND state = 'ready' AND lease_until > now() ORDER BY random()";
-            let urls: Vec<String> = sqlx::query_scalar(sql).fetch_all(&self.nodes).await.unwrap_or_default();
+            let urls: Vec<String> = match &self.door {
+                Some(door) => vec![door.ws.clone()],
+                None => sqlx::query_scalar(sql).fetch_all(&self.nodes).await.unwrap_or_default(),
+            };
             for ws in urls {
                 if let Ok(client) = Client::connect(&ws, self.client.account.clone(), &[]).await {
                     self.client = client;
