@@ -37,6 +37,8 @@ pub struct Builder {
     matchmakers: usize,
     social_services: usize,
     sets: Vec<String>,
+    node_sets: Vec<String>,
+    database_url: Option<String>,
     envs: Vec<(String, String)>,
     games: Option<PathBuf>,
     own_postgres: bool,
@@ -89,6 +91,8 @@ impl Cluster {
             matchmakers: 2,
             social_services: 1,
             sets: Vec::new(),
+            node_sets: Vec::new(),
+            database_url: None,
             envs: Vec::new(),
             games: None,
             own_postgres: false,
@@ -301,6 +305,18 @@ impl Builder {
         self
     }
 
+    /// Overrides a configuration key of one node.
+    pub fn set_node(mut self, node_id: &str, key: &str, value: impl ToString) -> Self {
+        self.node_sets.push(format!("{node_id}:{key}={}", value.to_string()));
+        self
+    }
+
+    /// A database of the play's own.
+    pub fn database(mut self, url: &str) -> Self {
+        self.database_url = Some(url.to_owned());
+        self
+    }
+
     /// The tests' own scripts instead of the project's games.
     pub fn test_games(self) -> Self {
         self.games(&Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/games"))
@@ -352,7 +368,11 @@ impl Builder {
     }
 
     pub async fn start(self) -> anyhow::Result<Cluster> {
-        let database = if self.own_postgres { None } else { Some(TestDatabase::create().await?) };
+        let database = match &self.database_url {
+            _ if self.own_postgres => None,
+            Some(url) => Some(Database::connect(url).await?),
+            None => Some(TestDatabase::create().await?).map(|TestDatabase { url, pool, .. }| Database { url, pool }),
+        };
         let database_url = database.as_ref().map(|database| database.url.as_str());
         let proxies = self.proxies(database_url).await?;
         // PostgreSQL does not run as root, and its user has to get in.
@@ -394,6 +414,9 @@ impl Builder {
         for set in &self.sets {
             command.args(["--set", set]);
         }
+        for set in &self.node_sets {
+            command.args(["--set-node", set]);
+        }
         let mut supervisor = command.spawn()?;
         let started = Instant::now();
         let ready = loop {
@@ -407,7 +430,7 @@ impl Builder {
             tokio::time::sleep(Duration::from_millis(30)).await;
         };
         let database = match database {
-            Some(TestDatabase { url, pool, .. }) => Database { url, pool },
+            Some(database) => database,
             None => Database::connect(ready["database_url"].as_str().context("database_url")?).await?,
         };
         let http = reqwest::Client::builder().timeout(PATIENCE).build()?;
