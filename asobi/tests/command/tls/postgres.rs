@@ -29,8 +29,7 @@ impl Postgres {
         let user = if geteuid().is_root() { User::from_name("postgres")? } else { None };
         fs::create_dir(&data)?;
         let files = authority.sign_for("postgres", &["127.0.0.1"])?;
-        let (cert, key, ca) =
-            (dir.path().join("server.pem"), dir.path().join("server.key"), dir.path().join("ca.pem"));
+        let (cert, key, ca) = (dir.path().join("server.pem"), dir.path().join("server.key"), dir.path().join("ca.pem"));
         fs::copy(&files.cert, &cert)?;
         fs::copy(&files.key, &key)?;
         fs::copy(authority.ca(), &ca)?;
