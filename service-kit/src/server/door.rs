@@ -9,7 +9,7 @@
 //! | plain HTTP, where TLS is spoken | a 400 that says so, closed |
 //! | a handshake that fails | closed with TLS's own alert |
 //!
-//! Each is counted in `asobi_http_refused_total` by its reason.
+//! Each is counted in `asobi_http_refused_total` by its reason; who leaves without a word is not.
 
 use std::{
     io,
@@ -43,6 +43,8 @@ use crate::{
 const GREETING: Duration = Duration::from_secs(5);
 /// Greetings under way; each may cost some 40 KB. Past it nobody is accepted before one of them ends; the system's backlog waits.
 const GREETINGS: usize = 2_048;
+/// Of whoever left without a word, which is no refusal.
+const GONE: &str = "gone";
 /// The first byte of a handshake. No method of HTTP begins with it.
 const HANDSHAKE_RECORD: u8 = 0x16;
 const PLAIN_HTTP: &[u8] =
@@ -135,7 +137,7 @@ impl Door {
         Ok((stream, peer, place.map(Place)))
     }
 
-    /// Takes a connection in. None: it was refused, which is counted.
+    /// Takes a connection in. None: it was refused, which is counted, or has gone.
     pub(super) async fn enter(&self, tcp: TcpStream, peer: SocketAddr, place: Option<Place>) -> Option<Entered> {
         let Some(guarded) = &self.0 else {
             return Some(Entered { wire: Wire::Plain(tcp), client: peer, unsaid: false });
@@ -175,7 +177,11 @@ impl Guarded {
         let Some(tls) = &self.tls else { return Ok(Entered { wire: Wire::Plain(tcp), client, unsaid }) };
         let mut first = [0];
         let looked = tcp.peek(&mut first).await.map_err(|error| Refused::new("handshake", error))?;
-        if looked == 1 && first[0] != HANDSHAKE_RECORD {
+        if looked == 0 {
+            // A check that only connects, as balancers make it.
+            return Err(Refused::new(GONE, io::ErrorKind::UnexpectedEof.into()));
+        }
+        if first[0] != HANDSHAKE_RECORD {
             say_it_is_tls(tcp).await;
             return Err(Refused::new("plain_http", io::ErrorKind::InvalidData.into()));
         }
@@ -186,6 +192,9 @@ impl Guarded {
 
     fn note(&self, peer: SocketAddr, refused: &Refused) {
         let Refused { reason, error } = refused;
+        if *reason == GONE {
+            return;
+        }
         metrics::counter!("asobi_http_refused_total", "reason" => *reason).increment(1);
         tracing::debug!(client.address = %peer, reason, %error, "a connection was refused");
         if *reason == "untrusted_proxy" && !self.warned.swap(true, Ordering::Relaxed) {
