@@ -74,6 +74,8 @@ impl Node {
         let direct = asobi_store::connect_options(config.database.direct(), &application_name, timeout)
             .context("database.direct_url is not a PostgreSQL URL")?;
 
+        warn_if_exposed(config);
+
         let (stop, tasks) = (CancellationToken::new(), TaskTracker::new());
         let mut topics: Vec<Topic> = topics.into_iter().collect();
         let always = [Topic::Nodes, Topic::Access].into_iter().filter(|topic| !topics.contains(topic));
@@ -167,10 +169,33 @@ async fn bus_database(
     Ok((own, direct))
 }
 
+/// What crosses a network in plain text can be read and changed there: passwords' hashes, tokens, everything that is stored.
+fn warn_if_exposed(config: &Config) {
+    let database = &config.database;
+    let urls = [
+        ("database.url", database.url.expose()),
+        ("database.direct_url", database.direct_url.expose()),
+        ("database.replica_url", database.replica_url.expose()),
+        ("database.bus_url", database.bus_url.expose()),
+    ];
+    for (key, url) in urls.into_iter().filter(|(_, url)| !url.is_empty()) {
+        if let Ok(options) = url.parse::<PgConnectOptions>()
+            && asobi_store::is_exposed(&options)
+        {
+            tracing::warn!(
+                key,
+                host = options.get_host(),
+                "The database is beyond this machine and its URL does not insist on TLS: whoever is on that network may read and \
+                 change what crosses it. Add sslmode=verify-full and sslrootcert=FILE to the URL, or keep the network to the cluster."
+            );
+        }
+    }
+}
+
 fn spec(config: &Config, role: Role, node_id: String, addresses: NodeAddresses) -> NodeSpec {
     let http_url = addresses.http.map(|bound| {
         if config.http.public_url.is_empty() {
-            format!("http://{}", reachable(bound, ""))
+            format!("{}://{}", if config.http.has_tls() { "https" } else { "http" }, reachable(bound, ""))
         } else {
             config.http.public_url.trim_end_matches('/').to_owned()
         }
@@ -206,7 +231,8 @@ fn ws_url(config: &Config, role: Role, node_id: &str, addresses: NodeAddresses, 
         MigrateVia::Pod => {
             let grpc = reachable(addresses.grpc, &config.grpc.advertise);
             let (host, _) = grpc.rsplit_once(':')?;
-            Some(format!("ws://{host}:{}/ws", addresses.http?.port()))
+            let scheme = if config.http.has_tls() { "wss" } else { "ws" };
+            Some(format!("{scheme}://{host}:{}/ws", addresses.http?.port()))
         }
     }
 }
@@ -236,6 +262,10 @@ mod tests {
             Some("wss://play.example/ws?v=1&to=match-2")
         );
         assert_eq!(of(&[("migrate.via", "off")]), None);
+        let tls = [("http.tls_cert", "a.pem"), ("http.tls_key", "a.key")];
+        let of = |sets: &[(&str, &str)]| announced(Role::Match, &[&tls[..], sets].concat());
+        assert_eq!(of(&[("migrate.via", "pod"), pod]).as_deref(), Some("wss://10.1.2.3:8080/ws"));
+        assert_eq!(of(&[("http.public_url", "")]).as_deref(), Some("wss://127.0.0.1:8080/ws"));
         assert_eq!(announced(Role::Gateway, &[("migrate.via", "off")]).as_deref(), Some("wss://two.example:8443/ws"));
     }
 }

@@ -94,7 +94,7 @@ async fn serve(
     let ops = ops::routes(node, config).add_service(hub.chat_service(config.database.timeout()));
     server::serve_metrics(listeners.metrics.0, readiness.clone(), shutdown);
     server::serve_grpc(listeners.grpc.0, ops, readiness, node.access.clone(), shutdown);
-    server::serve_http(listeners.http.0, rest, shutdown);
+    server::serve_players(listeners.http.0, listeners.door, rest, shutdown);
     tracing::info!(
         http.address = %listeners.http.1,
         grpc.address = %listeners.grpc.1,

@@ -184,7 +184,7 @@ async fn serve(
         .add_service(hub.chat_service(config.database.timeout()));
     server::serve_metrics(listeners.metrics.0, readiness.clone(), shutdown);
     server::serve_grpc_until(listeners.grpc.0, routes, readiness, node.access.clone(), shutdown, stop.clone());
-    server::serve_http(listeners.http.0, rest, shutdown);
+    server::serve_players(listeners.http.0, listeners.door, rest, shutdown);
     if let Some(changes) = games.take_changes() {
         let announcer = Announcer::new(config, node);
         shutdown.spawn("changed games", changes.follow(Arc::clone(&host), announcer, stop.clone()));

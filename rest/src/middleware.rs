@@ -105,8 +105,7 @@ pub(crate) async fn guard(State(rest): State<Arc<Rest>>, request: Request, next:
 fn client(rest: &Rest, request: &Request) -> IpAddr {
     let peer = request.extensions().get::<ConnectInfo<SocketAddr>>();
     let peer = peer.map_or(IpAddr::V6(Ipv6Addr::UNSPECIFIED), |ConnectInfo(address)| address.ip());
-    let forwarded = request.headers().get_all("x-forwarded-for");
-    rest.proxies.client(peer, forwarded.iter().filter_map(|value| value.to_str().ok()))
+    rest.proxies.client(peer, request.headers())
 }
 
 /// The path below the prefix, of a request to the API.

@@ -17,7 +17,7 @@ pub use certificate::is_operator_name;
 pub use channels::{BearerToken, Channels, ClusterChannel, ClusterInterceptor, with_deadline};
 pub use key::{ClusterKey, ClusterKeys};
 pub(crate) use layer::{ClusterLayer, Peer};
-pub use status::{error_code, invalid, refusal, status};
+pub use status::{NOT_LEADING, error_code, invalid, reason, refusal, status};
 pub(crate) use tls::PeerCertificate;
 pub use tls::{Tls, TlsFiles};
 

@@ -11,6 +11,7 @@ pub mod server;
 pub mod service;
 pub mod shutdown;
 pub mod telemetry;
+mod tls;
 
 pub use config::{Config, ConfigArgs};
 pub use health::Readiness;

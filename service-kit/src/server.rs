@@ -1,17 +1,21 @@
 //! Servers: bound first, then served until the drain, with the same defaults everywhere.
 
+mod door;
 mod grpc;
 mod http;
 mod incoming;
 mod metrics;
+mod proxy;
+mod wire;
 
 use std::net::SocketAddr;
 
 use tokio::net::TcpListener;
 
 pub use self::{
+    door::Door,
     grpc::{serve_grpc, serve_grpc_until},
-    http::{serve_http, serve_http_until},
+    http::{serve_http, serve_http_until, serve_players},
     metrics::serve_metrics,
 };
 

@@ -41,10 +41,12 @@ pub mod storage;
 #[cfg(feature = "testing")]
 pub mod testing;
 pub mod tickets;
+mod tls;
 pub mod tokens;
 pub mod words;
 
 pub use schema::{migrate, schema_problem};
+pub use tls::is_exposed;
 
 /// What can go wrong between us and the rows.
 #[derive(Debug, thiserror::Error)]
@@ -53,6 +55,9 @@ pub enum Error {
     Deadline(Duration),
     #[error(transparent)]
     Sql(#[from] sqlx::Error),
+    /// TLS has kept a connection from coming about.
+    #[error("{advice}")]
+    Tls { advice: &'static str, source: sqlx::Error },
     #[error("the migrations could not be applied")]
     Migrate(#[from] sqlx::migrate::MigrateError),
     #[error("a migration waited for a lock in vain; in its way: {by}")]
@@ -122,7 +127,7 @@ pub async fn connect(options: &DatabaseOptions) -> Result<PgPool> {
         .idle_timeout(Duration::from_secs(300))
         .connect_with(connect);
     // Opening a connection is a large future; nobody else should carry its size.
-    within(options.timeout, Box::pin(async { Ok(pool.await?) })).await
+    within(options.timeout, Box::pin(async { pool.await.map_err(tls::explained) })).await
 }
 
 /// Begins a transaction, and may be given up while it waits: a `BEGIN` whose future is dropped before the answer came would leave

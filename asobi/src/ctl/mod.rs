@@ -9,6 +9,7 @@ mod chat;
 mod directory;
 mod export;
 mod given;
+mod groups;
 mod hosts;
 mod key;
 mod matches;
@@ -98,6 +99,7 @@ enum Command {
     Players(directory::PlayersArgs),
     Notify(notify::NotifyArgs),
     Boards(boards::BoardsArgs),
+    Group(groups::GroupArgs),
     Player(players::PlayerArgs),
     Reports(reports::ReportsArgs),
     Words(words::WordsArgs),
@@ -130,6 +132,7 @@ pub async fn run(args: CtlArgs) -> anyhow::Result<ExitCode> {
         Command::Players(args) => directory::run(args, &ctl).await?,
         Command::Notify(args) => notify::run(args, &ctl).await?,
         Command::Boards(args) => boards::run(args, &ctl).await?,
+        Command::Group(args) => groups::run(args, &ctl).await?,
         Command::Player(args) => players::run(args, &ctl).await?,
         Command::Reports(args) => reports::run(args, &ctl).await?,
         Command::Words(args) => words::run(args, &ctl).await?,
@@ -322,7 +325,7 @@ mod tests {
     #[test]
     fn a_refusal_that_is_meant_is_not_taken_elsewhere() {
         use asobi_proto::error::ErrorCode;
-        assert!(passes_on(&Status::failed_precondition("this replica does not lead")));
+        assert!(passes_on(&grpc::refusal(grpc::NOT_LEADING, "this replica does not lead")));
         assert!(passes_on(&Status::unavailable("gone")));
         let meant = grpc::status(ErrorCode::INVALID_PAYLOAD, "match_size is no number");
         assert!(!passes_on(&meant));

@@ -12,3 +12,4 @@ mod flags;
 mod games;
 mod ops;
 mod services;
+mod tls;

@@ -3,7 +3,7 @@
 use anyhow::{Context as _, ensure};
 use serde_json::{Value, json};
 
-use crate::support::{Client, Cluster, until};
+use crate::support::{Client, Cluster, rest::Account, until};
 
 const LOBBY: &str = "global:lobby";
 
@@ -74,6 +74,7 @@ async fn mutes_words_and_deletions_hold_on_every_gateway() -> anyhow::Result<()>
     for player in [&mut ada, &mut bo] {
         assert_eq!(say_until(player, "error").await?["reason"], "content_refused");
     }
+    groups_are_judged(&cluster, &ada.account).await?;
     ctl(&cluster, &["words", "rm", "hello"]).await?;
     say_until(&mut ada, "chat.sent").await?;
 
@@ -90,6 +91,36 @@ async fn mutes_words_and_deletions_hold_on_every_gateway() -> anyhow::Result<()>
         assert_eq!(status, expected, "{body}: {answer}");
     }
     cluster.stop().await
+}
+
+/// What a group is called and says of itself goes by the words, too; and what operators do to groups.
+async fn groups_are_judged(cluster: &Cluster, founder: &Account) -> anyhow::Result<()> {
+    let (status, refused) = founder.post("/groups", json!({"name": "hello owls"})).await?;
+    assert_eq!((status, &refused["error"]["code"]), (422, &json!("validation_failed")), "{refused}");
+    ctl(cluster, &["words", "add", "badger"]).await?;
+    let mut group = Value::Null;
+    until("the word is masked", async || {
+        group = founder.post("/groups", json!({"name": "Badger owls", "description": "Night"})).await?.1;
+        Ok(group["name"] == "****** owls")
+    })
+    .await?;
+    let id = group["id"].as_str().context("an id")?;
+    let path = format!("/groups/{id}");
+    let (status, refused) = founder.put(&path, json!({"description": "say Hello"})).await?;
+    assert_eq!((status, &refused["error"]["code"]), (422, &json!("validation_failed")), "{refused}");
+    assert_eq!(founder.put(&path, json!({"description": ""})).await?.0, 200, "there is nothing to be judged");
+    ctl(cluster, &["words", "rm", "badger"]).await?;
+
+    let listed = ctl(cluster, &["group", "list", "******"]).await?;
+    assert_eq!((&listed[0]["group_id"], &listed[0]["member_count"]), (&json!(id), &json!(1)), "{listed}");
+    let shown = ctl(cluster, &["group", "show", id]).await?;
+    let owner = json!({"group_id": id, "player_id": founder.player_id, "role": "owner"});
+    let first = &shown["members"][0];
+    assert!(owner.as_object().into_iter().flatten().all(|(key, value)| first[key] == *value), "{shown}");
+    assert!(cluster.ctl(&["group", "show", id]).await?.contains("****** owls"));
+    ctl(cluster, &["group", "delete", id]).await?;
+    assert_eq!(founder.get(&path).await?.0, 404);
+    Ok(())
 }
 
 #[tokio::test]

@@ -41,8 +41,17 @@ impl Authority {
     /// Signs a certificate for a role, such as `asobi://node`.
     pub fn sign(&self, name: &str, role: &str) -> anyhow::Result<Files> {
         let mut params = CertificateParams::new(vec![NODES.to_owned()])?;
-        params.distinguished_name.push(DnType::CommonName, name);
         params.subject_alt_names.push(SanType::URI(role.try_into()?));
+        self.write(name, params)
+    }
+
+    /// Signs a certificate for hosts' names or addresses; again: another one in its files.
+    pub fn sign_for(&self, name: &str, hosts: &[&str]) -> anyhow::Result<Files> {
+        self.write(name, CertificateParams::new(hosts.iter().map(|&host| host.to_owned()).collect::<Vec<_>>())?)
+    }
+
+    fn write(&self, name: &str, mut params: CertificateParams) -> anyhow::Result<Files> {
+        params.distinguished_name.push(DnType::CommonName, name);
         let key = KeyPair::generate()?;
         let files = Files { cert: self.dir.join(format!("{name}.pem")), key: self.dir.join(format!("{name}.key")) };
         fs::write(&files.cert, params.signed_by(&key, &self.issuer)?.pem())?;

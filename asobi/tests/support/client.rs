@@ -5,9 +5,13 @@ use std::collections::VecDeque;
 use anyhow::{Context as _, bail};
 use futures_util::{SinkExt as _, StreamExt as _};
 use serde_json::{Value, json};
-use tokio::{net::TcpStream, time::timeout};
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    net::TcpStream,
+    time::timeout,
+};
 use tokio_tungstenite::{
-    MaybeTlsStream, WebSocketStream, client_async, connect_async,
+    WebSocketStream, client_async,
     tungstenite::{Message, client::IntoClientRequest as _},
 };
 
@@ -22,10 +26,15 @@ pub enum Way {
     Cookie,
 }
 
+/// What a socket goes over.
+pub trait Wire: AsyncRead + AsyncWrite + Send + Unpin {}
+
+impl<T: AsyncRead + AsyncWrite + Send + Unpin> Wire for T {}
+
 /// A connected player.
 pub struct Client {
     pub account: Account,
-    socket: WebSocketStream<MaybeTlsStream<TcpStream>>,
+    socket: WebSocketStream<Box<dyn Wire>>,
     /// Frames that came while something else was waited for, in order.
     held: VecDeque<Value>,
     next_cid: u64,
@@ -43,15 +52,27 @@ impl Client {
 
     /// Opens a socket and connects with a payload of the play's own.
     pub async fn connect_with(ws: &str, account: Account, payload: Value) -> anyhow::Result<Self> {
-        let mut client = Self::open(ws, account).await?;
+        Self::open(ws, account).await?.begin(payload).await
+    }
+
+    /// Connects the session of a socket that is open.
+    pub async fn begin(mut self, payload: Value) -> anyhow::Result<Self> {
+        let client = &mut self;
         client.connected = client.call("session.connect", payload).await?;
-        Ok(client)
+        Ok(self)
     }
 
     /// A socket without a session.
     pub async fn open(ws: &str, account: Account) -> anyhow::Result<Self> {
-        let (socket, _) =
-            timeout(PATIENCE, connect_async(ws)).await?.with_context(|| format!("no WebSocket at {ws}"))?;
+        let authority = ws.trim_start_matches("ws://").split('/').next().unwrap_or_default();
+        let tcp = timeout(PATIENCE, TcpStream::connect(authority)).await?;
+        Self::open_over(tcp.with_context(|| format!("nobody listens at {ws}"))?, ws, account).await
+    }
+
+    /// A socket without a session, over a connection of the play's own.
+    pub async fn open_over(wire: impl Wire + 'static, ws: &str, account: Account) -> anyhow::Result<Self> {
+        let opening = client_async(ws, Box::new(wire) as Box<dyn Wire>);
+        let (socket, _) = timeout(PATIENCE, opening).await?.with_context(|| format!("no WebSocket at {ws}"))?;
         Ok(Self { account, socket, held: VecDeque::new(), next_cid: 1, connected: Value::Null, closed: None })
     }
 
@@ -80,8 +101,8 @@ impl Client {
             request.headers_mut().insert("cookie", cookie.parse()?);
         }
         self.close().await;
-        let stream = MaybeTlsStream::Plain(timeout(PATIENCE, TcpStream::connect(address)).await??);
-        let (socket, _) = timeout(PATIENCE, client_async(request, stream)).await??;
+        let wire: Box<dyn Wire> = Box::new(timeout(PATIENCE, TcpStream::connect(address)).await??);
+        let (socket, _) = timeout(PATIENCE, client_async(request, wire)).await??;
         let mut client = Self { socket, held: VecDeque::new(), closed: None, ..self };
         client.connected = client.call("session.connect", json!({"migration_token": token})).await?;
         Ok(client)

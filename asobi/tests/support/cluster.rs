@@ -40,6 +40,7 @@ pub struct Builder {
     port: u16,
     sets: Vec<String>,
     node_sets: Vec<String>,
+    database_url: Option<String>,
     envs: Vec<(String, String)>,
     games: Option<PathBuf>,
     own_postgres: bool,
@@ -95,6 +96,7 @@ impl Cluster {
             port: 0,
             sets: Vec::new(),
             node_sets: Vec::new(),
+            database_url: None,
             envs: Vec::new(),
             games: None,
             own_postgres: false,
@@ -330,6 +332,12 @@ impl Builder {
         self
     }
 
+    /// A database of the play's own.
+    pub fn database(mut self, url: &str) -> Self {
+        self.database_url = Some(url.to_owned());
+        self
+    }
+
     /// The tests' own scripts instead of the project's games.
     pub fn test_games(self) -> Self {
         self.games(&Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/games"))
@@ -387,13 +395,13 @@ impl Builder {
     }
 
     pub async fn start(mut self) -> anyhow::Result<Cluster> {
-        let database = match self.on.take() {
-            Some(on) => Some(on),
-            None if self.own_postgres => None,
-            None => {
-                let database = TestDatabase::create().await?;
-                let url = database.url.clone();
-                Some((database, url))
+        let database = match (self.on.take(), self.database_url.take()) {
+            _ if self.own_postgres => None,
+            (Some((TestDatabase { url, pool, .. }, nodes)), _) => Some((Database { url, pool }, nodes)),
+            (None, Some(url)) => Some((Database::connect(&url).await?, url)),
+            (None, None) => {
+                let TestDatabase { url, pool, .. } = TestDatabase::create().await?;
+                Some((Database { url: url.clone(), pool }, url))
             }
         };
         let database_url = database.as_ref().map(|(_, url)| url.as_str());
@@ -453,7 +461,7 @@ impl Builder {
             tokio::time::sleep(Duration::from_millis(30)).await;
         };
         let database = match database {
-            Some((TestDatabase { url, pool, .. }, _)) => Database { url, pool },
+            Some((database, _)) => database,
             None => Database::connect(ready["database_url"].as_str().context("database_url")?).await?,
         };
         let http = reqwest::Client::builder().timeout(PATIENCE).build()?;

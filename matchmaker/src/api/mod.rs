@@ -20,7 +20,7 @@ use asobi_proto::{
         matchmaker_service_server::{MatchmakerService, MatchmakerServiceServer},
     },
 };
-use asobi_service_kit::grpc::{Caller, invalid, status};
+use asobi_service_kit::grpc::{Caller, NOT_LEADING, invalid, refusal, status};
 use asobi_store::{inbox::StoredEvent, within};
 use serde_json::json;
 use tokio::sync::Semaphore;
@@ -71,7 +71,7 @@ fn unavailable(error: asobi_store::Error) -> Status {
 }
 
 fn not_leading() -> Status {
-    Status::failed_precondition("this replica does not lead; the registry names who does")
+    refusal(NOT_LEADING, "this replica does not lead; the registry names who does")
 }
 
 fn id(text: &str, field: &str) -> Result<Uuid, Status> {

@@ -6,14 +6,15 @@ use asobi_proto::{
     error::ErrorCode,
     social_v1::{
         CreateGroupRequest, GetGroupRequest, Group, GroupMember, GroupRole, JoinGroupRequest, LeaveGroupRequest,
-        ListGroupsRequest, ListMembersRequest, ListPlayerGroupsRequest, RemoveMemberRequest, SetRoleRequest,
+        ListGroupsRequest, ListMembersRequest, ListPlayerGroupsRequest, RemoveMemberRequest, SetRoleRequest, TextKind,
         UpdateGroupRequest,
     },
 };
-use asobi_session::auth::FieldErrors;
+use asobi_session::{auth::FieldErrors, moderation::Judged};
 use axum::extract::State;
 use serde_json::{Value, json};
 use utoipa_axum::{router::OpenApiRouter, routes};
+use uuid::Uuid;
 
 use super::{Json, Shared, bounded, id, query_id, switch};
 use crate::{
@@ -58,7 +59,7 @@ async fn create(State(rest): State<Shared>, Caller(claims): Caller, fields: Fiel
     if fields.get("name").is_none() {
         return Err(ApiError::missing("name", "a string"));
     }
-    let given = Given::read(&fields)?;
+    let given = Given::read(&fields)?.judged(&rest, claims.player_id).await?;
     let request = CreateGroupRequest {
         actor_id: actor_id.clone(),
         name: given.name.unwrap_or_default(),
@@ -186,7 +187,7 @@ async fn update(
     fields: Fields,
 ) -> Result<Json> {
     let group_id = id(&path)?.to_string();
-    let given = Given::read(&fields.object()?)?;
+    let given = Given::read(&fields.object()?)?.judged(&rest, claims.player_id).await?;
     let request = UpdateGroupRequest {
         actor_id: claims.player_id.to_string(),
         group_id: group_id.clone(),
@@ -366,6 +367,28 @@ impl Given {
             None => {}
         }
         if errors.is_empty() { Ok(given) } else { Err(ApiError::validation("errors", &errors)) }
+    }
+}
+
+impl Given {
+    /// What the list of words and the studio's filter make of what others will read.
+    async fn judged(mut self, rest: &Shared, player: Uuid) -> Result<Self> {
+        let texts = [
+            ("name", TextKind::GroupName, &mut self.name),
+            ("description", TextKind::GroupDescription, &mut self.description),
+        ];
+        for (field, kind, given) in texts {
+            let Some(text) = given.as_mut().filter(|text| !text.is_empty()) else { continue };
+            match rest.hub.judge_name(kind, player, text).await {
+                Judged::Clean => {}
+                Judged::Changed(changed) => *text = changed,
+                Judged::Refused => return Err(ApiError::field(field, "is not allowed")),
+                Judged::Unavailable => {
+                    return Err(ApiError::not_ready("The group's texts cannot be judged now; please try again."));
+                }
+            }
+        }
+        Ok(self)
     }
 }
 

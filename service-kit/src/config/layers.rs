@@ -187,12 +187,12 @@ impl Layers {
     }
 
     fn finish(mut self) -> Result<Config, ConfigErrors> {
-        let text = |key: &str| self.values.get(key).and_then(|(value, _)| value.as_str());
-        if let Some((key, right)) = rules::check_together(text)
-            && let Some((value, source)) = self.values.get(key)
-        {
-            let (problem, source) = (wrong(key, value, right), source.clone());
-            self.mistake(key, source, problem);
+        let together: Vec<_> = rules::check_together(|key| self.values.get(key).map(|(value, _)| value)).collect();
+        for (key, right) in together {
+            if let Some((value, source)) = self.values.get(key) {
+                let (problem, source) = (wrong(key, value, right), source.clone());
+                self.mistake(key, source, problem);
+            }
         }
         if !self.mistakes.is_empty() {
             return Err(ConfigErrors(self.mistakes));

@@ -67,6 +67,7 @@ fn rule(key: &str) -> Option<Rule> {
         "http.cors_origins" => {
             Rule::Text(|o| o == "*" || is_http_url(o), "\"*\", or http(s)://host[:port] without a path")
         }
+        "http.proxy_protocol" => Rule::OneOf(&["off", "require"]),
         "http.trusted_proxies" => Rule::Text(is_network, "an IP address, or a network such as 10.0.0.0/8"),
         "limits.frame_bytes" => Rule::Whole(1_024, 16 << 20),
         "limits.chat_bytes" => Rule::Whole(1, 1 << 20),
@@ -135,21 +136,50 @@ fn rule(key: &str) -> Option<Rule> {
     })
 }
 
-/// What is wrong of values that are right each by itself: a key, and what it should be.
-pub(super) fn check_together<'a>(text: impl Fn(&str) -> Option<&'a str>) -> Option<(&'static str, &'static str)> {
-    let lacks_url = text("migrate.via") == Some("affinity") && text("migrate.url").is_none_or(str::is_empty);
-    if lacks_url {
-        return Some(("migrate.url", "the balancer's ws(s)://host[:port]/path, because migrate.via is \"affinity\""));
-    }
-    let empty = |key: &str| text(key).is_none_or(str::is_empty);
-    if empty("cluster.key") && !empty("cluster.previous_key") {
-        return Some(("cluster.previous_key", "empty, because cluster.key is: keys in the database are rotated there"));
-    }
-    let files = ["grpc.tls_cert", "grpc.tls_key", "grpc.tls_ca"];
+/// What is wrong of values that are right each by itself: keys, and what they should be.
+pub(super) fn check_together<'a>(
+    value: impl Fn(&str) -> Option<&'a Value>,
+) -> impl Iterator<Item = (&'static str, &'static str)> {
+    let text = |key: &str| value(key).and_then(Value::as_str);
+    let empty = |key: &str| match value(key) {
+        Some(Value::Array(entries)) => entries.is_empty(),
+        other => other.and_then(Value::as_str).is_none_or(str::is_empty),
+    };
     // Tools that only call may have no more than the authority.
-    let serves = files[..2].iter().any(|key| !empty(key));
-    let missing = files.into_iter().find(|key| serves && empty(key))?;
-    Some((missing, "the path of a file, because grpc.tls_cert, grpc.tls_key and grpc.tls_ca come together"))
+    let grpc = ["grpc.tls_cert", "grpc.tls_key", "grpc.tls_ca"];
+    let grpc_tls = grpc[..2].iter().any(|key| !empty(key));
+    let grpc_lacks = grpc.into_iter().find(|key| grpc_tls && empty(key));
+    let http = ["http.tls_cert", "http.tls_key"];
+    let http_tls = http.iter().any(|key| !empty(key));
+    let http_lacks = http.into_iter().find(|key| http_tls && empty(key));
+    let when = |wrong: bool, key: &'static str, right: &'static str| wrong.then_some((key, right));
+    [
+        when(
+            text("migrate.via") == Some("affinity") && empty("migrate.url"),
+            "migrate.url",
+            "the balancer's ws(s)://host[:port]/path, because migrate.via is \"affinity\"",
+        ),
+        when(
+            empty("cluster.key") && !empty("cluster.previous_key"),
+            "cluster.previous_key",
+            "empty, because cluster.key is: keys in the database are rotated there",
+        ),
+        when(
+            text("http.proxy_protocol") == Some("require") && empty("http.trusted_proxies"),
+            "http.trusted_proxies",
+            "the addresses of the balancers, because http.proxy_protocol is \"require\"",
+        ),
+        when(
+            http_tls && text("http.public_url").is_some_and(|url| url.starts_with("http://")),
+            "http.public_url",
+            "empty, or https://host[:port], because http.tls_cert is set",
+        ),
+        http_lacks.map(|key| (key, "the path of a file, because http.tls_cert and http.tls_key come together")),
+        grpc_lacks
+            .map(|key| (key, "the path of a file, because grpc.tls_cert, grpc.tls_key and grpc.tls_ca come together")),
+    ]
+    .into_iter()
+    .flatten()
 }
 
 /// Whether a rule exists; a test holds every number to it, so that no value outside its field's type gets through.

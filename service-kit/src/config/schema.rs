@@ -67,10 +67,21 @@ pub struct Cluster {
 pub struct Http {
     pub listen: String,
     pub public_url: String,
+    pub tls_cert: PathBuf,
+    pub tls_key: PathBuf,
+    pub proxy_protocol: ProxyProtocol,
     pub allowed_origins: Vec<String>,
     pub cors_origins: Vec<String>,
     pub trusted_proxies: Vec<String>,
     pub docs: bool,
+}
+
+/// Whether connections begin with the header of the PROXY protocol.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum ProxyProtocol {
+    Off,
+    Require,
 }
 
 #[derive(Debug, Clone, Deserialize)]
@@ -305,6 +316,19 @@ impl Database {
 
     pub const fn timeout(&self) -> Duration {
         ms(self.timeout_ms)
+    }
+}
+
+impl Http {
+    /// Whether players are served over TLS by this process itself.
+    pub fn has_tls(&self) -> bool {
+        !self.tls_cert.as_os_str().is_empty()
+    }
+}
+
+impl ProxyProtocol {
+    pub const fn required(self) -> bool {
+        matches!(self, Self::Require)
     }
 }
 

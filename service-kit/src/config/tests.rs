@@ -179,6 +179,13 @@ fn a_balancer_for_migration_needs_its_address() {
 fn what_comes_together_is_asked_for_together() {
     let problem = |sets: &[(&str, &str)]| Config::with_sets(sets.iter().copied()).unwrap_err().to_string();
     assert!(problem(&[("grpc.tls_cert", "node.pem")]).contains("grpc.tls_key"));
+    assert!(problem(&[("http.tls_key", "play.key")]).contains("http.tls_cert"));
+    assert!(problem(&[("http.proxy_protocol", "require")]).contains("http.trusted_proxies"));
+    let plain = [("http.tls_cert", "a"), ("http.tls_key", "b"), ("http.public_url", "http://play.example")];
+    assert!(problem(&plain).contains("https://"));
+    // All at once.
+    let both = problem(&[("http.tls_key", "b"), ("migrate.via", "affinity")]);
+    assert!(both.contains("http.tls_cert") && both.contains("migrate.url"), "{both}");
     assert!(problem(&[("grpc.tls_cert", "node.pem"), ("grpc.tls_key", "node.key")]).contains("grpc.tls_ca"));
     assert!(problem(&[("grpc.tls_key", "node.key"), ("grpc.tls_ca", "ca.pem")]).contains("grpc.tls_cert"));
     // What only calls shows a token, and knows whom to.

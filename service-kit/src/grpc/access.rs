@@ -387,6 +387,7 @@ mod tests {
         for (ends, says) in [("old", "its token has expired"), ("made up", "its token is gone")] {
             let ended = access.clone().ended(token(ends), None).await;
             assert_eq!((ended.code(), ended.message()), (Code::PermissionDenied, says));
+            assert_eq!(crate::grpc::error_code(&ended), Some(ErrorCode::FORBIDDEN), "{ends}");
         }
         for lasts in [token("reader"), token("away"), shown(KEY_HEADER, "the very key")] {
             let ended = tokio::time::timeout(Duration::from_secs(60), access.clone().ended(lasts, None)).await;

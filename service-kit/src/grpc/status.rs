@@ -7,6 +7,8 @@ use tonic::{Code, Status};
 use tonic_types::{ErrorDetails, StatusExt as _};
 
 const DOMAIN: &str = "asobi";
+/// The reason of whoever would have to lead to answer: another replica may know.
+pub const NOT_LEADING: &str = "not_leading";
 
 /// A status that carries the code, for [`error_code`] on the other side, and a `google.rpc.RetryInfo` where trying again helps. The message is for people: a lower-case
 /// sentence without secrets, since it may be logged anywhere.
@@ -46,11 +48,12 @@ fn retry_after(code: ErrorCode) -> Option<Duration> {
 
 /// The code that [`status`] put in, if this is such a status and the code is known to this release.
 pub fn error_code(status: &Status) -> Option<ErrorCode> {
-    let info = status.get_details_error_info()?;
-    if info.domain != DOMAIN {
-        return None;
-    }
-    ErrorCode::from_code(&info.reason)
+    ErrorCode::from_code(&reason(status)?)
+}
+
+/// The reason that [`status`] or [`refusal`] put in, whether this release knows it or not.
+pub fn reason(status: &Status) -> Option<String> {
+    status.get_details_error_info().filter(|info| info.domain == DOMAIN).map(|info| info.reason)
 }
 
 fn grpc_code(code: ErrorCode) -> Code {

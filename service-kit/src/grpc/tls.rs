@@ -3,10 +3,9 @@
 //! written down and not only a broken connection.
 
 use std::{
-    fmt, fs, io,
+    fmt, io,
     path::PathBuf,
-    sync::{Arc, Mutex, PoisonError, RwLock},
-    time::{Duration, SystemTime},
+    sync::{Arc, Mutex, PoisonError},
 };
 
 use anyhow::Context as _;
@@ -16,7 +15,7 @@ use rustls::{
     ClientConfig, DigitallySignedStruct, DistinguishedName, RootCertStore, ServerConfig, SignatureScheme,
     client::danger::HandshakeSignatureValid,
     crypto::{CryptoProvider, ring, verify_tls12_signature, verify_tls13_signature},
-    pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime, pem::PemObject as _},
+    pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime},
     server::{
         WebPkiClientVerifier,
         danger::{ClientCertVerified, ClientCertVerifier},
@@ -28,10 +27,11 @@ use tokio_util::sync::CancellationToken;
 use tower::Service;
 
 use super::{Caller, certificate};
-use crate::{config::Grpc, service::Misconfigured};
-
-/// How often the files are looked at.
-const LOOK: Duration = Duration::from_secs(5);
+use crate::{
+    config::Grpc,
+    service::Misconfigured,
+    tls::{Certified, Watched, certificates, not_after, private_key},
+};
 
 /// The files, all in PEM.
 #[derive(Debug, Clone)]
@@ -47,13 +47,8 @@ pub struct TlsFiles {
 /// What is in the files, as it is now: read again when they change.
 pub struct Tls {
     files: TlsFiles,
-    now: RwLock<Arc<Loaded>>,
-    /// Of the last attempt to read them, whether it went well or not.
-    seen: Mutex<Stamps>,
+    watched: Arc<Watched<Loaded>>,
 }
-
-/// When each file was changed and how long it is.
-type Stamps = Vec<Option<(SystemTime, u64)>>;
 
 struct Loaded {
     /// Counts up with each reading.
@@ -62,6 +57,13 @@ struct Loaded {
     /// Without a certificate of its own a process serves nothing.
     server: Option<Arc<ServerConfig>>,
     authority: Arc<dyn ClientCertVerifier>,
+    not_after: Option<i64>,
+}
+
+impl Certified for Loaded {
+    fn not_after(&self) -> Option<i64> {
+        self.not_after
+    }
 }
 
 impl Tls {
@@ -82,27 +84,15 @@ impl Tls {
     /// # Errors
     /// A file cannot be read or is not what it should be; it is named.
     pub fn load(files: TlsFiles) -> anyhow::Result<Arc<Self>> {
-        let seen = stamps(&files);
-        let now = RwLock::new(Arc::new(Loaded::read(&files, 1)?));
-        Ok(Arc::new(Self { files, now, seen: Mutex::new(seen) }))
+        let (own, read) = (files.own.clone(), files.clone());
+        let all = own.into_iter().flat_map(|(cert, key)| [cert, key]).chain([files.ca.clone()]).collect();
+        let watched = Watched::load("grpc", all, move |generation| Loaded::read(&read, generation))?;
+        Ok(Arc::new(Self { files, watched }))
     }
 
     /// Looks at the files until `stop`, and reads them again when they have changed. What cannot be used is logged, and the last that could stays.
     pub async fn follow(self: Arc<Self>, stop: CancellationToken) {
-        loop {
-            tokio::select! {
-                () = stop.cancelled() => return,
-                () = tokio::time::sleep(LOOK) => {}
-            }
-            let tls = Arc::clone(&self);
-            match tokio::task::spawn_blocking(move || tls.look()).await {
-                Ok(Ok(false)) | Err(_) => {}
-                Ok(Ok(true)) => tracing::info!("The certificates of gRPC have changed and were read again."),
-                Ok(Err(error)) => {
-                    tracing::error!("The changed certificates of gRPC cannot be used, the old ones stay: {error:#}");
-                }
-            }
-        }
+        Arc::clone(&self.watched).follow(stop).await;
     }
 
     /// Reads the files again if they have changed since the last time; whether they had.
@@ -110,15 +100,7 @@ impl Tls {
     /// # Errors
     /// What they are now cannot be used.
     pub fn look(&self) -> anyhow::Result<bool> {
-        let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
-        let stamps = stamps(&self.files);
-        if *seen == stamps {
-            return Ok(false);
-        }
-        *seen = stamps;
-        let loaded = Loaded::read(&self.files, self.now().generation + 1)?;
-        *self.now.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(loaded);
-        Ok(true)
+        self.watched.look()
     }
 
     /// The server's half of a handshake.
@@ -157,7 +139,7 @@ impl Tls {
     }
 
     fn now(&self) -> Arc<Loaded> {
-        Arc::clone(&self.now.read().unwrap_or_else(PoisonError::into_inner))
+        self.watched.now()
     }
 }
 
@@ -165,12 +147,6 @@ impl fmt::Debug for Tls {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Tls").field("files", &self.files).finish_non_exhaustive()
     }
-}
-
-fn stamps(files: &TlsFiles) -> Stamps {
-    let own = files.own.iter().flat_map(|(cert, key)| [cert, key]);
-    let stamp = |path: &PathBuf| fs::metadata(path).ok().and_then(|meta| Some((meta.modified().ok()?, meta.len())));
-    own.chain([&files.ca]).map(stamp).collect()
 }
 
 impl Loaded {
@@ -186,17 +162,18 @@ impl Loaded {
         let client = ClientConfig::builder_with_provider(Arc::clone(&provider))
             .with_safe_default_protocol_versions()?
             .with_root_certificates(roots);
-        let (mut client, server) = match &files.own {
-            None => (client.with_no_client_auth(), None),
+        let (mut client, server, not_after) = match &files.own {
+            None => (client.with_no_client_auth(), None, None),
             Some((cert, key)) => {
                 let fits = || format!("{} and {} do not belong together", cert.display(), key.display());
                 let (chain, key) = (certificates(cert)?, private_key(key)?);
                 let server = server_config(&provider, chain.clone(), key.clone_key()).with_context(fits)?;
-                (client.with_client_auth_cert(chain, key).with_context(fits)?, Some(Arc::new(server)))
+                let not_after = not_after(&chain);
+                (client.with_client_auth_cert(chain, key).with_context(fits)?, Some(Arc::new(server)), not_after)
             }
         };
         client.alpn_protocols = vec![b"h2".to_vec()];
-        Ok(Self { generation, client: Arc::new(client), server, authority })
+        Ok(Self { generation, client: Arc::new(client), server, authority, not_after })
     }
 }
 
@@ -211,17 +188,6 @@ fn server_config(
         .with_single_cert(chain, key)?;
     config.alpn_protocols = vec![b"h2".to_vec()];
     Ok(config)
-}
-
-fn certificates(path: &PathBuf) -> anyhow::Result<Vec<CertificateDer<'static>>> {
-    let read = CertificateDer::pem_file_iter(path).and_then(Iterator::collect::<Result<Vec<_>, _>>);
-    let read = read.with_context(|| format!("{} cannot be read as certificates in PEM", path.display()))?;
-    anyhow::ensure!(!read.is_empty(), "{} has no certificate", path.display());
-    Ok(read)
-}
-
-fn private_key(path: &PathBuf) -> anyhow::Result<PrivateKeyDer<'static>> {
-    PrivateKeyDer::from_pem_file(path).with_context(|| format!("{} cannot be read as a key in PEM", path.display()))
 }
 
 /// Takes any certificate whose key the peer holds, or none: what it is worth is decided per call.

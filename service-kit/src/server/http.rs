@@ -12,7 +12,8 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tower::ServiceExt as _;
 
-use crate::shutdown::Shutdown;
+use super::door::{Door, Entered, Place};
+use crate::{address::X_FORWARDED_FOR, shutdown::Shutdown};
 
 /// How long a client may take to send a request's head; also how long a connection may idle between requests.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(30);
@@ -31,10 +32,22 @@ pub fn serve_http(listener: TcpListener, router: Router, shutdown: &Shutdown) {
     serve_http_until(listener, router, shutdown, shutdown.draining());
 }
 
+/// [`serve_http`] for players, who come in through a door: TLS, and a balancer's PROXY header, as the configuration says. What handlers
+/// take as `ConnectInfo<SocketAddr>` is the client's address then, not the balancer's.
+pub fn serve_players(listener: TcpListener, door: Door, router: Router, shutdown: &Shutdown) {
+    let stop = shutdown.draining();
+    shutdown.spawn("certificates of http", door.clone().follow(stop.clone()));
+    serve(listener, door, router, shutdown, stop);
+}
+
 /// [`serve_http`], but stopping when `stop` is cancelled, for a server that has to answer while the process drains.
 pub fn serve_http_until(listener: TcpListener, router: Router, shutdown: &Shutdown, stop: CancellationToken) {
+    serve(listener, Door::default(), router, shutdown, stop);
+}
+
+fn serve(listener: TcpListener, door: Door, router: Router, shutdown: &Shutdown, stop: CancellationToken) {
     let stages = Stages { leaving: shutdown.leaving(), stop, cut: shutdown.cut() };
-    shutdown.spawn_critical("http server", accept(listener, router, stages));
+    shutdown.spawn_critical("http server", accept(listener, door, router, stages));
 }
 
 /// Of a server's end.
@@ -45,16 +58,17 @@ struct Stages {
     cut: CancellationToken,
 }
 
-async fn accept(listener: TcpListener, router: Router, stages: Stages) {
+async fn accept(listener: TcpListener, door: Door, router: Router, stages: Stages) {
     let connections = TaskTracker::new();
     loop {
         let accepted = tokio::select! {
-            accepted = listener.accept() => accepted,
+            accepted = door.accept(&listener) => accepted,
             () = stages.stop.cancelled() => break,
         };
         match accepted {
-            Ok((stream, peer)) => {
-                connections.spawn(serve_connection(stream, peer, router.clone(), stages.clone()));
+            Ok((stream, peer, place)) => {
+                let come = Come { door: door.clone(), stream, peer, place };
+                connections.spawn(serve_connection(come, router.clone(), stages.clone()));
             }
             Err(error) if is_the_peers_doing(&error) => {}
             Err(error) => {
@@ -68,12 +82,35 @@ async fn accept(listener: TcpListener, router: Router, stages: Stages) {
     connections.wait().await;
 }
 
-async fn serve_connection(stream: TcpStream, peer: SocketAddr, router: Router, stages: Stages) {
+/// Whoever stands at the door.
+struct Come {
+    door: Door,
+    stream: TcpStream,
+    peer: SocketAddr,
+    place: Option<Place>,
+}
+
+impl Come {
+    async fn enter(self) -> Option<Entered> {
+        // Fails if the peer has gone meanwhile, which reading will notice.
+        let _gone = self.stream.set_nodelay(true);
+        self.door.enter(self.stream, self.peer, self.place).await
+    }
+}
+
+async fn serve_connection(come: Come, router: Router, stages: Stages) {
     let Stages { leaving, stop, cut } = stages;
-    // Fails if the peer has gone meanwhile, which reading will notice.
-    let _gone = stream.set_nodelay(true);
+    let entered = tokio::select! {
+        entered = come.enter() => entered,
+        () = stop.cancelled() => return,
+    };
+    let Some(Entered { wire, client: peer, unsaid }) = entered else { return };
     let service = service_fn(move |request: http::Request<Incoming>| {
         let mut request = request.map(Body::new);
+        if unsaid {
+            // The address is a trusted proxy's, but nobody knows who is behind it: it has vouched for no header.
+            request.headers_mut().remove(X_FORWARDED_FOR);
+        }
         request.extensions_mut().insert(ConnectInfo(peer));
         let (answering, leaving) = (router.clone().oneshot(request), leaving.clone());
         async move {
@@ -89,7 +126,7 @@ async fn serve_connection(stream: TcpStream, peer: SocketAddr, router: Router, s
         .timer(TokioTimer::new())
         .header_read_timeout(HEAD_TIMEOUT)
         .max_buf_size(HEAD_BYTES)
-        .serve_connection(TokioIo::new(stream), service)
+        .serve_connection(TokioIo::new(wire), service)
         .with_upgrades();
     let mut connection = std::pin::pin!(connection);
     let ended = tokio::select! {

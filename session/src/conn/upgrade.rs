@@ -80,8 +80,7 @@ fn refusal(hub: &Hub, headers: &HeaderMap, peer: Option<IpAddr>) -> Option<Close
             return Some(Close::OriginRejected);
         }
     }
-    let forwarded = headers.get_all("x-forwarded-for").iter().filter_map(|value| value.to_str().ok());
-    let client = limited_as(hub.proxies.client(peer?, forwarded));
+    let client = limited_as(hub.proxies.client(peer?, headers));
     (!hub.connects.allows(client, hub.config.limits.connects_per_second, Instant::now())).then_some(Close::RateLimited)
 }
 

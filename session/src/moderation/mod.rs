@@ -139,7 +139,7 @@ impl Moderation {
 }
 
 impl Hub {
-    /// Judges a name that a player gives themself or a group.
+    /// Judges a name that a player gives themself or a group, and what else is said of a group.
     pub async fn judge_name(&self, kind: TextKind, player: Uuid, name: &str) -> Judged {
         if !self.moderation.reading().await {
             return Judged::Unavailable;

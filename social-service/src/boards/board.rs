@@ -12,7 +12,7 @@ use hashbrown::HashTable;
 use time::OffsetDateTime;
 use uuid::Uuid;
 
-use super::ranked::Ranked;
+use super::ranked::{Gathering, Ranked};
 
 /// How long a change may be missing before the rows are read: NOTIFYs of two services come in any order.
 pub const GAP: Duration = Duration::from_millis(50);
@@ -79,10 +79,9 @@ pub struct Board {
 }
 
 impl Board {
-    /// `entries`: one for each player, up to the head's number.
-    fn new(head: Head, mut standings: Vec<Standing>, seed: u64) -> Self {
-        standings.sort_unstable();
-        let ranked = Ranked::of_sorted(seed, standings);
+    /// `standings`: one for each player, up to the head's number.
+    fn new(head: Head, standings: Gathering<Standing>) -> Self {
+        let ranked = standings.finish();
         let mut board = Self {
             head,
             seq: head.seq,
@@ -242,7 +241,9 @@ impl Board {
     /// Keeps what is of the period that began after a number.
     fn begin(&mut self, period_seq: i64) {
         let kept = self.ranked.range(0, self.len()).into_iter().filter(|standing| standing.seq > period_seq);
-        let fresh = Self::new(self.head, kept.collect(), self.hasher.hash_one(period_seq));
+        let mut standings = Gathering::new(self.hasher.hash_one(period_seq));
+        kept.for_each(|standing| standings.push(standing));
+        let fresh = Self::new(self.head, standings);
         (self.ranked, self.places, self.hasher) = (fresh.ranked, fresh.places, fresh.hasher);
     }
 
@@ -255,37 +256,48 @@ impl Board {
 }
 
 /// A board on its way into memory, page by page.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Loading {
-    entries: Vec<Entry>,
+    /// As they rank in the order of the first page's head.
+    standings: Gathering<Standing>,
     /// The last word on whoever changed while it was read: they may have been on an earlier page.
     moved: HashMap<Uuid, Change>,
-    /// The board's number when it began.
-    began: Option<i64>,
+    /// What was in force when it began.
+    began: Option<Head>,
 }
 
 impl Loading {
+    /// `seed` decides the tree's shape, nothing else.
+    pub fn new(seed: u64) -> Self {
+        Self { standings: Gathering::new(seed), moved: HashMap::new(), began: None }
+    }
+
     /// Takes the next page, read under this head.
     pub fn take(&mut self, head: &Head, changes: Vec<Change>) {
-        let began = *self.began.get_or_insert(head.seq);
-        self.entries.reserve(changes.len());
+        let began = *self.began.get_or_insert(*head);
         for change in changes {
-            if change.entry.seq > began {
+            if change.entry.seq > began.seq {
                 self.moved.insert(change.entry.player_id, change);
             } else if !change.removed {
-                self.entries.push(change.entry);
+                self.standings.push(Standing::of(&change.entry, began.rules.descending));
             }
         }
     }
 
     /// The board, once the page is taken that nothing comes after. Sorts: not for a thread that others wait for.
-    pub fn finish(self, head: Head, seed: u64) -> Board {
-        let Self { entries, moved, .. } = self;
-        let stayed = entries.into_iter().filter(|entry| !moved.contains_key(&entry.player_id));
-        let came = moved.values().filter(|change| !change.removed).map(|change| change.entry);
-        let current = stayed.chain(came).filter(|entry| entry.seq > head.period_seq);
-        let standings = current.map(|entry| Standing::of(&entry, head.rules.descending)).collect();
-        Board::new(head, standings, seed)
+    pub fn finish(self, head: Head) -> Board {
+        let Self { mut standings, moved, began } = self;
+        let descending = head.rules.descending;
+        let turned = began.is_some_and(|began| began.rules.descending != descending);
+        standings.retain(|standing| {
+            if turned {
+                (standing.score, standing.sub_score) = (!standing.score, !standing.sub_score);
+            }
+            standing.seq > head.period_seq && !moved.contains_key(&standing.player)
+        });
+        let came = moved.values().filter(|change| !change.removed && change.entry.seq > head.period_seq);
+        came.for_each(|change| standings.push(Standing::of(&change.entry, descending)));
+        Board::new(head, standings)
     }
 }
 
@@ -312,7 +324,7 @@ mod tests {
     }
 
     fn board(descending: bool) -> Board {
-        Loading::default().finish(head(descending, 0), 1)
+        Loading::new(1).finish(head(descending, 0))
     }
 
     fn there(entry: Entry) -> Change {
@@ -406,20 +418,30 @@ mod tests {
 
     #[test]
     fn what_changes_while_a_board_is_read_counts_as_it_was_last() {
-        let mut loading = Loading::default();
+        let mut loading = Loading::new(1);
         loading.take(&head(true, 3), vec![there(entry(1, 1.0, 0.0, 1)), there(entry(2, 2.0, 0.0, 2))]);
         loading.take(
             &head(true, 5),
             vec![there(entry(3, 3.0, 0.0, 3)), there(entry(1, 9.0, 0.0, 4)), gone(entry(2, 2.0, 0.0, 5))],
         );
-        let board = loading.finish(head(true, 5), 1);
+        let board = loading.finish(head(true, 5));
         assert_eq!((order(&board), board.seq()), (vec![1, 3], 5));
 
-        let mut loading = Loading::default();
+        let mut loading = Loading::new(1);
         loading.take(&head(true, 2), vec![there(entry(1, 1.0, 0.0, 1)), there(entry(2, 2.0, 0.0, 2))]);
         loading.take(&head(true, 4), vec![there(entry(2, 0.0, 0.0, 4))]);
-        let board = loading.finish(Head { period: 1, period_seq: 3, ..head(true, 4) }, 1);
+        let board = loading.finish(Head { period: 1, period_seq: 3, ..head(true, 4) });
         assert_eq!(order(&board), [2], "it was reset meanwhile");
+
+        let mut loading = Loading::new(1);
+        loading.take(
+            &head(true, 3),
+            [(1, 1.0), (2, -2.0)].map(|(n, score)| there(entry(n, score, score, n as i64))).into(),
+        );
+        loading.take(&head(false, 3), vec![there(entry(3, 0.0, 0.0, 3))]);
+        let board = loading.finish(head(false, 3));
+        assert_eq!(order(&board), [2, 3, 1], "it was turned round meanwhile");
+        assert_eq!(board.entry(Uuid::from_u128(2)).map(|e| (e.score, e.sub_score)), Some((-2.0, -2.0)));
     }
 
     #[test]
@@ -441,11 +463,11 @@ mod tests {
 
     #[test]
     fn an_entry_takes_less_than_a_hundred_bytes() {
-        let mut loading = Loading::default();
+        let mut loading = Loading::new(1);
         let most = 120_000;
         let entries = (1..=most / 2).map(|n| there(entry(n as u128, (n * 7_919 % 10_007) as f64, 0.0, n)));
         loading.take(&head(true, most / 2), entries.collect());
-        let mut board = loading.finish(head(true, most / 2), 1);
+        let mut board = loading.finish(head(true, most / 2));
         let each = |board: &Board| board.bytes() / board.len();
         assert!(each(&board) < 100, "{} bytes an entry when it is read", each(&board));
         // Just after its index has grown it has the most air.
@@ -483,10 +505,10 @@ mod tests {
                 prop_assert_eq!(board.rank(e), i + 1);
             }
             // Read from the rows at once, it is the same.
-            let mut loading = Loading::default();
+            let mut loading = Loading::new(order_seed);
             loading.take(board.head(), Vec::new());
             loading.take(board.head(), expected.iter().copied().map(there).collect());
-            let read = loading.finish(head(descending, changes.len() as i64), order_seed);
+            let read = loading.finish(head(descending, changes.len() as i64));
             let ranked: Vec<Entry> = read.at_rank(1, usize::MAX).into_iter().map(|(_, e)| e).collect();
             prop_assert_eq!(&ranked, &expected);
         }

@@ -159,7 +159,7 @@ impl Boards {
 
     async fn read_all(&self, connection: &mut PoolConnection<Postgres>, id: &str) -> Result<Option<Board>> {
         for _ in 0..ATTEMPTS {
-            let (mut loading, mut after, mut born) = (Loading::default(), 0, None);
+            let (mut loading, mut after, mut born) = (Loading::new(self.options.seed), 0, None);
             let head = loop {
                 let page = within(self.options.bound, boards::page(connection, id, after, PAGE)).await?;
                 let Some(page) = page else { return Ok(None) };
@@ -173,9 +173,8 @@ impl Boards {
                 }
             };
             if let Some(head) = head {
-                let seed = self.options.seed;
                 // It fails only when the runtime shuts down.
-                let built = tokio::task::spawn_blocking(move || loading.finish(head, seed)).await;
+                let built = tokio::task::spawn_blocking(move || loading.finish(head)).await;
                 return built.map(Some).map_err(|_| Error::Deadline(self.options.bound));
             }
         }

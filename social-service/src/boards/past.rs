@@ -117,7 +117,7 @@ impl Boards {
             period_seq: period.first_seq,
             born: OffsetDateTime::UNIX_EPOCH,
         };
-        let (mut loading, mut after) = (Loading::default(), period.first_seq);
+        let (mut loading, mut after) = (Loading::new(self.options.seed), period.first_seq);
         loop {
             let page = async {
                 let mut connection = Box::pin(self.pool().acquire()).await?;
@@ -131,9 +131,8 @@ impl Boards {
                 break;
             }
         }
-        let seed = self.options.seed;
         // It fails only when the runtime shuts down.
-        let built = tokio::task::spawn_blocking(move || loading.finish(head, seed)).await;
+        let built = tokio::task::spawn_blocking(move || loading.finish(head)).await;
         built.map(Some).map_err(|_| Error::Deadline(bound))
     }
 }

@@ -31,30 +31,33 @@ impl<K: Ord + Copy> Ranked<K> {
         Self { chunks: Vec::new(), free: Vec::new(), root: NONE, random: seed }
     }
 
-    /// Of distinct keys in their order, in linear time. Keys lie in memory as they rank, each at the place of its position.
-    pub fn of_sorted(seed: u64, keys: impl IntoIterator<Item = K>) -> Self {
-        let mut ranked = Self::new(seed);
+    /// Makes a tree of keys that lie in their order, each at the place of its position, in linear time.
+    fn link(&mut self) {
         // The right edge of the tree, from the root downwards.
         let mut edge: Vec<u32> = Vec::new();
-        for key in keys {
-            let at = ranked.allocate(key);
+        for at in 0..self.places() {
             let mut below = NONE;
-            while let Some(last) = edge.pop_if(|last| ranked.node(*last).priority < ranked.node(at).priority) {
+            while let Some(last) = edge.pop_if(|last| self.node(*last).priority < self.node(at).priority) {
                 // Nothing comes to its right any more.
-                ranked.measure(last);
+                self.measure(last);
                 below = last;
             }
-            ranked.node_mut(at).left = below;
+            self.node_mut(at).left = below;
             if let Some(parent) = edge.last() {
-                ranked.node_mut(*parent).right = at;
+                self.node_mut(*parent).right = at;
             }
             edge.push(at);
         }
-        ranked.root = edge.first().copied().unwrap_or(NONE);
+        self.root = edge.first().copied().unwrap_or(NONE);
         while let Some(last) = edge.pop() {
-            ranked.measure(last);
+            self.measure(last);
         }
-        ranked
+    }
+
+    /// How many places there are, free ones included.
+    fn places(&self) -> u32 {
+        let before = self.chunks.len().saturating_sub(1) * CHUNK;
+        u32::try_from(before + self.chunks.last().map_or(0, Vec::len)).unwrap_or(NONE)
     }
 
     pub fn len(&self) -> usize {
@@ -261,6 +264,67 @@ impl<K: Ord + Copy> Ranked<K> {
     }
 }
 
+/// Keys on their way into a set, in any order, where they will stay: what a large set is read into takes no more memory than the set.
+#[derive(Debug)]
+pub struct Gathering<K>(Ranked<K>);
+
+impl<K: Ord + Copy> Gathering<K> {
+    /// `seed` decides the tree's shape, nothing else.
+    pub fn new(seed: u64) -> Self {
+        Self(Ranked::new(seed))
+    }
+
+    pub fn push(&mut self, key: K) {
+        self.0.allocate(key);
+    }
+
+    /// Keeps the keys, as they have become, for which `keep` holds.
+    pub fn retain(&mut self, mut keep: impl FnMut(&mut K) -> bool) {
+        let (gathered, mut kept) = (self.0.places(), 0);
+        for at in 0..gathered {
+            let mut key = self.0.node(at).key;
+            if keep(&mut key) {
+                self.0.node_mut(kept).key = key;
+                kept += 1;
+            }
+        }
+        let (chunks, rest) = (kept as usize / CHUNK, kept as usize % CHUNK);
+        self.0.chunks.truncate(chunks + 1);
+        if let Some(last) = self.0.chunks.get_mut(chunks) {
+            last.truncate(rest);
+        }
+        // One that is full or not there is followed by a new one.
+        self.0.chunks.pop_if(|last| last.is_empty());
+    }
+
+    /// The set, once all of its keys are there; all of them distinct. Keys lie in memory as they rank, each at the place of its position.
+    pub fn finish(mut self) -> Ranked<K> {
+        // Short sorts in place leave sorted runs, which a stable sort of the places only has to merge.
+        self.0.chunks.iter_mut().for_each(|chunk| chunk.sort_unstable_by(|a, b| a.key.cmp(&b.key)));
+        let mut order: Vec<u32> = (0..self.0.places()).collect();
+        order.sort_by(|a, b| self.0.node(*a).key.cmp(&self.0.node(*b).key));
+        self.put_in(order);
+        self.0.link();
+        self.0
+    }
+
+    /// Puts at each place the key that lies at the place that `order` says, going round one cycle after the other.
+    fn put_in(&mut self, mut order: Vec<u32>) {
+        for start in 0..self.0.places() {
+            let (first, mut at) = (self.0.node(start).key, start);
+            loop {
+                let from = std::mem::replace(&mut order[at as usize], at);
+                if from == start {
+                    self.0.node_mut(at).key = first;
+                    break;
+                }
+                self.0.node_mut(at).key = self.0.node(from).key;
+                at = from;
+            }
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
@@ -294,7 +358,9 @@ mod tests {
             }
             prop_assert_eq!(ranked.range(0, usize::MAX), model.clone());
             // Built at once it is the same set, with the sizes right everywhere.
-            let mut built = Ranked::of_sorted(seed, model.iter().copied());
+            let mut gathered = Gathering::new(seed);
+            model.iter().rev().for_each(|key| gathered.push(*key));
+            let mut built = gathered.finish();
             for (position, key) in model.iter().enumerate() {
                 prop_assert_eq!((built.rank(key), *built.at(position as u32)), (position, *key));
             }
@@ -303,6 +369,31 @@ mod tests {
                 prop_assert!(built.remove(key));
                 prop_assert_eq!(built.len(), model.len() - position - 1);
             }
+        }
+    }
+
+    #[test]
+    fn what_is_gathered_over_many_chunks_is_the_set_and_no_more_than_it() {
+        for n in [0, 1, CHUNK - 1, CHUNK, CHUNK + 1, 5 * CHUNK + 77] {
+            let n = u32::try_from(n).unwrap();
+            let mut gathered = Gathering::new(3);
+            // Each key below 2n once, the odd ones taken out again, all turned round.
+            let prime = 1_000_003;
+            (0..2 * n).for_each(|i| gathered.push((u64::from(i) * prime % u64::from(2 * n)) as u32));
+            gathered.retain(|key| {
+                let keep = key.is_multiple_of(2);
+                *key = u32::MAX - *key;
+                keep
+            });
+            let mut ranked = gathered.finish();
+            let wanted: Vec<u32> = (0..n).rev().map(|i| u32::MAX - 2 * i).collect();
+            assert_eq!(ranked.range(0, usize::MAX), wanted);
+            assert_eq!(ranked.len(), n as usize);
+            assert!(ranked.bytes() <= (n as usize).next_multiple_of(CHUNK) * size_of::<Node<u32>>(), "{n}");
+            for (position, key) in wanted.iter().enumerate().step_by(501) {
+                assert_eq!((ranked.rank(key), *ranked.at(position as u32)), (position, *key));
+            }
+            assert!(ranked.insert(7).is_some() && ranked.rank(&7) == 0);
         }
     }
 
