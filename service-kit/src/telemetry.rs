@@ -2,8 +2,8 @@
 
 mod export;
 mod log_filter;
-mod log_lines;
 mod log_limit;
+mod log_lines;
 mod logs;
 mod metrics;
 mod process;

@@ -63,14 +63,22 @@ pub(crate) fn place(span: &Span, parent: SpanContext) {
     let _no_parent = span.set_parent(Context::new().with_remote_span_context(parent));
 }
 
-/// Links a span to others that it stands for as well: those who share a batch with its parent. At most so many as a payload names.
-pub fn links<'a>(span: &Span, others: impl IntoIterator<Item = &'a str>) {
-    if span.is_disabled() {
-        return;
+/// The current span where it is recorded, to be kept with what is done later.
+#[must_use]
+pub fn recorded_span() -> Span {
+    if recording() { Span::current() } else { Span::none() }
+}
+
+/// Links a span to others that it stands for as well: those that share a batch with its parent.
+pub fn link(span: &Span, others: impl IntoIterator<Item = SpanContext>) {
+    if !span.is_disabled() {
+        others.into_iter().take(MOST_LINKS).for_each(|other| span.add_link(other));
     }
-    for other in others.into_iter().filter_map(parse).take(MOST_LINKS) {
-        span.add_link(other);
-    }
+}
+
+/// As [`link`].
+pub fn link_spans<'a>(span: &Span, others: impl IntoIterator<Item = &'a Span>) {
+    link(span, others.into_iter().filter_map(context_of));
 }
 
 /// Links of one span.

@@ -113,7 +113,11 @@ impl Head {
         let Some(rules) = rules() else { return Self::Off };
         match traceparent.and_then(parse) {
             Some(parent) if parent.is_sampled() => {
-                if rules.client.take() || rules.draw() { Self::Under(parent) } else { Self::Off }
+                if rules.client.take() || rules.draw() {
+                    Self::Under(parent)
+                } else {
+                    Self::Off
+                }
             }
             Some(_) => Self::Off,
             None => Self::draw(),
@@ -124,9 +128,7 @@ impl Head {
     #[must_use]
     pub fn kept(traceparent: Option<&str>) -> Self {
         match traceparent {
-            Some(parent) if exports() => {
-                parse(parent).filter(SpanContext::is_sampled).map_or(Self::Off, Self::Under)
-            }
+            Some(parent) if exports() => parse(parent).filter(SpanContext::is_sampled).map_or(Self::Off, Self::Under),
             _ => Self::Off,
         }
     }

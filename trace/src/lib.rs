@@ -14,7 +14,9 @@ mod head;
 mod rate;
 mod watch;
 
-pub use context::{context_of, current, links, parse, recording, set_parent, traceparent, traceparent_of};
+pub use context::{
+    context_of, current, link, link_spans, parse, recorded_span, recording, set_parent, traceparent, traceparent_of,
+};
 pub use head::{Head, Settings, exports, switch_on};
 pub use opentelemetry::{
     KeyValue,

@@ -3,8 +3,7 @@
 use std::time::{Instant, SystemTime};
 
 use opentelemetry::{
-    Context, KeyValue,
-    global,
+    Context, KeyValue, global,
     trace::{Span as _, SpanContext, SpanKind, Status, TraceContextExt as _, TraceFlags, TraceState, Tracer as _},
 };
 

@@ -11,6 +11,7 @@ mod export;
 mod given;
 mod hosts;
 mod key;
+mod log;
 mod matches;
 mod moderation;
 mod nodes;
@@ -108,6 +109,7 @@ enum Command {
     Token(token::TokenArgs),
     Audit(audit::AuditArgs),
     Key(key::KeyArgs),
+    Log(log::LogArgs),
 }
 
 /// Runs the command. Its exit code is 64 for a wrong configuration and 1 for everything that could not be done.
@@ -140,6 +142,7 @@ pub async fn run(args: CtlArgs) -> anyhow::Result<ExitCode> {
         Command::Token(args) => token::run(args, &ctl).await?,
         Command::Audit(args) => audit::run(args, &ctl).await?,
         Command::Key(args) => key::run(args, &ctl).await?,
+        Command::Log(args) => log::run(args, &ctl).await?,
     }
     Ok(ExitCode::SUCCESS)
 }

@@ -68,13 +68,16 @@ pub fn parse_filter(text: &str) -> Result<Targets, WrongFilter> {
             Some((target, level)) => (Some(target.trim()), level.trim()),
             None => (None, directive),
         };
-        let known = ["error", "warn", "info", "debug", "trace", "off"].iter().any(|known| level.eq_ignore_ascii_case(known));
+        let known =
+            ["error", "warn", "info", "debug", "trace", "off"].iter().any(|known| level.eq_ignore_ascii_case(known));
         let (true, Ok(level)) = (known, level.parse::<LevelFilter>()) else {
             return wrong(match target {
                 None => format!(
                     "{directive:?} is no level (error, warn, info, debug, trace, off); a part of the program needs one, as in asobi_session=debug"
                 ),
-                Some(target) => format!("{level:?}, for {target:?}, is no level: error, warn, info, debug, trace or off"),
+                Some(target) => {
+                    format!("{level:?}, for {target:?}, is no level: error, warn, info, debug, trace or off")
+                }
             });
         };
         targets = match target {

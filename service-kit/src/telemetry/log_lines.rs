@@ -217,7 +217,15 @@ mod tests {
     fn a_line_is_one_flat_object_whatever_is_in_it() {
         let lines = logged(0, || {
             let hostile = "a\"b\\c\n{\"level\":\"x\"}\u{1b}[0m\u{85}";
-            tracing::warn!(player.id = 7, level = hostile, ok = true, ratio = 0.5, gone = f64::NAN, "It {}.", "happened");
+            tracing::warn!(
+                player.id = 7,
+                level = hostile,
+                ok = true,
+                ratio = 0.5,
+                gone = f64::NAN,
+                "It {}.",
+                "happened"
+            );
         });
         assert_eq!(lines.len(), 1);
         let line = &lines[0];
@@ -225,7 +233,10 @@ mod tests {
         assert_eq!(line["level"], "WARN");
         assert_eq!(line["level_"], "a\"b\\c\n{\"level\":\"x\"}\u{1b}[0m\u{85}");
         assert_eq!((&line["player.id"], &line["ok"], &line["ratio"]), (&7.into(), &true.into(), &0.5.into()));
-        assert_eq!((&line["node"], &line["role"], &line["gone"]), (&"gateway-0".into(), &"gateway".into(), &"NaN".into()));
+        assert_eq!(
+            (&line["node"], &line["role"], &line["gone"]),
+            (&"gateway-0".into(), &"gateway".into(), &"NaN".into())
+        );
         assert!(line["timestamp"].as_str().is_some_and(|at| at.ends_with('Z')), "{line}");
         assert!(line.as_object().is_some_and(|fields| fields.values().all(|v| !v.is_object() && !v.is_array())));
     }

@@ -13,7 +13,10 @@ use crate::config::{Config, LogFormat};
 
 /// # Errors
 /// When `log.filter` is none.
-pub(super) fn layer(role: &'static str, config: &Config) -> Result<Box<dyn Layer<Registry> + Send + Sync>, WrongFilter> {
+pub(super) fn layer(
+    role: &'static str,
+    config: &Config,
+) -> Result<Box<dyn Layer<Registry> + Send + Sync>, WrongFilter> {
     let (filter, handle) = reload::Layer::new(log_filter::parse_filter(&config.log.filter)?);
     log_filter::start(handle, &config.log.filter);
     let limit = Limit::new(config.log.lines_per_site);

@@ -3,13 +3,14 @@
 use asobi_proto::{bus::InboxEvent, frame, mode::ModeSettings};
 use serde_json::{json, value::RawValue};
 use sqlx::{PgConnection, PgPool};
+use tracing::Instrument as _;
 use uuid::Uuid;
 
 use super::{COUNTED, Created, Ticket, TicketError, TicketState, Wish, largest_party};
 use crate::{
     Error, Result,
     inbox::{self, StoredEvent},
-    parties,
+    parties, sql,
 };
 
 /// What [`create_party`] answers.
@@ -57,7 +58,8 @@ pub async fn create_party(
         if let Some(held) = held(&mut tx, party, mode, &players).await? {
             return Ok(CreatedForParty { created: held?, told: Vec::new() });
         }
-        let Some(created) = insert(&mut tx, party, mode, wish, settings, max_queue, players).await? else { continue };
+        let inserting = insert(&mut tx, party, mode, wish, settings, max_queue, players);
+        let Some(created) = inserting.instrument(sql::statement("INSERT", "tickets")).await? else { continue };
         let told = tell_queued(&mut tx, &created, settings).await?;
         tx.commit().await?;
         return Ok(CreatedForParty { created, told });
@@ -134,8 +136,8 @@ async fn insert(
                  THEN (SELECT queued FROM modes WHERE mode = $4)::bigint
                  ELSE (SELECT count(*) FROM (SELECT 1 FROM tickets WHERE mode = $4 AND state = 'pending' LIMIT $8) AS waiting)
                  END AS waiting),
-             made AS (INSERT INTO tickets (id, player_id, mode, properties, query, state, expires_at, head, party_id)
-                 SELECT t.id, t.player_id, $4, $5, $6, 'pending', now() + make_interval(secs => $7), NULLIF($1, t.id), $10
+             made AS (INSERT INTO tickets (id, player_id, mode, properties, query, state, expires_at, head, party_id, traceparent)
+                 SELECT t.id, t.player_id, $4, $5, $6, 'pending', now() + make_interval(secs => $7), NULLIF($1, t.id), $10, $11
                  FROM UNNEST($2::uuid[], $3::uuid[]) AS t (id, player_id)
                  WHERE (SELECT waiting < $8 FROM room) ORDER BY t.player_id
                  ON CONFLICT (player_id, mode) WHERE state = 'pending' DO NOTHING
@@ -153,6 +155,7 @@ async fn insert(
         max_queue,
         COUNTED,
         party,
+        asobi_trace::traceparent(),
     )
     .fetch_one(conn)
     .await?;
