@@ -119,6 +119,13 @@ impl Collector {
         shown.unwrap_or_else(|_| Err(anyhow::anyhow!("{what}: not in\n{}", self.forest())))
     }
 
+    /// What was sent and not looked at yet.
+    pub fn take_the_rest(&mut self) {
+        while let Ok(export) = self.exported.try_recv() {
+            self.take(export);
+        }
+    }
+
     pub fn all(&self) -> impl Iterator<Item = &Seen> {
         self.spans.values()
     }
