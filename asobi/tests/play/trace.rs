@@ -86,10 +86,7 @@ async fn message(
     ]);
     assert_eq!((sent.kind(), &sent.node), (SpanKind::Producer, &first));
     let topic = sent.attribute("messaging.destination.name");
-    sent.says(&[
-        ("messaging.system", "postgresql"),
-        ("messaging.operation.type", "send"),
-    ]);
+    sent.says(&[("messaging.system", "postgresql"), ("messaging.operation.type", "send")]);
     assert!(!sent.attribute("messaging.batch.message_count").is_empty(), "{sent:?}");
     assert_eq!(heard.kind(), SpanKind::Consumer);
     assert_eq!(heard.name(), format!("process {topic}"));
