@@ -74,7 +74,6 @@ fn span(head: Head, request: &Request) -> Span {
     asobi_trace::root!(
         head,
         "http",
-        otel.name = Empty,
         otel.kind = "server",
         otel.status_code = Empty,
         http.request.method = %request.method(),
@@ -92,7 +91,7 @@ pub(crate) async fn route(request: Request, next: Next) -> Response {
     {
         let span = Span::current();
         span.record("http.route", route.as_str());
-        span.record("otel.name", format!("{} {}", request.method(), route.as_str()));
+        asobi_trace::rename(&span, format!("{} {}", request.method(), route.as_str()));
     }
     next.run(request).await
 }

@@ -9,7 +9,7 @@ mod metrics;
 mod process;
 mod trace;
 
-pub use asobi_trace::{set_parent, traceparent};
+pub use asobi_trace::traceparent;
 pub use log_filter::{LogFilter, WrongFilter, log_filter, parse_filter, set_log_filter};
 pub use log_lines::with_trace_id;
 pub use metrics::{install_metrics, render_metrics, summed_metrics};

@@ -43,7 +43,7 @@ fn name_of(future: &str) -> &str {
     let Some(begin) = future.find("asobi_") else { return "work" };
     let own = &future[begin..];
     let own = own.split_once("::").map_or(own, |(_crate, path)| path);
-    let end = own.find("::{{closure}}").or_else(|| own.find(['<', '>', ','])).unwrap_or(own.len());
+    let end = own.find("::{{").into_iter().chain(own.find(['<', '>', ','])).min().unwrap_or(own.len());
     &own[..end]
 }
 
@@ -57,6 +57,7 @@ mod tests {
             ("asobi_store::friends::list::{{closure}}", "friends::list"),
             ("asobi_session::seat::look::{{closure}}::{{closure}}", "seat::look"),
             ("core::pin::Pin<alloc::boxed::Box<asobi_store::connect::{{closure}}>>", "connect"),
+            ("asobi_store::notifications::unread<'_, &sqlx::Pool>::{{closure}}", "notifications::unread"),
             ("tokio::task::Join<u8>", "work"),
         ] {
             assert_eq!(name_of(future), name, "{future}");

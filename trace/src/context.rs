@@ -50,11 +50,10 @@ fn written(context: &SpanContext) -> String {
     format!("00-{}-{}-{:02x}", context.trace_id(), context.span_id(), context.trace_flags().to_u8())
 }
 
-/// Makes a span, not yet entered, a child of the remote one that the `traceparent` names. What is not a valid one is
-/// ignored, as the standard says.
-pub fn set_parent(span: &Span, traceparent: &str) {
-    if let Some(parent) = parse(traceparent) {
-        place(span, parent);
+/// Gives a span another name, once more is known of it. Recording `otel.name` is for spans that were not entered yet.
+pub fn rename(span: &Span, name: String) {
+    if !span.is_disabled() {
+        span.context().span().update_name(name);
     }
 }
 

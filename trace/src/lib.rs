@@ -15,7 +15,7 @@ mod rate;
 mod watch;
 
 pub use context::{
-    context_of, current, link, link_spans, parse, recorded_span, recording, set_parent, traceparent, traceparent_of,
+    context_of, current, link, link_spans, parse, recorded_span, recording, rename, traceparent, traceparent_of,
 };
 pub use head::{Head, Settings, exports, switch_on};
 pub use opentelemetry::{

@@ -4,7 +4,7 @@ use anyhow::Context as _;
 use opentelemetry::{global, trace::TracerProvider as _};
 use opentelemetry_sdk::trace::SdkTracerProvider;
 use tracing::{Level, Metadata, level_filters::LevelFilter};
-use tracing_subscriber::{Layer, filter::filter_fn, layer::SubscriberExt as _, util::SubscriberInitExt as _};
+use tracing_subscriber::{Layer, filter::filter_fn, layer::SubscriberExt as _};
 
 use super::{export, logs};
 use crate::config::Config;
@@ -52,7 +52,11 @@ pub fn init(role: &'static str, config: &Config) -> anyhow::Result<TelemetryGuar
             .with_filter(filter_fn(is_exported).with_max_level_hint(LevelFilter::INFO))
     });
     let logs = logs::layer(role, config).context("log.filter cannot be parsed")?;
-    tracing_subscriber::registry().with(logs).with(export).try_init().context("logging is set up already")?;
+    let subscriber = tracing_subscriber::registry().with(logs).with(export);
+    // Not `try_init`: it would also take what libraries say to the `log` crate. Asking that whether something is logged asks the filters of
+    // the layers without anything being logged after it, and they then take the next span of that thread for what they were asked about: spans
+    // were lost after each SQL statement.
+    tracing::subscriber::set_global_default(subscriber).context("logging is set up already")?;
     if let Some(provider) = &provider {
         global::set_tracer_provider(provider.clone());
         asobi_trace::switch_on(settings(config));
