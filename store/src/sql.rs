@@ -33,18 +33,26 @@ pub(crate) fn statement(operation: &'static str, table: &'static str) -> Span {
 /// The same of one whose trace is not.
 pub(crate) fn described<F>() -> (String, SpanKind, Vec<KeyValue>) {
     let name = name_of(type_name::<F>());
-    let attributes = vec![KeyValue::new("db.system.name", SYSTEM), KeyValue::new("db.operation.name", name.to_owned())];
-    (name.to_owned(), SpanKind::Client, attributes)
+    let attributes = vec![KeyValue::new("db.system.name", SYSTEM), KeyValue::new("db.operation.name", name.clone())];
+    (name, SpanKind::Client, attributes)
 }
 
 /// The function that the work is the future of, without its crate: `friends::list`. The names of types are for people, and so are those of
 /// spans; nothing depends on them.
-fn name_of(future: &str) -> &str {
-    let Some(begin) = future.find("asobi_") else { return "work" };
+fn name_of(future: &str) -> String {
+    let Some(begin) = future.find("asobi_") else { return "work".to_owned() };
     let own = &future[begin..];
     let own = own.split_once("::").map_or(own, |(_crate, path)| path);
-    let end = own.find("::{{").into_iter().chain(own.find(['<', '>', ','])).min().unwrap_or(own.len());
-    &own[..end]
+    // A trait's: `<crate::of::Type as …::Trait>::method::{{closure}}`.
+    if let Some((of, method)) = own.split_once(" as ").and_then(|(of, rest)| Some((of, rest.split_once(">::")?.1))) {
+        return format!("{of}::{}", until_noise(method));
+    }
+    until_noise(own).to_owned()
+}
+
+fn until_noise(path: &str) -> &str {
+    let end = path.find("::{{").into_iter().chain(path.find(['<', '>', ','])).min();
+    &path[..end.unwrap_or(path.len())]
 }
 
 #[cfg(test)]
@@ -58,12 +66,16 @@ mod tests {
             ("asobi_session::seat::look::{{closure}}::{{closure}}", "seat::look"),
             ("core::pin::Pin<alloc::boxed::Box<asobi_store::connect::{{closure}}>>", "connect"),
             ("asobi_store::notifications::unread<'_, &sqlx::Pool>::{{closure}}", "notifications::unread"),
+            (
+                "<asobi_host::rows::PgRows as asobi_host::rows::Rows>::claim::{{closure}}::{{closure}}",
+                "rows::PgRows::claim",
+            ),
             ("tokio::task::Join<u8>", "work"),
         ] {
             assert_eq!(name_of(future), name, "{future}");
         }
         async fn own() {}
-        fn of<F>(_: F) -> &'static str {
+        fn of<F>(_: F) -> String {
             name_of(type_name::<F>())
         }
         assert_eq!(of(own()), "sql::tests::work_is_called_by_its_function::own");

@@ -91,6 +91,8 @@ impl Drop for Outcome {
             self.span.record("otel.status_code", "ERROR");
             self.span.record("error.type", NOT_READY);
         }
+        // A span ends when it was left last, and this is when it is over.
+        self.span.in_scope(|| ());
         let name = self.name;
         self.watch
             .end(error, None, || (name.to_owned(), SpanKind::Server, vec![KeyValue::new("asobi.frame.type", name)]));

@@ -177,9 +177,10 @@ pub async fn create<'a>(
     max_queue: i64,
 ) -> Result<Created, TicketError> {
     let wish = wish.into();
+    let traceparent = asobi_trace::traceparent();
     // A simultaneous twin (or its end) may be committed between the statement's snapshot and its insert: look again.
     for _ in 0..3 {
-        let inserting = insert(pool, player, mode, wish, settings, max_queue);
+        let inserting = insert(pool, player, mode, wish, settings, max_queue, traceparent.as_deref());
         let seen = inserting.instrument(sql::statement("INSERT", "tickets")).await?;
         if seen.seated {
             return Err(TicketError::AlreadyInMatch);
@@ -210,6 +211,7 @@ async fn insert(
     wish: Wish<'_>,
     settings: &ModeSettings,
     max_queue: i64,
+    traceparent: Option<&str>,
 ) -> Result<Seen, TicketError> {
     let row = sqlx::query!(
         r#"WITH seat AS (SELECT 1 FROM match_players WHERE player_id = $2),
@@ -239,7 +241,7 @@ async fn insert(
         max_queue,
         COUNTED,
         wish.query,
-        asobi_trace::traceparent(),
+        traceparent,
     )
     .fetch_one(pool)
     .await?;

@@ -58,7 +58,8 @@ pub async fn create_party(
         if let Some(held) = held(&mut tx, party, mode, &players).await? {
             return Ok(CreatedForParty { created: held?, told: Vec::new() });
         }
-        let inserting = insert(&mut tx, party, mode, wish, settings, max_queue, players);
+        let new = New { party, mode, wish, settings, max_queue, traceparent: asobi_trace::traceparent() };
+        let inserting = insert(&mut tx, new, players);
         let Some(created) = inserting.instrument(sql::statement("INSERT", "tickets")).await? else { continue };
         let told = tell_queued(&mut tx, &created, settings).await?;
         tx.commit().await?;
@@ -118,16 +119,20 @@ async fn held(
     })))
 }
 
-/// None when a member's own ticket came in between; the transaction is then to be rolled back.
-async fn insert(
-    conn: &mut PgConnection,
+/// What a party's ticket is to say.
+struct New<'a> {
     party: Uuid,
-    mode: &str,
-    wish: Wish<'_>,
-    settings: &ModeSettings,
+    mode: &'a str,
+    wish: Wish<'a>,
+    settings: &'a ModeSettings,
     max_queue: i64,
-    players: Vec<Uuid>,
-) -> Result<Option<Created>, TicketError> {
+    /// Of whoever queues it, where their trace is recorded.
+    traceparent: Option<String>,
+}
+
+/// None when a member's own ticket came in between; the transaction is then to be rolled back.
+async fn insert(conn: &mut PgConnection, new: New<'_>, players: Vec<Uuid>) -> Result<Option<Created>, TicketError> {
+    let New { party, mode, wish, settings, max_queue, traceparent } = new;
     let ids: Vec<Uuid> = players.iter().map(|_| Uuid::now_v7()).collect();
     let head = ids[0];
     let rows = sqlx::query!(
@@ -155,7 +160,7 @@ async fn insert(
         max_queue,
         COUNTED,
         party,
-        asobi_trace::traceparent(),
+        traceparent,
     )
     .fetch_one(conn)
     .await?;
