@@ -27,20 +27,20 @@ pub struct LogArgs {
     all: bool,
     /// Log this from now on: a level, or directives such as info,asobi_session=debug
     #[arg(long, value_name = "FILTER")]
-    set: Option<String>,
+    filter: Option<String>,
     /// Go back to what is configured after this time, such as 10m
-    #[arg(long = "for", value_name = "TIME", value_parser = duration, requires = "set")]
+    #[arg(long = "for", value_name = "TIME", value_parser = duration, requires = "filter")]
     lasts: Option<Duration>,
     /// Go back to what is configured now
-    #[arg(long, conflicts_with = "set")]
+    #[arg(long, conflicts_with = "filter")]
     reset: bool,
 }
 
 pub async fn run(args: &LogArgs, ctl: &Ctl) -> anyhow::Result<()> {
-    let changes = args.set.is_some() || args.reset;
+    let changes = args.filter.is_some() || args.reset;
     anyhow::ensure!(!changes || args.all || args.node.is_some(), "name the node that this is for, or give --all");
-    if let Some(filter) = &args.set {
-        asobi_service_kit::telemetry::parse_filter(filter).context("--set is no filter")?;
+    if let Some(filter) = &args.filter {
+        asobi_service_kit::telemetry::parse_filter(filter).context("--filter is none")?;
     }
     let nodes = match &args.node {
         Some(node_id) => vec![ctl.living(node_id).await?],
@@ -73,13 +73,13 @@ pub async fn run(args: &LogArgs, ctl: &Ctl) -> anyhow::Result<()> {
 async fn one(args: &LogArgs, ctl: &Ctl, node: &Node) -> anyhow::Result<LogFilter> {
     let mut client = OpsServiceClient::new(ctl.channel(node));
     let answering = async {
-        if args.set.is_none() && !args.reset {
+        if args.filter.is_none() && !args.reset {
             let answer = client.get_log_filter(with_deadline(GetLogFilterRequest {}, DEADLINE)).await?;
             return Ok(answer.into_inner().log);
         }
         let request = SetLogFilterRequest {
             request_id: request_id(),
-            filter: args.set.clone().unwrap_or_default(),
+            filter: args.filter.clone().unwrap_or_default(),
             lasts_s: args.lasts.map_or(0, |lasts| i64::try_from(lasts.as_secs()).unwrap_or(i64::MAX)),
             node_id: node.node_id.clone(),
         };

@@ -18,7 +18,7 @@ pub async fn change_while_running(cluster: &Cluster) -> anyhow::Result<()> {
     let configured = "warn,asobi=trace";
     assert!(all.as_array().is_some_and(|all| all.iter().all(|log| log["filter"] == configured)), "{all}");
 
-    let changed = shown(&["gateway-0", "--set", "info,asobi_session=debug", "--for", "10m"]).await?;
+    let changed = shown(&["gateway-0", "--filter", "info,asobi_session=debug", "--for", "10m"]).await?;
     assert_eq!(
         (&changed[0]["node_id"], &changed[0]["filter"]),
         (&json!("gateway-0"), &json!("info,asobi_session=debug"))
@@ -30,13 +30,13 @@ pub async fn change_while_running(cluster: &Cluster) -> anyhow::Result<()> {
     let reset = shown(&["gateway-0", "--reset"]).await?;
     assert_eq!((&reset[0]["filter"], &reset[0]["until"]), (&json!(configured), &Value::Null));
 
-    let refused = cluster.ctl(&["log", "--all", "--set", "info,asobi_session=loud"]).await;
+    let refused = cluster.ctl(&["log", "--all", "--filter", "info,asobi_session=loud"]).await;
     assert!(format!("{:#}", refused.expect_err("no filter")).contains("\"loud\""));
-    let refused = cluster.ctl(&["log", "--set", "info"]).await;
+    let refused = cluster.ctl(&["log", "--filter", "info"]).await;
     assert!(format!("{:#}", refused.expect_err("nobody named")).contains("--all"));
 
     // By itself: nobody leaves it on.
-    shown(&["gateway-1", "--set", "error", "--for", "1s"]).await?;
+    shown(&["gateway-1", "--filter", "error", "--for", "1s"]).await?;
     until("gateway-1 logs as configured again", async || Ok(shown(&["gateway-1"]).await?[0]["filter"] == configured))
         .await?;
     let audit = cluster.ctl(&["audit", "--json"]).await?;
