@@ -7,7 +7,7 @@ use std::{
 };
 
 use asobi_service_kit::{Config, telemetry};
-use asobi_trace::{Head, KeyValue, SpanKind, Watch};
+use asobi_trace::{Head, SpanKind, Watch};
 use opentelemetry_proto::tonic::{
     collector::trace::v1::{
         ExportTraceServiceRequest, ExportTraceServiceResponse,
@@ -71,8 +71,9 @@ async fn child() {
 
 /// What is not recorded and fails, or is slow, is exported all the same; so many in a second.
 fn late() {
-    let described =
-        |name: &'static str| move || (name.to_owned(), SpanKind::Server, vec![KeyValue::new("asobi.what", name)]);
+    let described = |name: &'static str| {
+        move || (name.to_owned(), SpanKind::Server, vec![asobi_trace::KeyValue::new("asobi.what", name)])
+    };
     Watch::begin(false).end(None, None, described("well"));
     Watch::begin(true).end(Some("internal"), None, described("recorded by itself"));
     Watch::begin(false).end(Some("internal"), asobi_trace::parse(&REMOTE.replace("-01", "-00")), described("error"));

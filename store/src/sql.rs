@@ -74,7 +74,9 @@ mod tests {
         ] {
             assert_eq!(name_of(future), name, "{future}");
         }
-        async fn own() {}
+        async fn own() {
+            std::future::ready(()).await;
+        }
         fn of<F>(_: F) -> String {
             name_of(type_name::<F>())
         }
