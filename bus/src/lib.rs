@@ -31,7 +31,7 @@ use tokio::sync::watch;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 pub use publisher::{PublishError, Publisher};
-pub use subscription::{BusEvent, Notification, Subscription};
+pub use subscription::{BusEvent, Notification, Subscription, processing};
 
 /// What a process needs to be on the bus.
 pub struct BusOptions {

@@ -8,10 +8,13 @@ use serde_json::value::{RawValue, to_raw_value};
 use sqlx::{Connection as _, PgConnection, PgPool};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
+use tracing::{Span, field::Empty};
 
 /// A payload must be shorter than 8000 bytes; the rest is for the batch's own fields.
 const PAYLOAD_BYTES: usize = 7_990;
 const ITEM_BYTES: usize = 7_600;
+/// What an item's trace takes beside itself: `[2047,""],`.
+const PLACE_BYTES: usize = 12;
 /// Items that may wait. A publisher of hints is refused past it, and its rows are found by the next resync or sweep.
 const QUEUE: usize = 16_384;
 /// Items of one transaction.
@@ -37,17 +40,22 @@ pub struct Publisher {
 struct Item {
     topic: Topic,
     json: Box<RawValue>,
+    /// From the publisher's call to the end of the NOTIFY; of an item whose trace is recorded.
+    span: Span,
+    /// That of the span, for who receives it.
     traceparent: Option<String>,
 }
 
 impl Publisher {
+    /// In the trace of the caller's current span.
+    ///
     /// # Errors
     /// [`PublishError`]; either way the rows are the truth and the caller's deed is done.
     pub fn publish(&self, topic: Topic, item: &impl Serialize) -> Result<(), PublishError> {
-        self.publish_traced(topic, item, None)
+        self.publish_traced(topic, item, asobi_trace::traceparent().as_deref())
     }
 
-    /// As [`Self::publish`], with the W3C trace context of what caused it.
+    /// As [`Self::publish`], in the trace of what caused it, which is recorded if it is named.
     ///
     /// # Errors
     /// As [`Self::publish`].
@@ -55,17 +63,37 @@ impl Publisher {
         &self,
         topic: Topic,
         item: &impl Serialize,
-        traceparent: Option<String>,
+        traceparent: Option<&str>,
     ) -> Result<(), PublishError> {
         let json = to_raw_value(item).map_err(|_| PublishError::TooLarge)?;
         if json.get().len() > ITEM_BYTES {
             return Err(PublishError::TooLarge);
         }
-        self.queue.try_send(Item { topic, json, traceparent }).map_err(|_| {
+        let span = sending(topic, traceparent);
+        let traceparent = asobi_trace::traceparent_of(&span);
+        self.queue.try_send(Item { topic, json, span, traceparent }).map_err(|_| {
             metrics::counter!("asobi_bus_dropped_total", "reason" => "queue_full").increment(1);
             PublishError::Full
         })
     }
+}
+
+fn sending(topic: Topic, traceparent: Option<&str>) -> Span {
+    if traceparent.is_none() {
+        return Span::none();
+    }
+    let channel = topic.channel();
+    asobi_trace::under!(
+        traceparent,
+        "send",
+        otel.name = format!("send {channel}"),
+        otel.kind = "producer",
+        messaging.system = "postgresql",
+        messaging.destination.name = channel,
+        messaging.operation.name = "notify",
+        messaging.operation.type = "send",
+        messaging.batch.message_count = Empty,
+    )
 }
 
 pub(crate) fn start(pool: PgPool, origin: String, stop: CancellationToken) -> (Publisher, impl Future<Output = ()>) {
@@ -88,9 +116,13 @@ async fn run(pool: PgPool, origin: String, mut items: mpsc::Receiver<Item>, stop
         }
         metrics::histogram!("asobi_bus_batch_items")
             .record(f64::from(u32::try_from(waiting.len()).unwrap_or(u32::MAX)));
+        for item in waiting.iter().filter(|item| item.traceparent.is_some()) {
+            item.span.record("messaging.batch.message_count", waiting.len());
+        }
         let (topics, payloads) = pack(&origin, &mut number, &waiting);
-        waiting.clear();
         session.send(&topics, &payloads).await;
+        // And with them end their spans.
+        waiting.clear();
     }
 }
 
@@ -118,7 +150,8 @@ fn pack(origin: &str, number: &mut u64, items: &[Item]) -> (Vec<String>, Vec<Str
             let fits = rest
                 .iter()
                 .take_while(|i| {
-                    bytes += i.json.get().len() + 1;
+                    bytes +=
+                        i.json.get().len() + 1 + i.traceparent.as_ref().map_or(0, |trace| trace.len() + PLACE_BYTES);
                     bytes <= PAYLOAD_BYTES
                 })
                 .count()
@@ -126,7 +159,14 @@ fn pack(origin: &str, number: &mut u64, items: &[Item]) -> (Vec<String>, Vec<Str
             let (now, later) = rest.split_at(fits);
             rest = later;
             *number += 1;
-            let batch = Batch { origin, number: *number, traceparent, items: now.iter().map(|i| &*i.json).collect() };
+            let traces = now.iter().enumerate().filter_map(|(n, i)| Some((n, i.traceparent.as_deref()?)));
+            let batch = Batch {
+                origin,
+                number: *number,
+                traceparent,
+                traces: traces.collect(),
+                items: now.iter().map(|i| &*i.json).collect(),
+            };
             if let Ok(payload) = serde_json::to_string(&batch) {
                 topics.push(topic.channel());
                 payloads.push(payload);
@@ -181,7 +221,25 @@ mod tests {
     use super::*;
 
     fn item(topic: Topic, bytes: usize) -> Item {
-        Item { topic, json: to_raw_value(&"x".repeat(bytes - 2)).expect("json"), traceparent: None }
+        let json = to_raw_value(&"x".repeat(bytes - 2)).expect("json");
+        Item { topic, json, span: Span::none(), traceparent: None }
+    }
+
+    #[test]
+    fn each_traced_item_names_its_trace_and_payloads_stay_under_the_limit() {
+        let trace = |n: usize| format!("00-4bf92f3577b34da6a3ce929d0e0e4736-{n:016x}-01");
+        let items: Vec<_> = (0..400)
+            .map(|n| Item { traceparent: (n % 2 == 1).then(|| trace(n)), ..item(Topic::Chat(0), 60) })
+            .collect();
+        let mut number = 0;
+        let (_, payloads) = pack("gateway-0#12", &mut number, &items);
+        assert!(payloads.iter().all(|p| p.len() < 8_000), "a payload is too long");
+        let mut seen = Vec::new();
+        for payload in &payloads {
+            let batch: Batch<'_> = serde_json::from_str(payload).expect("reads back");
+            seen.extend((0..batch.items.len()).map(|n| batch.trace_of(n).map(ToOwned::to_owned)));
+        }
+        assert_eq!(seen, (0..400).map(|n| (n % 2 == 1).then(|| trace(n))).collect::<Vec<_>>());
     }
 
     #[test]

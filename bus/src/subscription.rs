@@ -8,6 +8,7 @@ use std::sync::{
 use asobi_proto::bus::{Batch, Topic};
 use serde_json::value::RawValue;
 use tokio::sync::mpsc;
+use tracing::Span;
 
 /// What a subscriber hears.
 #[derive(Debug, Clone)]
@@ -45,6 +46,25 @@ impl Notification {
             })
             .ok()
     }
+}
+
+/// The span of what is done about an item, in the item's trace, where that is recorded; nearly none is.
+#[must_use]
+pub fn processing(topic: Topic, traceparent: Option<&str>) -> Span {
+    if traceparent.is_none() {
+        return Span::none();
+    }
+    let channel = topic.channel();
+    asobi_trace::under!(
+        traceparent,
+        "process",
+        otel.name = format!("process {channel}"),
+        otel.kind = "consumer",
+        messaging.system = "postgresql",
+        messaging.destination.name = channel,
+        messaging.operation.name = "process",
+        messaging.operation.type = "process",
+    )
 }
 
 /// A bounded queue of events. See [`crate::Bus::subscribe`] for what happens when it is full.

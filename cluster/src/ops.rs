@@ -3,6 +3,7 @@
 mod directory;
 mod hosted;
 mod lists;
+mod logs;
 mod matches;
 mod watch;
 
@@ -11,8 +12,9 @@ use std::{collections::HashMap, sync::Arc, time::Duration};
 use asobi_proto::{
     match_v1::{DrainRequest, match_host_service_client::MatchHostServiceClient},
     ops_v1::{
-        self, ConfigValue, DrainNodeRequest, DrainNodeResponse, GetConfigRequest, GetConfigResponse, GetStatsRequest,
-        GetStatsResponse, ListNodesRequest, ListNodesResponse, WitnessRequest, WitnessResponse,
+        self, ConfigValue, DrainNodeRequest, DrainNodeResponse, GetConfigRequest, GetConfigResponse,
+        GetLogFilterRequest, GetLogFilterResponse, GetStatsRequest, GetStatsResponse, ListNodesRequest,
+        ListNodesResponse, SetLogFilterRequest, SetLogFilterResponse, WitnessRequest, WitnessResponse,
         ops_service_server::{OpsService, OpsServiceServer},
     },
 };
@@ -115,6 +117,19 @@ impl OpsService for Ops {
         }
         let answer = self.drain(&request.node_id).await?;
         Ok(Response::new(self.desk.record(deed, &request, answer).await?))
+    }
+
+    async fn get_log_filter(&self, _: Request<GetLogFilterRequest>) -> Result<Response<GetLogFilterResponse>, Status> {
+        Ok(Response::new(GetLogFilterResponse { log: Some(logs::now(self.membership.identity())?) }))
+    }
+
+    async fn set_log_filter(
+        &self,
+        request: Request<SetLogFilterRequest>,
+    ) -> Result<Response<SetLogFilterResponse>, Status> {
+        let caller = Caller::of(&request)?;
+        let answer = logs::set(&self.desk, &caller, self.membership.identity(), request.into_inner()).await?;
+        Ok(Response::new(answer))
     }
 
     async fn witness(&self, _: Request<WitnessRequest>) -> Result<Response<WitnessResponse>, Status> {

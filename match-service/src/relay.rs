@@ -14,7 +14,7 @@ use asobi_proto::{
         match_host_service_server::MatchHostService, relay_request, relay_response::Kind,
     },
 };
-use asobi_service_kit::{Shutdown, grpc, telemetry};
+use asobi_service_kit::{Shutdown, grpc};
 use asobi_session::link::{Edge, Entered, Entry, LinkError, MatchLink, SessionNo};
 use asobi_store::{effects::Effect, matches::Fence};
 use bytes::Bytes;
@@ -56,9 +56,7 @@ impl MatchHostService for HostService {
         &self,
         request: Request<CreateMatchRequest>,
     ) -> Result<Response<CreateMatchResponse>, Status> {
-        let request = request.into_inner();
-        telemetry::set_parent(&tracing::Span::current(), &request.traceparent);
-        let new = new_match(request)?;
+        let new = new_match(request.into_inner())?;
         match self.host.create(new).await {
             Ok(()) => Ok(Response::new(CreateMatchResponse {})),
             Err(error) => Err(status(&error)),
@@ -97,9 +95,7 @@ impl MatchHostService for HostService {
     }
 
     async fn adopt_match(&self, request: Request<AdoptMatchRequest>) -> Result<Response<AdoptMatchResponse>, Status> {
-        let request = request.into_inner();
-        telemetry::set_parent(&tracing::Span::current(), &request.traceparent);
-        let new = adoption(request)?;
+        let new = adoption(request.into_inner())?;
         match self.host.create(new).await {
             Ok(()) => Ok(Response::new(AdoptMatchResponse {})),
             // The match stays where it is: nothing was written here.
@@ -281,11 +277,12 @@ impl Relay {
             }
             relay_request::Kind::Detach(detach) => link.detach(SessionNo(detach.session), detach.follows),
             relay_request::Kind::Input(input) => {
-                let span = input.traceparent.as_deref().map_or_else(tracing::Span::none, |parent| {
-                    let span = tracing::debug_span!("match input", session.no = input.session);
-                    telemetry::set_parent(&span, parent);
-                    span
-                });
+                let span = asobi_trace::under!(
+                    input.traceparent.as_deref(),
+                    "match.input",
+                    otel.kind = "consumer",
+                    asobi.session.no = input.session,
+                );
                 let _entered = span.enter();
                 if input.payload.len() <= INPUT_BYTES {
                     // An input that finds no room is lost, as the edge cannot be told any more; it is counted there.

@@ -32,6 +32,7 @@ fn ticket(id: u128, make: Maker) -> Ticket {
         facts: Facts::of(&properties),
         latencies: None,
         query: query.and_then(|text| Query::parse(text).ok()),
+        traceparent: None,
     };
     Ticket { mode: "arena".into(), waiting: Arc::new(waiting) }
 }

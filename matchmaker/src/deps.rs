@@ -178,8 +178,13 @@ impl Reign {
     /// Publishes what was appended to inboxes, after the commit.
     pub fn publish(&self, seqs: &[i64], events: &[(Uuid, InboxEvent)]) {
         for (seq, (player, event)) in seqs.iter().zip(events) {
-            asobi_bus::inbox::publish(&self.deps.publisher, *player, *seq, event);
+            self.publish_one(*seq, *player, event);
         }
+    }
+
+    /// One of them.
+    pub fn publish_one(&self, seq: i64, player: Uuid, event: &InboxEvent) {
+        asobi_bus::inbox::publish(&self.deps.publisher, player, seq, event);
     }
 
     /// The same for events that know their number.

@@ -24,6 +24,7 @@ fn forming(tickets: &[(Uuid, Uuid)]) -> Forming {
         tickets: tickets.to_vec(),
         teams: None,
         regions: Vec::new(),
+        traceparent: None,
     }
 }
 

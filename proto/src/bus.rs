@@ -92,11 +92,26 @@ pub struct Batch<'a> {
     /// Counts up per origin: equal payloads in one transaction would collapse into one.
     #[serde(rename = "n")]
     pub number: u64,
-    /// W3C trace context of the first item that had one.
+    /// W3C trace context of the first item that had one. What earlier releases read.
     #[serde(rename = "t", default, skip_serializing_if = "Option::is_none")]
     pub traceparent: Option<&'a str>,
+    /// That of each item that has one, with the item's place.
+    #[serde(rename = "ts", borrow, default, skip_serializing_if = "Vec::is_empty")]
+    pub traces: Vec<(usize, &'a str)>,
     #[serde(rename = "i", borrow)]
     pub items: Vec<&'a RawValue>,
+}
+
+impl Batch<'_> {
+    /// The trace context of one item; nearly none has one.
+    #[must_use]
+    pub fn trace_of(&self, item: usize) -> Option<&str> {
+        match self.traces.as_slice() {
+            // From an earlier release, which does not say whose it is.
+            [] => self.traceparent.filter(|_| item == 0),
+            traces => traces.iter().find(|(place, _)| *place == item).map(|(_, trace)| *trace),
+        }
+    }
 }
 
 /// A stored chat message.
@@ -237,6 +252,19 @@ mod tests {
         let used: std::collections::HashSet<_> = (0..200).map(|i| Topic::chat(&format!("global:c{i}"))).collect();
         assert_eq!(used.len(), usize::from(SHARDS));
         assert!(Topic::Chat(15).channel().len() < 63);
+    }
+
+    #[test]
+    fn each_item_has_its_own_trace() {
+        let read = |text: &str, item| {
+            let batch: Batch<'_> = serde_json::from_str(text).expect("reads");
+            batch.trace_of(item).map(ToOwned::to_owned)
+        };
+        let both = r#"{"o":"a#1","n":1,"t":"x","ts":[[1,"x"],[2,"y"]],"i":[0,1,2]}"#;
+        assert_eq!([read(both, 0), read(both, 1), read(both, 2)], [None, Some("x".into()), Some("y".into())]);
+        let earlier = r#"{"o":"a#1","n":1,"t":"x","i":[0,1]}"#;
+        assert_eq!([read(earlier, 0), read(earlier, 1)], [Some("x".into()), None]);
+        assert_eq!(read(r#"{"o":"a#1","n":1,"i":[0]}"#, 0), None);
     }
 
     #[test]

@@ -87,6 +87,7 @@ pub fn router(deps: RestDeps) -> Router {
         routes = routes.merge(page::routes());
     }
     let routes = routes
+        .route_layer(axum::middleware::from_fn(middleware::route))
         .fallback(|| async { error::ApiError::no_route() })
         .method_not_allowed_fallback(|| async { error::ApiError::no_method() })
         .with_state(Arc::clone(&rest));

@@ -10,13 +10,14 @@ use std::{
 use asobi_proto::error::ErrorCode;
 use asobi_service_kit::{address::limited_as, telemetry};
 use asobi_session::auth::Claims;
+use asobi_trace::{Head, KeyValue, SpanKind, Watch};
 use axum::{
-    extract::{ConnectInfo, FromRequestParts, Request, State},
+    extract::{ConnectInfo, FromRequestParts, MatchedPath, Request, State},
     http::{HeaderMap, HeaderValue, Method, header, request::Parts},
     middleware::Next,
     response::{IntoResponse, Response},
 };
-use tracing::Instrument as _;
+use tracing::{Instrument as _, Span, field::Empty};
 use uuid::Uuid;
 
 use crate::{
@@ -34,46 +35,71 @@ pub(crate) const OPEN: [&str; 5] = ["/auth/register", "/auth/login", "/auth/refr
 
 /// Opens the request's span, in the caller's trace if it names one, and tells the trace's id with the answer.
 pub(crate) async fn trace(request: Request, next: Next) -> Response {
-    let span = tracing::info_span!(
-        "http request",
-        otel.kind = "server",
-        http.method = %request.method(),
-        http.path = request.uri().path(),
-        http.status = tracing::field::Empty,
-        trace.id = tracing::field::Empty,
-    );
-    let parent = request.headers().get("traceparent").and_then(|value| value.to_str().ok()).map(str::to_owned);
-    if let Some(parent) = &parent {
-        telemetry::set_parent(&span, parent);
-    }
-    let trace_id = span
-        .in_scope(telemetry::traceparent)
-        .as_deref()
-        .and_then(trace_id)
-        .or_else(|| parent.as_deref().and_then(trace_id))
-        .unwrap_or_else(|| Uuid::new_v4().simple().to_string());
-    span.record("trace.id", trace_id.as_str());
-    let method = request.method().clone();
+    let named = request.headers().get("traceparent").and_then(|value| value.to_str().ok());
+    let parent = named.and_then(asobi_trace::parse);
+    let span = span(Head::of_client(named), &request);
+    let watch = Watch::begin(!span.is_disabled());
+    let recorded = asobi_trace::context_of(&span);
+    let trace_id = match recorded.as_ref().or(parent.as_ref()) {
+        Some(context) => context.trace_id().to_string(),
+        None => Uuid::new_v4().simple().to_string(),
+    };
+    let (method, path) = (request.method().clone(), request.uri().path().to_owned());
     let started = std::time::Instant::now();
-    let mut response = next.run(request).instrument(span.clone()).await;
-    span.record("http.status", response.status().as_u16());
-    observe(&method, response.status().as_u16(), started.elapsed());
+    let answering = telemetry::with_trace_id(&trace_id, next.run(request));
+    let mut response = answering.instrument(span.clone()).await;
+    let status = response.status().as_u16();
+    span.record("http.response.status_code", status);
+    let error = response.status().is_server_error().then_some("server_error");
+    if error.is_some() {
+        span.record("otel.status_code", "ERROR");
+    }
+    watch.end(error, parent, || {
+        let attributes = vec![
+            KeyValue::new("http.request.method", method.to_string()),
+            KeyValue::new("url.path", path),
+            KeyValue::new("http.response.status_code", i64::from(status)),
+            KeyValue::new("asobi.correlation_id", trace_id.clone()),
+        ];
+        (method.to_string(), SpanKind::Server, attributes)
+    });
+    observe(&method, status, started.elapsed());
     if let Ok(value) = HeaderValue::from_str(&trace_id) {
         response.headers_mut().insert("x-correlation-id", value);
     }
     response
 }
 
+fn span(head: Head, request: &Request) -> Span {
+    asobi_trace::root!(
+        head,
+        "http",
+        otel.kind = "server",
+        otel.status_code = Empty,
+        http.request.method = %request.method(),
+        http.route = Empty,
+        http.response.status_code = Empty,
+        // Without the query, which may hold a token.
+        url.path = request.uri().path(),
+    )
+}
+
+/// Names the request's span, once it is known which route it takes.
+pub(crate) async fn route(request: Request, next: Next) -> Response {
+    if asobi_trace::recording()
+        && let Some(route) = request.extensions().get::<MatchedPath>()
+    {
+        let span = Span::current();
+        span.record("http.route", route.as_str());
+        asobi_trace::rename(&span, format!("{} {}", request.method(), route.as_str()));
+    }
+    next.run(request).await
+}
+
 // Method and status only: paths hold ids, which would make as many series as there are players.
 fn observe(method: &Method, status: u16, took: Duration) {
     let labels = [("method", method.as_str().to_owned()), ("status", status.to_string())];
     metrics::histogram!("asobi_http_request_seconds", &labels).record(took.as_secs_f64());
-}
-
-/// The trace id in a W3C traceparent.
-fn trace_id(traceparent: &str) -> Option<String> {
-    let id = traceparent.split('-').nth(1)?;
-    (id.len() == 32 && id.bytes().all(|b| b.is_ascii_hexdigit())).then(|| id.to_ascii_lowercase())
 }
 
 /// The gate of the API.
@@ -161,10 +187,5 @@ mod tests {
         assert_eq!(api_path("/api/v1/friends"), Some("/friends"));
         assert_eq!(api_path("/api/v1"), Some(""));
         assert_eq!(api_path("/api/v10"), None);
-        assert_eq!(
-            trace_id("00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01").as_deref(),
-            Some("4bf92f3577b34da6a3ce929d0e0e4736")
-        );
-        assert_eq!(trace_id("nonsense"), None);
     }
 }

@@ -10,16 +10,18 @@ mod key;
 mod layer;
 mod status;
 mod tls;
+mod traced;
 
 pub use access::{Access, Operators, Refusal, Shown, Who};
 pub use caller::{Caller, Scopes};
 pub use certificate::is_operator_name;
-pub use channels::{BearerToken, Channels, ClusterChannel, ClusterInterceptor, with_deadline};
+pub use channels::{BearerToken, Channels, ClusterInterceptor, with_deadline};
 pub use key::{ClusterKey, ClusterKeys};
 pub(crate) use layer::{ClusterLayer, Peer};
 pub use status::{NOT_LEADING, error_code, invalid, reason, refusal, status};
 pub(crate) use tls::PeerCertificate;
 pub use tls::{Tls, TlsFiles};
+pub use traced::ClusterChannel;
 
 /// The metadata key under which a process shows the cluster key.
 pub const KEY_HEADER: &str = "x-asobi-cluster-key";

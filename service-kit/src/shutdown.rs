@@ -30,7 +30,6 @@ use tokio::{
     task::JoinHandle,
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
-use tracing::Instrument as _;
 
 /// How long tasks have after the cut to notice it, before they are abandoned.
 pub(crate) const AFTER_CUT: Duration = Duration::from_secs(1);
@@ -225,19 +224,16 @@ impl Shutdown {
     {
         let done = self.inner.done.clone();
         let this = self.clone();
-        tokio::spawn(
-            async move {
-                tokio::select! {
-                    result = AssertUnwindSafe(future).catch_unwind() => {
-                        if let Err(panic) = result {
-                            this.panicked(name, panic.as_ref());
-                        }
+        tokio::spawn(async move {
+            tokio::select! {
+                result = AssertUnwindSafe(future).catch_unwind() => {
+                    if let Err(panic) = result {
+                        this.panicked(name, panic.as_ref());
                     }
-                    () = done.cancelled() => {}
                 }
+                () = done.cancelled() => {}
             }
-            .in_current_span(),
-        )
+        })
     }
 
     /// Waits until the drain has begun and all tracked tasks have ended, or until a second after the cut; then logs the
@@ -285,7 +281,8 @@ impl Shutdown {
             }
             drop(task);
         };
-        self.inner.tracker.spawn(watched.in_current_span())
+        // Not in the current span: tasks outlive what they were spawned in, and its trace with all that they do would never end.
+        self.inner.tracker.spawn(watched)
     }
 
     fn panicked(&self, name: &'static str, panic: &(dyn Any + Send)) {

@@ -1,9 +1,13 @@
 //! Spans leave the process over OTLP when the variable says where to. The variable can only be set for another process,
 //! so this program runs itself: the parent is the collector, the child the service.
 
-use std::{process::Stdio, time::Duration};
+use std::{
+    process::Stdio,
+    time::{Duration, Instant},
+};
 
 use asobi_service_kit::{Config, telemetry};
+use asobi_trace::{Head, SpanKind, Watch};
 use opentelemetry_proto::tonic::{
     collector::trace::v1::{
         ExportTraceServiceRequest, ExportTraceServiceResponse,
@@ -38,18 +42,50 @@ async fn child() {
     if std::env::var_os(ENDPOINT).is_none() {
         return;
     }
-    let config = Config::with_sets([("node.id", "node-7"), ("telemetry.sample_ratio", "0")]).unwrap();
+    let config = Config::with_sets([
+        ("node.id", "node-7"),
+        ("telemetry.sample_ratio", "0"),
+        ("telemetry.slow_ms", "10"),
+        ("telemetry.always_per_second", "3"),
+        ("telemetry.client_per_second", "2"),
+    ])
+    .unwrap();
     let guard = telemetry::init("gateway", &config).unwrap();
-    let span = tracing::info_span!(target: "asobi_test", "remote child");
-    telemetry::set_parent(&span, REMOTE);
+    let span = asobi_trace::root!(Head::of_caller(Some(REMOTE)), "remote child");
     let own = span.in_scope(telemetry::traceparent).unwrap();
     assert!(own.starts_with("00-4bf92f3577b34da6a3ce929d0e0e4736-"), "{own}");
     drop(span);
     // No caller has decided and the ratio is 0: not recorded.
-    let unsampled = tracing::info_span!(target: "asobi_test", "unsampled");
-    assert_eq!(unsampled.in_scope(telemetry::traceparent), None);
-    drop(unsampled);
+    for head in [Head::draw(), Head::of_caller(None), Head::of_caller(Some(&REMOTE.replace("-01", "-00")))] {
+        let unsampled = asobi_trace::root!(head, "not recorded");
+        assert!(unsampled.is_disabled());
+        assert!(unsampled.in_scope(|| asobi_trace::child!("within")).is_disabled());
+        assert_eq!(unsampled.in_scope(telemetry::traceparent), None);
+    }
+    // Clients are asked twice a second at most.
+    let heard = (0..5).filter(|_| Head::of_client(Some(REMOTE)) != Head::Off).count();
+    assert!((2..=4).contains(&heard), "{heard}");
+    late();
     drop(guard);
+}
+
+/// What is not recorded and fails, or is slow, is exported all the same; so many in a second.
+fn late() {
+    let described = |name: &'static str| {
+        move || (name.to_owned(), SpanKind::Server, vec![asobi_trace::KeyValue::new("asobi.what", name)])
+    };
+    Watch::begin(false).end(None, None, described("well"));
+    Watch::begin(true).end(Some("internal"), None, described("recorded by itself"));
+    Watch::begin(false).end(Some("internal"), asobi_trace::parse(&REMOTE.replace("-01", "-00")), described("error"));
+    let slow = Watch::begin(false);
+    let begun = Instant::now();
+    while begun.elapsed() < Duration::from_millis(20) {
+        std::hint::spin_loop();
+    }
+    slow.end(None, None, described("slow"));
+    for _ in 0..100 {
+        Watch::begin(false).end(Some("internal"), None, described("flood"));
+    }
 }
 
 #[tokio::test]
@@ -77,14 +113,27 @@ async fn spans_reach_the_collector_before_the_process_ends() {
     let attribute = |name: &str| text(resource.attributes.iter().find(|pair| pair.key == name));
     assert_eq!(attribute("service.name").as_deref(), Some("asobi-gateway"));
     assert_eq!(attribute("service.instance.id").as_deref(), Some("node-7"));
-    let names: Vec<&str> = export
+    let spans: Vec<_> = export
         .resource_spans
         .iter()
         .flat_map(|resource| &resource.scope_spans)
         .flat_map(|scope| &scope.spans)
-        .map(|span| span.name.as_str())
         .collect();
-    assert_eq!(names, ["remote child"]);
+    let named = |name: &str| spans.iter().filter(|span| span.name == name).count();
+    assert_eq!([named("remote child"), named("error"), named("slow")], [1, 1, 1]);
+    assert_eq!([named("not recorded"), named("within"), named("well"), named("recorded by itself")], [0; 4]);
+    // Three a second, and the loop may have seen two seconds.
+    assert!((1..=4).contains(&named("flood")), "{}", named("flood"));
+    let error = spans.iter().find(|span| span.name == "error").unwrap();
+    let of = |name: &str| text(error.attributes.iter().find(|pair| pair.key == name));
+    assert_eq!(of("asobi.kept_for").as_deref(), Some("error"));
+    assert_eq!(of("error.type").as_deref(), Some("internal"));
+    assert_eq!(
+        error.trace_id,
+        [0x4b, 0xf9, 0x2f, 0x35, 0x77, 0xb3, 0x4d, 0xa6, 0xa3, 0xce, 0x92, 0x9d, 0x0e, 0x0e, 0x47, 0x36]
+    );
+    let slow = spans.iter().find(|span| span.name == "slow").unwrap();
+    assert!(slow.end_time_unix_nano - slow.start_time_unix_nano >= 10_000_000);
     collector.abort();
 }
 

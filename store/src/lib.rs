@@ -8,6 +8,7 @@ use sqlx::{
     postgres::{PgConnectOptions, PgPoolOptions},
 };
 
+use asobi_trace::Watch;
 use tracing::Instrument as _;
 
 pub mod allocation;
@@ -37,6 +38,7 @@ pub mod players;
 pub mod reports;
 pub mod schema;
 pub mod sessions;
+mod sql;
 pub mod storage;
 #[cfg(feature = "testing")]
 pub mod testing;
@@ -151,5 +153,10 @@ pub async fn within<T, F>(bound: Duration, work: F) -> Result<T>
 where
     F: Future<Output = Result<T>>,
 {
-    tokio::time::timeout(bound, work).await.unwrap_or(Err(Error::Deadline(bound)))
+    let span = sql::span::<F>();
+    let watch = Watch::begin(!span.is_disabled());
+    let done = tokio::time::timeout(bound, work).instrument(span).await.unwrap_or(Err(Error::Deadline(bound)));
+    let error = matches!(done, Err(Error::Deadline(_))).then_some("deadline");
+    watch.end(error, None, sql::described::<F>);
+    done
 }

@@ -235,6 +235,7 @@ async fn a_partys_ticket_whose_head_was_erased_does_not_wait_again() -> anyhow::
         tickets: rows,
         teams: None,
         regions: Vec::new(),
+        traceparent: None,
     };
     let mut tx = pool.begin().await?;
     assert!(allocation::claim(&mut tx, std::slice::from_ref(&group), 1).await?.formed.contains(&group.match_id));

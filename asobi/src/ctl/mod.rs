@@ -12,6 +12,7 @@ mod given;
 mod groups;
 mod hosts;
 mod key;
+mod log;
 mod matches;
 mod moderation;
 mod nodes;
@@ -110,6 +111,7 @@ enum Command {
     Token(token::TokenArgs),
     Audit(audit::AuditArgs),
     Key(key::KeyArgs),
+    Log(log::LogArgs),
 }
 
 /// Runs the command. Its exit code is 64 for a wrong configuration and 1 for everything that could not be done.
@@ -143,6 +145,7 @@ pub async fn run(args: CtlArgs) -> anyhow::Result<ExitCode> {
         Command::Token(args) => token::run(args, &ctl).await?,
         Command::Audit(args) => audit::run(args, &ctl).await?,
         Command::Key(args) => key::run(args, &ctl).await?,
+        Command::Log(args) => log::run(args, &ctl).await?,
     }
     Ok(ExitCode::SUCCESS)
 }

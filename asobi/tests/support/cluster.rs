@@ -257,6 +257,11 @@ impl Cluster {
         Ok(())
     }
 
+    /// Everything that its nodes have logged.
+    pub fn logged(&self) -> anyhow::Result<String> {
+        Ok(fs::read_to_string(&self.log)?)
+    }
+
     /// The end of the cluster's log, for a failure's message.
     pub fn log_tail(&self) -> String {
         let again = self.log.with_extension("again");

@@ -139,7 +139,12 @@ impl Host {
             load: Arc::clone(&worker.load),
         };
         worker.load.fetch_add(1, Ordering::Relaxed);
-        let span = tracing::Span::current();
+        let span = asobi_trace::child!(
+            "create match",
+            asobi.match.id = %new.match_id,
+            asobi.match.epoch = new.epoch,
+            asobi.mode = new.mode,
+        );
         let given = worker.give(Box::new(move || {
             tokio::task::spawn_local(live(presence, factory, new, inbox, tell, span));
         }));

@@ -18,6 +18,7 @@ use async_trait::async_trait;
 use serde_json::Value;
 use sqlx::PgPool;
 use tokio::runtime::Handle;
+use tracing::Instrument as _;
 use uuid::Uuid;
 
 use super::together::Together;
@@ -87,7 +88,7 @@ impl PgRows {
         F: Future<Output = Result<T, Error>> + Send + 'static,
     {
         let bound = self.timeout;
-        let task = self.runtime.spawn(asobi_store::within(bound, work));
+        let task = self.runtime.spawn(asobi_store::within(bound, work).in_current_span());
         // It fails only when the runtime shuts down or the query code panicked.
         task.await.unwrap_or(Err(Error::Deadline(bound)))
     }

@@ -4,8 +4,10 @@ use std::{collections::HashSet, time::Instant};
 
 use asobi_store::allocation::{self, Forming, Open};
 use serde_json::json;
+use tracing::Instrument as _;
 use uuid::Uuid;
 
+use super::traces;
 use crate::{
     deps::{Reign, Result, lock},
     hosts::HostId,
@@ -21,7 +23,8 @@ pub type Batch = Vec<(Taken, HostId)>;
 /// # Errors
 /// The tickets of the batch are then in no index: whether they were claimed is unknown, and the queue is to be read again.
 pub async fn claim(reign: &Reign, batch: Batch) -> Result<Vec<Open>> {
-    let forming: Vec<Forming> = batch.iter().map(|(taken, host)| forming(taken, host)).collect();
+    let mut forming: Vec<Forming> = batch.iter().map(|(taken, host)| forming(taken, host)).collect();
+    let decisions = traces::decide(&batch, &mut forming);
     reign.take_in_hand(forming.iter().map(|f| f.match_id));
     let claimed = reign
         .bounded(async {
@@ -30,7 +33,9 @@ pub async fn claim(reign: &Reign, batch: Batch) -> Result<Vec<Open>> {
             tx.commit().await?;
             Ok(claimed)
         })
+        .instrument(traces::sql(&decisions, "claim matches", "matches"))
         .await;
+    drop(decisions);
     let claimed = match claimed {
         Ok(claimed) => claimed,
         Err(error) => {
@@ -91,6 +96,7 @@ fn forming(taken: &Taken, host: &HostId) -> Forming {
         tickets: taken.group.tickets().flat_map(|t| t.members.iter().map(|m| (m.row, m.player_id))).collect(),
         teams: taken.named_teams.then(|| taken.group.teams.iter().map(seats).collect()),
         regions: taken.regions.clone(),
+        traceparent: None,
     }
 }
 
@@ -108,5 +114,6 @@ fn allocating(form: Forming) -> Open {
         players: form.tickets.into_iter().map(|(_, player)| player).collect(),
         teams: form.teams.map(|teams| json!(teams)),
         regions: form.regions,
+        traceparent: form.traceparent,
     }
 }

@@ -7,9 +7,10 @@ use asobi_service_kit::{grpc::with_deadline, telemetry};
 use asobi_store::allocation::{self, Open};
 use tokio::{sync::mpsc, task::JoinSet};
 use tonic::Code;
+use tracing::Instrument as _;
 use uuid::Uuid;
 
-use super::{ATTEMPTS, Lost, host_of, lose};
+use super::{ATTEMPTS, Lost, Tell, host_of, lose};
 use crate::{
     deps::{Error, Reign, Result, lock},
     frames,
@@ -20,7 +21,7 @@ use crate::{
 const CONCURRENT: usize = 128;
 
 /// Takes matches from the queue until it is closed, and hands on those that are past `allocating`. Ends when all it took is done.
-pub async fn run(reign: Arc<Reign>, mut queue: mpsc::Receiver<Open>, tells: mpsc::Sender<Uuid>) {
+pub async fn run(reign: Arc<Reign>, mut queue: mpsc::Receiver<Open>, tells: mpsc::Sender<Tell>) {
     let mut calls = JoinSet::new();
     loop {
         tokio::select! {
@@ -34,15 +35,17 @@ pub async fn run(reign: Arc<Reign>, mut queue: mpsc::Receiver<Open>, tells: mpsc
     while calls.join_next().await.is_some() {}
 }
 
-async fn place(reign: Arc<Reign>, job: Open, tells: mpsc::Sender<Uuid>) {
-    let match_id = job.id;
+async fn place(reign: Arc<Reign>, job: Open, tells: mpsc::Sender<Tell>) {
+    let (match_id, traceparent) = (job.id, job.traceparent.clone());
+    let span =
+        asobi_trace::under!(traceparent.as_deref(), "place match", asobi.match.id = %match_id, asobi.mode = job.mode);
     let started = Instant::now();
-    match settle(&reign, job).await {
+    match settle(&reign, job).instrument(span).await {
         // The teller lets go of it.
         Ok(true) => {
             reign.not_stranded([match_id]);
             metrics::histogram!("asobi_matchmaker_create_seconds").record(started.elapsed());
-            let _ = tells.send(match_id).await;
+            let _ = tells.send(Tell { match_id, traceparent }).await;
         }
         Ok(false) => reign.let_go([match_id]),
         Err(error) => {

@@ -100,6 +100,7 @@ mod create;
 mod join;
 mod lose;
 mod tell;
+mod traces;
 
 use asobi_store::allocation::Open;
 
@@ -107,7 +108,7 @@ pub use claim::{Batch, claim};
 pub use create::{give_up_all, run as run_creates};
 pub use join::{claim_for, put_back, run as run_joins};
 pub use lose::{Lost, lose};
-pub use tell::run as run_tells;
+pub use tell::{Tell, run as run_tells};
 
 use crate::hosts::HostId;
 

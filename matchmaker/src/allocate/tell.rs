@@ -5,8 +5,10 @@ use std::sync::Arc;
 use asobi_proto::bus::InboxEvent;
 use asobi_store::allocation::{self, Told};
 use tokio::sync::mpsc;
+use tracing::{Instrument as _, Span};
 use uuid::Uuid;
 
+use super::traces;
 use crate::{
     deps::{Error, Reign, Result},
     frames,
@@ -15,23 +17,59 @@ use crate::{
 /// Matches of one transaction.
 const BATCH: usize = 256;
 
+/// A match whose players are to be told.
+#[derive(Debug)]
+pub struct Tell {
+    pub match_id: Uuid,
+    /// Its row's.
+    pub traceparent: Option<String>,
+}
+
 /// Tells until the queue is closed and empty.
-pub async fn run(reign: Arc<Reign>, mut queue: mpsc::Receiver<Uuid>) {
-    let mut matches = Vec::with_capacity(BATCH);
-    while queue.recv_many(&mut matches, BATCH).await > 0 {
-        match tell(&reign, &matches).await {
+pub async fn run(reign: Arc<Reign>, mut queue: mpsc::Receiver<Tell>) {
+    let mut waiting = Vec::with_capacity(BATCH);
+    while queue.recv_many(&mut waiting, BATCH).await > 0 {
+        let matches: Vec<Uuid> = waiting.iter().map(|tell| tell.match_id).collect();
+        match tell(&reign, &matches, &Telling::of(&waiting)).await {
             Ok(new) => metrics::counter!("asobi_matchmaker_matches_total").increment(new as u64),
             Err(Error::Over) => {}
             Err(error) => {
                 tracing::warn!(matches = matches.len(), %error, "Players could not be told of their matches for now; the rows are looked at again.");
             }
         }
-        reign.let_go(matches.drain(..));
+        waiting.clear();
+        reign.let_go(matches);
+    }
+}
+
+/// The spans of matches whose trace is recorded.
+struct Telling(Vec<(Uuid, Span)>);
+
+impl Telling {
+    fn of(waiting: &[Tell]) -> Self {
+        let recorded = waiting.iter().filter(|tell| tell.traceparent.is_some());
+        let span = |tell: &Tell| asobi_trace::under!(tell.traceparent.as_deref(), "tell players", asobi.match.id = %tell.match_id);
+        Self(recorded.map(|tell| (tell.match_id, span(tell))).collect())
+    }
+
+    fn sql(&self) -> Span {
+        let spans: Vec<Span> = self.0.iter().map(|(_, span)| span.clone()).collect();
+        traces::sql(&spans, "tell players", "matches")
+    }
+
+    /// That of the match that tells this player.
+    fn to(&self, told: &[Told], player: Uuid) -> Span {
+        if self.0.is_empty() {
+            return Span::none();
+        }
+        let of = told.iter().find(|told| told.players.contains(&player));
+        let span = of.and_then(|told| self.0.iter().find(|(id, _)| *id == told.id));
+        span.map_or_else(Span::none, |(_, span)| span.clone())
     }
 }
 
 /// Answers how many of them were new.
-async fn tell(reign: &Reign, matches: &[Uuid]) -> Result<usize> {
+async fn tell(reign: &Reign, matches: &[Uuid], telling: &Telling) -> Result<usize> {
     let (told, events, seqs) = reign
         .bounded(async {
             let mut tx = reign.begin().await?;
@@ -41,8 +79,12 @@ async fn tell(reign: &Reign, matches: &[Uuid]) -> Result<usize> {
             tx.commit().await?;
             Ok((told, events, seqs))
         })
+        .instrument(telling.sql())
         .await?;
-    reign.publish(&seqs, &events);
+    for (seq, (player, event)) in seqs.iter().zip(&events) {
+        // What is published hangs on it.
+        telling.to(&told, *player).in_scope(|| reign.publish_one(*seq, *player, event));
+    }
     Ok(told.iter().filter(|told| told.failovers == 0).count())
 }
 

@@ -43,6 +43,7 @@ fn waiting(id: u128, at: i64, size: usize, properties: &Value, query: Option<&st
             .and_then(Value::as_object)
             .map(|all| all.iter().map(|(name, ms)| (name.as_str().into(), ms.as_f64().expect("a number"))).collect()),
         query: query.map(|text| Query::parse(text).expect("a filter")),
+        traceparent: None,
     }
 }
 

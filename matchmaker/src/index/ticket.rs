@@ -37,6 +37,8 @@ pub struct Waiting {
     pub latencies: Option<Latencies>,
     /// None: accepts everybody. One that cannot be read counts as none.
     pub query: Option<Query>,
+    /// Of whoever queued, where their trace is recorded.
+    pub traceparent: Option<Box<str>>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -61,6 +63,7 @@ impl Waiting {
             facts: Facts::of(&head.properties),
             latencies: latencies(&head.properties),
             query: head.query.as_deref().and_then(|text| Query::parse(text).ok()),
+            traceparent: head.traceparent.as_deref().map(Into::into),
         })
     }
 

@@ -171,6 +171,7 @@ fn wanted_of(row: backfill::Wanted) -> (String, Wanted) {
         facts,
         latencies: None,
         query: None,
+        traceparent: None,
     };
     let places = usize::try_from(request.wanted).unwrap_or(0);
     let wanted = Wanted { match_id: request.match_id, places, region, as_ticket, states_skill: skill.is_some() };

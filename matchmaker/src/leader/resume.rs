@@ -7,9 +7,11 @@ use asobi_store::{
     backfill,
 };
 use tokio::sync::mpsc;
-use uuid::Uuid;
 
-use crate::deps::{Error, Reign, Result};
+use crate::{
+    allocate::Tell,
+    deps::{Error, Reign, Result},
+};
 
 /// Rows of one look.
 const ROWS: i64 = 1_000;
@@ -18,7 +20,7 @@ const ROWS: i64 = 1_000;
 #[derive(Clone)]
 pub struct Work {
     pub creates: mpsc::Sender<Open>,
-    pub tells: mpsc::Sender<Uuid>,
+    pub tells: mpsc::Sender<Tell>,
     pub joins: mpsc::Sender<backfill::Open>,
 }
 
@@ -33,7 +35,7 @@ pub async fn matches(reign: &Arc<Reign>, work: &Work) -> Result<()> {
         let handed = if row.state == "allocating" {
             work.creates.send(row).await.is_ok()
         } else {
-            work.tells.send(row.id).await.is_ok()
+            work.tells.send(Tell { match_id: row.id, traceparent: row.traceparent }).await.is_ok()
         };
         if !handed {
             return Err(Error::Over);

@@ -127,11 +127,14 @@ fn rule(key: &str) -> Option<Rule> {
         "match.games" => Rule::Text(|dir| !dir.is_empty(), "the path of a folder"),
         "log.format" => Rule::OneOf(&["pretty", "json"]),
         "log.filter" => Rule::Text(
-            |filter| filter.parse::<tracing_subscriber::filter::Targets>().is_ok(),
+            |filter| crate::telemetry::parse_filter(filter).is_ok(),
             "a level (error, warn, info, debug, trace, off), or directives such as info,asobi_session=debug",
         ),
+        "log.lines_per_site" => Rule::Whole(0, 1_000_000),
         "shutdown.ready_delay_ms" | "shutdown.grace_ms" => Rule::Whole(0, HOUR_MS),
         "telemetry.sample_ratio" => Rule::Number(0.0, 1.0),
+        "telemetry.slow_ms" => Rule::Whole(0, HOUR_MS),
+        "telemetry.always_per_second" | "telemetry.client_per_second" => Rule::Whole(0, 100_000),
         _ => return None,
     })
 }

@@ -251,6 +251,7 @@ pub enum LogFormat {
 pub struct Log {
     pub format: LogFormat,
     pub filter: String,
+    pub lines_per_site: u32,
 }
 
 #[derive(Debug, Clone, Deserialize)]
@@ -270,6 +271,9 @@ pub struct ShutdownSection {
 #[serde(deny_unknown_fields)]
 pub struct Telemetry {
     pub sample_ratio: f64,
+    pub slow_ms: u64,
+    pub always_per_second: u32,
+    pub client_per_second: u32,
 }
 
 /// A value that `Debug` does not show, so that no log line and no panic message can contain it.

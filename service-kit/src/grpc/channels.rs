@@ -7,21 +7,17 @@ use std::{
 use tonic::{
     Request, Status,
     metadata::{AsciiMetadataValue, MetadataValue},
-    service::{Interceptor, interceptor::InterceptedService},
-    transport::{Channel, Endpoint},
+    service::Interceptor,
+    transport::Endpoint,
 };
 
-use super::{ClusterKeys, KEY_HEADER, Tls};
+use super::{ClusterChannel, ClusterKeys, KEY_HEADER, Tls};
 use crate::telemetry;
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
 /// A peer that does not answer any more is given up within about a lease, also where nothing says so: the network may swallow all.
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(3);
 const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(2);
-
-/// A connection to one process of the cluster; made lazily, re-made when it breaks, shared by its clones. Clients take
-/// it by value: `MatchHostClient::new(channels.get(addr)?)`.
-pub type ClusterChannel = InterceptedService<Channel, ClusterInterceptor>;
 
 /// The channels of this process to the others, one per address. Clones share them.
 ///
@@ -134,7 +130,7 @@ impl Channels {
             None => endpoint.connect_lazy(),
             Some(tls) => endpoint.connect_with_connector_lazy(Tls::connector(tls)),
         };
-        InterceptedService::new(channel, self.interceptor.clone())
+        ClusterChannel::new(channel, self.interceptor.clone())
     }
 }
 

@@ -13,10 +13,16 @@ use std::{
 use http::{Request, Response};
 use tonic::{Code, body::Body};
 use tower::{Layer, Service};
-use tracing::Instrument as _;
+use tracing::{Instrument as _, Span, field::Empty};
 
-use super::{Access, Caller, PeerCertificate, access::Credential, guard::Guarded};
-use crate::telemetry;
+use asobi_trace::{Head, KeyValue, SpanKind, Watch};
+
+use super::{
+    Access, Caller, PeerCertificate,
+    access::Credential,
+    guard::Guarded,
+    traced::{parts, told},
+};
 
 /// Services that anybody may call: probes and tools have no key, and they tell nothing that is secret.
 const OPEN: [&str; 2] = ["/grpc.health.v1.Health/", "/grpc.reflection."];
@@ -75,7 +81,7 @@ where
         let path = request.uri().path();
         if OPEN.iter().any(|prefix| path.starts_with(prefix)) {
             // Whoever shows nothing must not be able to make up label values.
-            return Box::pin(timed(inner, request, "health or reflection".to_owned()));
+            return Box::pin(timed(inner, request, "health or reflection".to_owned(), Span::none(), Watch::none()));
         }
         let path = path.to_owned();
         let peer = request.extensions().get::<Peer>();
@@ -89,7 +95,11 @@ where
             };
             let operator = matches!(caller, Caller::Operator { .. });
             request.extensions_mut().insert(caller);
-            let answer = timed(inner, request, path.trim_start_matches('/').to_owned()).await?;
+            // Only of those who were let in.
+            let traceparent = request.headers().get("traceparent").and_then(|value| value.to_str().ok());
+            let span = span(Head::of_caller(traceparent), &path);
+            let watch = Watch::begin(!span.is_disabled());
+            let answer = timed(inner, request, path.trim_start_matches('/').to_owned(), span, watch).await?;
             let ended = operator.then(|| access.ended(shown, from));
             Ok(match ended {
                 Some(ended) => answer.map(|body| Body::new(Guarded::new(body, ended))),
@@ -99,16 +109,46 @@ where
     }
 }
 
-async fn timed<S>(mut inner: S, request: Request<Body>, method: String) -> Result<Response<Body>, S::Error>
+fn span(head: Head, path: &str) -> Span {
+    let (service, method) = parts(path);
+    asobi_trace::root!(
+        head,
+        "grpc",
+        otel.name = path.trim_start_matches('/'),
+        otel.kind = "server",
+        otel.status_code = Empty,
+        rpc.system = "grpc",
+        rpc.service = service,
+        rpc.method = method,
+        rpc.grpc.status_code = Empty,
+    )
+}
+
+async fn timed<S>(
+    mut inner: S,
+    request: Request<Body>,
+    method: String,
+    span: Span,
+    watch: Watch,
+) -> Result<Response<Body>, S::Error>
 where
     S: Service<Request<Body>, Response = Response<Body>>,
 {
-    let span = tracing::info_span!("grpc", otel.name = %method, otel.kind = "server", rpc.method = %method);
-    if let Some(trace) = request.headers().get("traceparent").and_then(|value| value.to_str().ok()) {
-        telemetry::set_parent(&span, trace);
-    }
     let begun = Instant::now();
-    let answer = async move { inner.call(request).await }.instrument(span).await;
+    let answer = async move { inner.call(request).await }.instrument(span.clone()).await;
+    let told_code = answer.as_ref().map_or(Code::Unavailable, code_of);
+    told(&span, told_code);
+    let ours = matches!(told_code, Code::Unknown | Code::Internal | Code::DataLoss).then_some("internal");
+    watch.end(ours, None, || {
+        let (service, name) = parts(&method);
+        let attributes = vec![
+            KeyValue::new("rpc.system", "grpc"),
+            KeyValue::new("rpc.service", service.to_owned()),
+            KeyValue::new("rpc.method", name.to_owned()),
+            KeyValue::new("rpc.grpc.status_code", i64::from(told_code as i32)),
+        ];
+        (method.clone(), SpanKind::Server, attributes)
+    });
     let code = answer.as_ref().map_or("transport", |response| code_name(response));
     metrics::histogram!("asobi_grpc_server_seconds", "method" => method, "code" => code)
         .record(begun.elapsed().as_secs_f64());
@@ -116,12 +156,15 @@ where
 }
 
 /// A call that failed before its first message says so in the headers; a stream that fails later counts as begun.
-fn code_name(response: &Response<Body>) -> &'static str {
-    let code = match response.headers().get("grpc-status") {
+pub(super) fn code_of<B>(response: &Response<B>) -> Code {
+    match response.headers().get("grpc-status") {
         None => Code::Ok,
         Some(value) => Code::from_bytes(value.as_bytes()),
-    };
-    match code {
+    }
+}
+
+fn code_name(response: &Response<Body>) -> &'static str {
+    match code_of(response) {
         Code::Ok => "ok",
         Code::Cancelled => "cancelled",
         Code::InvalidArgument => "invalid_argument",

@@ -23,6 +23,7 @@ pub fn serve_metrics(listener: TcpListener, readiness: Readiness, shutdown: &Shu
         .route("/ready", get(ready))
         .with_state(readiness);
     shutdown.spawn_background("metrics upkeep", telemetry::upkeep());
+    shutdown.spawn_background("log filter", telemetry::go_back());
     shutdown.spawn_background("metrics server", async move {
         if let Err(error) = axum::serve(listener, router).await {
             tracing::error!(%error, "the metrics endpoint has failed");

@@ -1,8 +1,9 @@
 //! A service to be called, which answers as its test wants.
 
 use asobi_proto::ops_v1::{
-    DrainNodeRequest, DrainNodeResponse, GetConfigRequest, GetConfigResponse, GetStatsRequest, GetStatsResponse,
-    ListNodesRequest, ListNodesResponse, Node, WitnessRequest, WitnessResponse, ops_service_server::OpsService,
+    DrainNodeRequest, DrainNodeResponse, GetConfigRequest, GetConfigResponse, GetLogFilterRequest,
+    GetLogFilterResponse, GetStatsRequest, GetStatsResponse, ListNodesRequest, ListNodesResponse, Node,
+    SetLogFilterRequest, SetLogFilterResponse, WitnessRequest, WitnessResponse, ops_service_server::OpsService,
 };
 use tonic::{Request, Response, Status};
 
@@ -25,6 +26,14 @@ impl OpsService for Ops {
     }
 
     async fn drain_node(&self, _: Request<DrainNodeRequest>) -> Result<Response<DrainNodeResponse>, Status> {
+        Err(Status::unimplemented("not asked here"))
+    }
+
+    async fn get_log_filter(&self, _: Request<GetLogFilterRequest>) -> Result<Response<GetLogFilterResponse>, Status> {
+        Err(Status::unimplemented("not asked here"))
+    }
+
+    async fn set_log_filter(&self, _: Request<SetLogFilterRequest>) -> Result<Response<SetLogFilterResponse>, Status> {
         Err(Status::unimplemented("not asked here"))
     }
 

@@ -25,11 +25,17 @@ use super::{
     rules::{self, FieldErrors},
 };
 
-/// A fresh pair.
-#[derive(Debug, Clone)]
+/// A fresh pair. `Debug` does not show it.
+#[derive(Clone)]
 pub struct TokenPair {
     pub access_token: String,
     pub refresh_token: String,
+}
+
+impl std::fmt::Debug for TokenPair {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("TokenPair(…)")
+    }
 }
 
 /// Who logged in.

@@ -6,7 +6,6 @@
 use std::{sync::Arc, time::Duration};
 
 use asobi_proto::social_v1::TextKind;
-use asobi_service_kit::telemetry;
 use tokio::sync::oneshot;
 use uuid::Uuid;
 
@@ -107,7 +106,7 @@ impl Hub {
             content,
             key,
             recipient: Some(recipient),
-            traceparent: telemetry::traceparent(),
+            span: asobi_trace::recorded_span(),
         };
         // Nobody waiting any more is no error: the message is stored all the same.
         self.chat.send(message, move |outcome| {

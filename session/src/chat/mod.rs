@@ -29,7 +29,7 @@ use std::{
 
 use asobi_bus::{Bus, BusEvent, Subscription};
 use asobi_proto::bus::{ChatItem, Topic};
-use asobi_service_kit::{Config, telemetry};
+use asobi_service_kit::Config;
 use asobi_store::chat::Message;
 use time::OffsetDateTime;
 use tokio::sync::{Notify, mpsc};
@@ -80,8 +80,8 @@ pub(crate) struct Outgoing {
     pub key: Option<String>,
     /// A direct message: `dm.message` goes to this player's inbox in the same transaction.
     pub recipient: Option<Uuid>,
-    /// The trace of the sender's frame, where it is sampled; goes along with the hint.
-    pub traceparent: Option<String>,
+    /// The sender's, where it is recorded: what is done for the message hangs on it.
+    pub span: Span,
 }
 
 /// One node's part in all channels.
@@ -172,8 +172,11 @@ async fn listen(hub: Arc<Hub>, own: Arc<str>, mut events: Subscription) {
             BusEvent::Batch(notification) => {
                 // What this process stored it has delivered when it hinted at it.
                 let Some(batch) = notification.batch().filter(|batch| *batch.origin != *own) else { continue };
-                let span = delivery(batch.traceparent);
-                let _entered = span.enter();
+                // Of each recorded message its own, until all of the batch is delivered.
+                let _delivering: Vec<Span> = (0..batch.items.len())
+                    .filter_map(|item| batch.trace_of(item))
+                    .map(|trace| asobi_bus::processing(notification.topic, Some(trace)))
+                    .collect();
                 hub.chat.channels.hear(batch.items.iter().filter_map(|raw| {
                     serde_json::from_str::<ChatItem<'_>>(raw.get())
                         .inspect_err(|error| tracing::warn!(%error, "A chat hint could not be read; its row will be."))
@@ -182,14 +185,6 @@ async fn listen(hub: Arc<Hub>, own: Arc<str>, mut events: Subscription) {
             }
         }
     }
-}
-
-/// The span of a batch's delivery, in the trace of the message that brought one along; nearly none does.
-fn delivery(traceparent: Option<&str>) -> Span {
-    let Some(parent) = traceparent else { return Span::none() };
-    let span = tracing::debug_span!("chat delivery", otel.kind = "consumer");
-    telemetry::set_parent(&span, parent);
-    span
 }
 
 pub(crate) fn shared_frame(message: &Message) -> Frame {

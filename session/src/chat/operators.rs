@@ -169,7 +169,7 @@ impl Operators {
             content: request.content.clone(),
             key,
             recipient: None,
-            traceparent: asobi_service_kit::telemetry::traceparent(),
+            span: asobi_trace::recorded_span(),
         };
         let (done, answer) = oneshot::channel();
         let taken = self.hub.chat.send(message, move |outcome| {

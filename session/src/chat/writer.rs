@@ -24,6 +24,7 @@ use asobi_store::{
 use serde_json::value::RawValue;
 use sqlx::{Connection as _, PgConnection};
 use tokio::sync::mpsc;
+use tracing::{Instrument as _, Span};
 use uuid::Uuid;
 
 use super::{Outgoing, SendError, Sent, known::Known};
@@ -54,7 +55,7 @@ struct Pending {
     new: NewMessage,
     recipient: Option<Uuid>,
     /// See [`Outgoing`].
-    traceparent: Option<String>,
+    span: Span,
     done: Vec<Done>,
 }
 
@@ -215,7 +216,8 @@ impl Writer {
         };
         let messages: Vec<&NewMessage> = pending.iter().map(|p| &p.new).collect();
         let batch = Batch { writer: &self.id, number: self.number, messages: &messages };
-        let error = match within(WRITE, write(&mut connection, &batch, pending)).await {
+        let span = writing(pending);
+        let error = match within(WRITE, write(&mut connection, &batch, pending)).instrument(span).await {
             Ok(written) => {
                 self.connection = Some(connection);
                 return written.map_or(Attempt::Late, |(placed, events)| Attempt::Stored(placed, events));
@@ -261,24 +263,44 @@ impl Writer {
     /// Tells the senders, then everybody else.
     fn confirmed(&mut self, pending: Vec<Pending>, placed: Vec<Placed>, events: Events) {
         let mut messages = Vec::with_capacity(pending.len());
+        let spans: Vec<Span> = if events.is_empty() {
+            Vec::new()
+        } else {
+            pending.iter().filter(|p| p.recipient.is_some()).map(|p| p.span.clone()).collect()
+        };
         for (p, placed) in pending.into_iter().zip(placed) {
-            let Pending { new, traceparent, done, .. } = p;
+            let Pending { new, span, done, .. } = p;
             answer(done, Ok(sent(new.message_id, placed)));
             if !new.sender_known {
                 self.known.add(new.sender_id, &new.channel_id);
             }
             let NewMessage { message_id, channel_id, sender_id, content, .. } = new;
             let Placed { seq, sent_at } = placed;
-            messages.push((
-                Message { message_id, channel_id, seq, sender_id, content, sent_at, deleted: false },
-                traceparent,
-            ));
+            messages.push((Message { message_id, channel_id, seq, sender_id, content, sent_at, deleted: false }, span));
         }
         spread(&self.hub, messages);
-        for (player, seq, event) in &events {
-            asobi_bus::inbox::publish(&self.hub.publisher, *player, *seq, event);
+        for ((player, seq, event), span) in events.iter().zip(&spans) {
+            span.in_scope(|| asobi_bus::inbox::publish(&self.hub.publisher, *player, *seq, event));
         }
     }
+}
+
+/// The span of a batch's statement: in the trace of its first recorded message, and linked to those of the others.
+fn writing(pending: &[Pending]) -> Span {
+    let mut recorded = pending.iter().map(|p| &p.span).filter(|span| !span.is_disabled());
+    let Some(first) = recorded.next() else { return Span::none() };
+    let span = tracing::info_span!(
+        target: asobi_trace::TARGET,
+        parent: first,
+        "INSERT chat_messages",
+        otel.kind = "client",
+        db.system.name = "postgresql",
+        db.operation.name = "INSERT",
+        db.collection.name = "chat_messages",
+        db.operation.batch.size = pending.len(),
+    );
+    asobi_trace::link_spans(&span, recorded);
+    span
 }
 
 /// What the server said; none when it said nothing, or nothing that ends the matter.
@@ -309,8 +331,8 @@ fn gather(batch: &mut Vec<Write>, known: &Known) -> Vec<Pending> {
             content: message.content,
             idempotency_key: message.key,
         };
-        let (recipient, traceparent) = (message.recipient, message.traceparent);
-        pending.push(Pending { new, recipient, traceparent, done: vec![done] });
+        let (recipient, span) = (message.recipient, message.span);
+        pending.push(Pending { new, recipient, span, done: vec![done] });
     }
     pending
 }
@@ -338,15 +360,16 @@ async fn write(
 }
 
 /// Hints stored messages to every node, and gives them to the members here.
-fn spread(hub: &Hub, messages: Vec<(Message, Option<String>)>) {
+fn spread(hub: &Hub, messages: Vec<(Message, Span)>) {
     let mut here = Vec::with_capacity(messages.len());
-    for (message, traceparent) in &messages {
+    for (message, span) in &messages {
         let Ok(frame) = RawValue::from_string(message.frame()) else { continue };
         let (topic, channel_id) = (Topic::chat(&message.channel_id), message.channel_id.as_str().into());
         let item = ChatItem { channel_id, seq: message.seq, frame: Some(&frame) };
+        let trace = asobi_trace::traceparent_of(span);
         // What is lost here (a full queue, counted there) is found by the sweep of each node.
-        if hub.publisher.publish_traced(topic, &item, traceparent.clone()) == Err(asobi_bus::PublishError::TooLarge) {
-            let _ = hub.publisher.publish_traced(topic, &ChatItem { frame: None, ..item }, traceparent.clone());
+        if hub.publisher.publish_traced(topic, &item, trace.as_deref()) == Err(asobi_bus::PublishError::TooLarge) {
+            let _ = hub.publisher.publish_traced(topic, &ChatItem { frame: None, ..item }, trace.as_deref());
         }
         here.push((message.channel_id.as_str(), message.seq, Frame::from(String::from(Box::<str>::from(frame)))));
     }
@@ -382,7 +405,7 @@ mod tests {
             content: "hi".into(),
             key: key.map(Into::into),
             recipient: None,
-            traceparent: None,
+            span: Span::none(),
         };
         Write { message, done: Box::new(|_| {}) }
     }

@@ -1,15 +1,20 @@
 //! Answering: replies and errors, at once or later.
 
-use std::sync::Arc;
+use std::sync::{
+    Arc,
+    atomic::{AtomicBool, Ordering},
+};
 
 use asobi_proto::{
     error::ErrorCode,
     frame::{self, ErrorFrame},
 };
+use asobi_trace::{KeyValue, SpanKind, Watch};
 use serde::Serialize;
 use serde_json::value::RawValue;
+use tracing::Span;
 
-use super::Call;
+use super::{Call, Operation};
 use crate::{
     conn::{Conn, InFlight},
     frame::Frame,
@@ -54,8 +59,43 @@ impl Call<'_> {
             kind: self.kind.into(),
             cid: self.cid.map(ToOwned::to_owned),
             typed: false,
+            outcome: Outcome::of(self.operation),
             _in_flight: self.conn.in_flight(),
         }
+    }
+}
+
+/// How a request ends, which its trace is told when it has: when its asker is dropped.
+struct Outcome {
+    name: &'static str,
+    /// Of a recorded request; it lasts until the answer.
+    span: Span,
+    watch: Watch,
+    failed: AtomicBool,
+}
+
+/// What of ours could not be reached has many names, and its logs say them.
+const NOT_READY: &str = "not_ready";
+
+impl Outcome {
+    fn of(operation: Operation<'_>) -> Self {
+        let Operation { name, span, watch } = operation;
+        Self { name, span: span.clone(), watch, failed: AtomicBool::new(false) }
+    }
+}
+
+impl Drop for Outcome {
+    fn drop(&mut self) {
+        let error = (*self.failed.get_mut()).then_some(NOT_READY);
+        if error.is_some() {
+            self.span.record("otel.status_code", "ERROR");
+            self.span.record("error.type", NOT_READY);
+        }
+        // A span ends when it was left last, and this is when it is over.
+        self.span.in_scope(|| ());
+        let name = self.name;
+        self.watch
+            .end(error, None, || (name.to_owned(), SpanKind::Server, vec![KeyValue::new("asobi.frame.type", name)]));
     }
 }
 
@@ -65,6 +105,7 @@ pub(crate) struct Asker {
     kind: Box<str>,
     cid: Option<Box<RawValue>>,
     typed: bool,
+    outcome: Outcome,
     _in_flight: InFlight,
 }
 
@@ -94,6 +135,7 @@ impl Asker {
 
     /// Something of ours cannot be reached now; the same request may succeed later.
     pub(crate) fn not_ready(&self) {
+        self.outcome.failed.store(true, Ordering::Relaxed);
         let mut error = ErrorFrame::for_reason("not_ready", "This is not possible at the moment; try again.");
         error.code = ErrorCode::NOT_READY;
         error.details.clear();

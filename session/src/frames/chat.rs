@@ -3,7 +3,6 @@
 use std::{sync::Arc, time::Duration};
 
 use asobi_proto::{error::ErrorCode, frame::ErrorFrame, social_v1::TextKind};
-use asobi_service_kit::telemetry;
 use asobi_store::{chat as rows, within};
 use serde::Serialize;
 use serde_json::{Map, Value, json};
@@ -296,8 +295,8 @@ pub(super) fn key(payload: &Map<String, Value>) -> Result<Option<String>, ()> {
 
 fn write(hub: &Arc<Hub>, asker: Asker, sender: Uuid, message: Message) {
     let Message { id, content, key, .. } = message;
-    let traceparent = telemetry::traceparent();
-    let outgoing = Outgoing { channel_id: id.clone(), sender, content, key, recipient: None, traceparent };
+    let span = asobi_trace::recorded_span();
+    let outgoing = Outgoing { channel_id: id.clone(), sender, content, key, recipient: None, span };
     let asker = Arc::new(asker);
     let later = Arc::clone(&asker);
     let taken = hub.chat.send(outgoing, move |outcome| answer(&later, &id, outcome));

@@ -17,8 +17,9 @@ mod session;
 use std::{future::Future, pin::Pin, sync::Arc, time::Duration};
 
 use asobi_proto::frame::{Incoming, Malformed};
+use asobi_trace::{Head, Watch};
 use serde_json::value::RawValue;
-use tracing::Instrument as _;
+use tracing::{Instrument as _, Span, field::Empty};
 
 pub(crate) use self::{ask::Asker, matches::report};
 use crate::{
@@ -123,6 +124,17 @@ pub(crate) struct Call<'a> {
     pub cid: Option<&'a RawValue>,
     /// The text of a JSON object.
     pub payload: &'a str,
+    pub operation: Operation<'a>,
+}
+
+/// What is to be known of a frame when it is answered, for its trace.
+#[derive(Clone, Copy)]
+pub(crate) struct Operation<'a> {
+    /// The frame's type.
+    pub name: &'static str,
+    /// Its span, if it is recorded; else it is watched.
+    pub span: &'a Span,
+    pub watch: Watch,
 }
 
 /// What became of a frame.
@@ -181,17 +193,26 @@ pub(crate) fn route(socket: &Socket, text: &str, busy: Option<Lane>) -> Step {
             return Step::Done;
         }
     };
-    let call = Call { hub: &socket.hub, conn: &socket.conn, kind: &frame.kind, cid: frame.cid, payload: frame.payload };
     let known = TYPES.iter().find(|t| t.name == frame.kind);
     let lane = known.map_or(Lane::Other, |t| t.lane);
     if busy.is_some_and(|busy| !lane.overtakes(busy)) {
         return Step::Wait;
     }
+    let span = known.map_or_else(Span::none, |known| span(socket, known));
+    let watch = Watch::begin(!span.is_disabled());
+    let operation = Operation { name: known.map_or("unknown", |known| known.name), span: &span, watch };
+    let call = Call {
+        hub: &socket.hub,
+        conn: &socket.conn,
+        kind: &frame.kind,
+        cid: frame.cid,
+        payload: frame.payload,
+        operation,
+    };
     let Some(known) = known else {
         call.error("unknown_type", "There is no such frame type.");
         return Step::Done;
     };
-    let span = tracing::debug_span!("frame", frame.type_ = known.name, session.no = socket.conn.no.0);
     let _entered = span.enter();
     if known.access == Access::Player && socket.conn.player().is_none() {
         call.error("not_authenticated", "Send session.connect first.");
@@ -208,6 +229,20 @@ pub(crate) fn route(socket: &Socket, text: &str, busy: Option<Lane>) -> Step {
             Step::Done
         }
     }
+}
+
+/// A trace begins here, if it is drawn. Inputs come by the thousand, so that they are drawn like everything else and not by themselves.
+fn span(socket: &Socket, known: &Type) -> Span {
+    asobi_trace::root!(
+        Head::draw(),
+        "frame",
+        otel.name = known.name,
+        otel.kind = "server",
+        otel.status_code = Empty,
+        error.type = Empty,
+        asobi.frame.type = known.name,
+        asobi.session.no = socket.conn.no.0,
+    )
 }
 
 #[cfg(test)]

@@ -22,6 +22,7 @@ use asobi_proto::{
 use asobi_store::{inbox, within};
 use parking_lot::Mutex;
 use tokio::sync::{Notify, mpsc};
+use tracing::{Instrument as _, Span};
 use uuid::Uuid;
 
 use crate::{
@@ -47,10 +48,16 @@ const SWEEP: Duration = Duration::from_secs(10);
 #[derive(Default)]
 pub(crate) struct Mailbox(Mutex<State>);
 
+/// An event on its way to the player, with the span of that where its trace is recorded.
+struct Delivery {
+    event: InboxEvent,
+    span: Span,
+}
+
 #[derive(Default)]
 struct State {
-    order: Order<InboxEvent>,
-    ready: VecDeque<InboxEvent>,
+    order: Order<Delivery>,
+    ready: VecDeque<Delivery>,
     /// Groups the player came into or left, to be looked up.
     groups: Vec<Uuid>,
     /// Operators closed the player's sockets, by which events and why.
@@ -80,6 +87,10 @@ impl Mailbox {
 
     /// Takes an event, or the news that there is one to be read.
     pub(crate) fn offer(&self, hub: &Arc<Hub>, player: &Arc<Player>, seq: i64, event: Option<InboxEvent>) {
+        self.deliver(hub, player, seq, event.map(|event| Delivery { event, span: Span::none() }));
+    }
+
+    fn deliver(&self, hub: &Arc<Hub>, player: &Arc<Player>, seq: i64, event: Option<Delivery>) {
         let repair = {
             let mut state = self.0.lock();
             let State { order, ready, groups, kicks, repairing, .. } = &mut *state;
@@ -114,6 +125,8 @@ impl Mailbox {
             } else {
                 let complete = i64::try_from(rows.len()).unwrap_or(ROWS) < ROWS;
                 let through = if complete { stands } else { rows.last().map_or(stands, |row| row.0) };
+                let deliver = |(seq, event)| (seq, Delivery { event, span: Span::none() });
+                let rows: Vec<_> = rows.into_iter().map(deliver).collect();
                 order.fill(rows, through, |seq, event| admit(ready, groups, kicks, seq, event));
                 !complete
             }
@@ -142,19 +155,19 @@ impl Mailbox {
         if state.working {
             return;
         }
-        while let Some(event) = state.ready.pop_front() {
-            if event.action.is_some() {
-                state.ready.push_front(event);
+        while let Some(next) = state.ready.pop_front() {
+            if next.event.action.is_some() {
+                state.ready.push_front(next);
                 state.working = true;
                 drop(state);
                 hub.spawn("inbox", work(Arc::clone(hub), Arc::clone(player)));
                 return;
             }
-            tell(player, &event);
+            tell(player, &next.event);
         }
     }
 
-    fn next(&self) -> Option<InboxEvent> {
+    fn next(&self) -> Option<Delivery> {
         let mut state = self.0.lock();
         let next = state.ready.pop_front();
         state.working = next.is_some();
@@ -163,13 +176,15 @@ impl Mailbox {
 }
 
 fn admit(
-    ready: &mut VecDeque<InboxEvent>,
+    ready: &mut VecDeque<Delivery>,
     groups: &mut Vec<Uuid>,
     kicks: &mut Vec<(i64, String)>,
     seq: i64,
-    event: InboxEvent,
+    delivery: Delivery,
 ) {
-    if let Some(InboxAction::Kicked { reason }) = event.action {
+    let event = &delivery.event;
+    if let Some(InboxAction::Kicked { reason }) = &event.action {
+        let reason = reason.clone();
         return kicks.push((seq, reason));
     }
     // What ended must end within a second: it does not wait for a match's host.
@@ -179,7 +194,7 @@ fn admit(
         groups.push(group_id);
     }
     if ready.len() < READY {
-        ready.push_back(event);
+        ready.push_back(delivery);
     } else {
         metrics::counter!("asobi_session_frames_dropped_total", "reason" => "inbox_full").increment(1);
     }
@@ -214,29 +229,33 @@ async fn look_up(hub: Arc<Hub>, player: Arc<Player>, groups: Vec<Uuid>) {
 }
 
 async fn work(hub: Arc<Hub>, player: Arc<Player>) {
-    while let Some(event) = player.mailbox.next() {
-        match &event.action {
-            None | Some(InboxAction::Group { .. } | InboxAction::Kicked { .. }) => tell(&player, &event),
-            Some(InboxAction::Matched { match_id }) => {
-                seat::matched(&hub, &player, *match_id, frame_of(&event)).await;
-            }
-            Some(InboxAction::Friends { friend_id }) => {
-                hub.forget_direct(player.id, *friend_id);
-                tell(&player, &event);
-                hub.presence.friends_changed(&hub, &player).await;
-            }
-            Some(InboxAction::Moved { match_id }) => {
-                seat::failed_over(&hub, &player, *match_id).await;
-                tell(&player, &event);
-            }
-            Some(InboxAction::MatchGone { match_id }) => {
-                for conn in player.conns() {
-                    if let Some(seat) = conn.clear_seat(*match_id) {
-                        seat.link.detach(conn.no, false);
-                    }
+    while let Some(Delivery { event, span }) = player.mailbox.next() {
+        act(&hub, &player, &event).instrument(span).await;
+    }
+}
+
+async fn act(hub: &Arc<Hub>, player: &Arc<Player>, event: &InboxEvent) {
+    match &event.action {
+        None | Some(InboxAction::Group { .. } | InboxAction::Kicked { .. }) => tell(player, event),
+        Some(InboxAction::Matched { match_id }) => {
+            seat::matched(hub, player, *match_id, frame_of(event)).await;
+        }
+        Some(InboxAction::Friends { friend_id }) => {
+            hub.forget_direct(player.id, *friend_id);
+            tell(player, event);
+            hub.presence.friends_changed(hub, player).await;
+        }
+        Some(InboxAction::Moved { match_id }) => {
+            seat::failed_over(hub, player, *match_id).await;
+            tell(player, event);
+        }
+        Some(InboxAction::MatchGone { match_id }) => {
+            for conn in player.conns() {
+                if let Some(seat) = conn.clear_seat(*match_id) {
+                    seat.link.detach(conn.no, false);
                 }
-                tell(&player, &event);
             }
+            tell(player, event);
         }
     }
 }
@@ -260,10 +279,11 @@ async fn listen(hub: Arc<Hub>, mut events: Subscription) {
                 metrics::counter!("asobi_session_resyncs_total", "what" => "inbox").increment(1);
                 hub.inbox.sweep.notify_one();
             }
-            BusEvent::Batch(batch) => {
-                for raw in batch.items() {
+            BusEvent::Batch(notification) => {
+                let Some(batch) = notification.batch() else { continue };
+                for (n, raw) in batch.items.iter().enumerate() {
                     match serde_json::from_str::<InboxItem<'_>>(raw.get()) {
-                        Ok(item) => hear(&hub, &item),
+                        Ok(item) => hear(&hub, notification.topic, &item, batch.trace_of(n)),
                         Err(error) => tracing::warn!(%error, "An inbox hint could not be read; its row will be."),
                     }
                 }
@@ -272,11 +292,12 @@ async fn listen(hub: Arc<Hub>, mut events: Subscription) {
     }
 }
 
-fn hear(hub: &Arc<Hub>, item: &InboxItem<'_>) {
+fn hear(hub: &Arc<Hub>, topic: Topic, item: &InboxItem<'_>, traceparent: Option<&str>) {
     let Some(player) = hub.registry.player(item.player_id) else { return };
     // An event of a newer release that cannot be read here cannot be read from its row either: it is skipped there.
     let event = item.event.and_then(|raw| serde_json::from_str::<InboxEvent>(raw.get()).ok());
-    player.mailbox.offer(hub, &player, item.seq, event);
+    let span = asobi_bus::processing(topic, traceparent);
+    player.mailbox.deliver(hub, &player, item.seq, event.map(|event| Delivery { event, span }));
 }
 
 async fn repair(hub: Arc<Hub>, mut gaps: mpsc::Receiver<Arc<Player>>) {

@@ -21,6 +21,8 @@ pub struct Forming {
     pub teams: Option<Vec<Vec<Uuid>>>,
     /// Where its host may be, the best first; empty: anywhere.
     pub regions: Vec<String>,
+    /// Of the decision, where a ticket's trace is recorded.
+    pub traceparent: Option<String>,
 }
 
 /// What [`claim`] did.
@@ -102,14 +104,15 @@ async fn insert_matches(conn: &mut PgConnection, groups: &[Forming], term: i64) 
     let incarnations: Vec<i64> = groups.iter().map(|g| g.host_incarnation).collect();
     let teams: Vec<Option<Value>> = groups.iter().map(|g| g.teams.as_ref().map(|teams| json!(teams))).collect();
     let regions: Vec<Value> = groups.iter().map(|g| json!(g.regions)).collect();
+    let traces: Vec<Option<String>> = groups.iter().map(|g| g.traceparent.clone()).collect();
     let (of, players): (Vec<Uuid>, Vec<Uuid>) =
         groups.iter().flat_map(|g| g.tickets.iter().map(|(_, player)| (g.match_id, *player))).unzip();
     sqlx::query!(
-        "INSERT INTO matches (id, mode, state, host_node, host_incarnation, epoch, term, players, teams, regions)
+        "INSERT INTO matches (id, mode, state, host_node, host_incarnation, epoch, term, players, teams, regions, traceparent)
          SELECT g.id, g.mode, 'allocating', g.host, g.incarnation, 1, $5, s.players, g.teams,
-           ARRAY(SELECT jsonb_array_elements_text(g.regions))
-         FROM UNNEST($1::uuid[], $2::text[], $3::text[], $4::bigint[], $8::jsonb[], $9::jsonb[])
-           AS g (id, mode, host, incarnation, teams, regions)
+           ARRAY(SELECT jsonb_array_elements_text(g.regions)), g.traceparent
+         FROM UNNEST($1::uuid[], $2::text[], $3::text[], $4::bigint[], $8::jsonb[], $9::jsonb[], $10::text[])
+           AS g (id, mode, host, incarnation, teams, regions, traceparent)
          JOIN (SELECT match_id, array_agg(player_id ORDER BY place) AS players
                FROM UNNEST($6::uuid[], $7::uuid[]) WITH ORDINALITY AS f (match_id, player_id, place) GROUP BY match_id) AS s
            ON s.match_id = g.id",
@@ -122,6 +125,7 @@ async fn insert_matches(conn: &mut PgConnection, groups: &[Forming], term: i64) 
         &players,
         &teams as &[Option<Value>],
         &regions,
+        &traces as &[Option<String>],
     )
     .execute(conn)
     .await?;

@@ -36,6 +36,8 @@ pub struct Pending {
     /// A JSON object.
     pub properties: serde_json::Value,
     pub query: Option<String>,
+    /// Of whoever queued, where their trace is recorded.
+    pub traceparent: Option<String>,
 }
 
 /// The database's clock.
@@ -62,7 +64,7 @@ pub async fn pending_of(pool: &PgPool, heads: &[Uuid]) -> Result<Vec<Pending>> {
     Ok(sqlx::query_as!(
         Pending,
         r#"SELECT id AS "id!", head, player_id AS "player_id!", mode AS "mode!", submitted_at AS "submitted_at!",
-                  properties AS "properties!", query
+                  properties AS "properties!", query, traceparent
            FROM (SELECT * FROM tickets WHERE id = ANY($1) AND state = 'pending' AND head IS NULL
                  UNION ALL SELECT * FROM tickets WHERE head = ANY($1) AND state = 'pending') AS t"#,
         heads,
@@ -93,6 +95,8 @@ pub struct Open {
     pub teams: Option<serde_json::Value>,
     /// Where its host may be, the best first; empty: anywhere.
     pub regions: Vec<String>,
+    /// Of the decision to form it, where a ticket's trace is recorded.
+    pub traceparent: Option<String>,
 }
 
 /// Matches whose players do not know yet what became of them: where a leader goes on.
@@ -102,7 +106,7 @@ pub struct Open {
 pub async fn untold(pool: &PgPool, limit: i64) -> Result<Vec<Open>> {
     Ok(sqlx::query_as!(
         Open,
-        r#"SELECT m.id, m.mode, m.state, m.host_node, m.host_incarnation, m.epoch, m.attempts, m.failovers, m.version, m.teams, m.regions,
+        r#"SELECT m.id, m.mode, m.state, m.host_node, m.host_incarnation, m.epoch, m.attempts, m.failovers, m.version, m.teams, m.regions, m.traceparent,
              CASE WHEN m.failovers = 0 THEN m.players ELSE ARRAY(
                SELECT s.player_id FROM match_players s WHERE s.match_id = m.id
                  AND NOT EXISTS (SELECT 1 FROM backfill_claims c WHERE c.match_id = m.id AND c.player_id = s.player_id)
@@ -121,7 +125,7 @@ pub async fn untold(pool: &PgPool, limit: i64) -> Result<Vec<Open>> {
 pub async fn open(pool: &PgPool, match_id: Uuid) -> Result<Option<Open>> {
     Ok(sqlx::query_as!(
         Open,
-        r#"SELECT m.id, m.mode, m.state, m.host_node, m.host_incarnation, m.epoch, m.attempts, m.failovers, m.version, m.teams, m.regions,
+        r#"SELECT m.id, m.mode, m.state, m.host_node, m.host_incarnation, m.epoch, m.attempts, m.failovers, m.version, m.teams, m.regions, m.traceparent,
              CASE WHEN m.failovers = 0 THEN m.players ELSE ARRAY(
                SELECT s.player_id FROM match_players s WHERE s.match_id = m.id
                  AND NOT EXISTS (SELECT 1 FROM backfill_claims c WHERE c.match_id = m.id AND c.player_id = s.player_id)

@@ -10,6 +10,7 @@ mod wish;
 use asobi_proto::mode::ModeSettings;
 use sqlx::PgPool;
 use time::OffsetDateTime;
+use tracing::Instrument as _;
 use uuid::Uuid;
 
 pub(crate) use self::party::{append, event, withdraw_of_party};
@@ -17,7 +18,7 @@ pub use self::{
     party::{CreatedForParty, create_party},
     wish::{Wish, WishError, check, largest_party},
 };
-use crate::{Error, inbox::StoredEvent};
+use crate::{Error, inbox::StoredEvent, sql};
 
 /// Where a ticket is: `pending` until it is claimed or ends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -158,7 +159,7 @@ impl From<sqlx::Error> for CancelError {
     }
 }
 
-/// Queues a player, in one statement and so in one transaction. The caller has checked that player and mode exist and that the wish makes
+/// Queues a player, in the caller's trace, in one statement and so in one transaction. The caller has checked that player and mode exist and that the wish makes
 /// sense ([`check`]), and publishes a `TicketItem` afterwards. A member of a party that waits in the mode is answered the party's ticket.
 ///
 /// The bound of the queue: up to [`COUNTED`] it is counted exactly (an index-only walk that short), above it the number the
@@ -176,9 +177,11 @@ pub async fn create<'a>(
     max_queue: i64,
 ) -> Result<Created, TicketError> {
     let wish = wish.into();
+    let traceparent = asobi_trace::traceparent();
     // A simultaneous twin (or its end) may be committed between the statement's snapshot and its insert: look again.
     for _ in 0..3 {
-        let seen = insert(pool, player, mode, wish, settings, max_queue).await?;
+        let inserting = insert(pool, player, mode, wish, settings, max_queue, traceparent.as_deref());
+        let seen = inserting.instrument(sql::statement("INSERT", "tickets")).await?;
         if seen.seated {
             return Err(TicketError::AlreadyInMatch);
         }
@@ -208,6 +211,7 @@ async fn insert(
     wish: Wish<'_>,
     settings: &ModeSettings,
     max_queue: i64,
+    traceparent: Option<&str>,
 ) -> Result<Seen, TicketError> {
     let row = sqlx::query!(
         r#"WITH seat AS (SELECT 1 FROM match_players WHERE player_id = $2),
@@ -218,8 +222,8 @@ async fn insert(
                  THEN (SELECT queued FROM modes WHERE mode = $3)::bigint
                  ELSE (SELECT count(*) FROM (SELECT 1 FROM tickets WHERE mode = $3 AND state = 'pending' LIMIT $6) AS waiting)
                  END AS waiting),
-             made AS (INSERT INTO tickets (id, player_id, mode, properties, query, state, expires_at)
-                 SELECT $1, $2, $3, $4, $8, 'pending', now() + make_interval(secs => $5)
+             made AS (INSERT INTO tickets (id, player_id, mode, properties, query, state, expires_at, traceparent)
+                 SELECT $1, $2, $3, $4, $8, 'pending', now() + make_interval(secs => $5), $9
                  WHERE NOT EXISTS (SELECT 1 FROM seat) AND NOT EXISTS (SELECT 1 FROM held) AND (SELECT waiting < $6 FROM room)
                  ON CONFLICT (player_id, mode) WHERE state = 'pending' DO NOTHING
                  RETURNING id, properties, submitted_at, expires_at, party_id, query)
@@ -237,6 +241,7 @@ async fn insert(
         max_queue,
         COUNTED,
         wish.query,
+        traceparent,
     )
     .fetch_one(pool)
     .await?;

@@ -3,13 +3,14 @@
 use asobi_proto::{bus::InboxEvent, frame, mode::ModeSettings};
 use serde_json::{json, value::RawValue};
 use sqlx::{PgConnection, PgPool};
+use tracing::Instrument as _;
 use uuid::Uuid;
 
 use super::{COUNTED, Created, Ticket, TicketError, TicketState, Wish, largest_party};
 use crate::{
     Error, Result,
     inbox::{self, StoredEvent},
-    parties,
+    parties, sql,
 };
 
 /// What [`create_party`] answers.
@@ -57,7 +58,9 @@ pub async fn create_party(
         if let Some(held) = held(&mut tx, party, mode, &players).await? {
             return Ok(CreatedForParty { created: held?, told: Vec::new() });
         }
-        let Some(created) = insert(&mut tx, party, mode, wish, settings, max_queue, players).await? else { continue };
+        let new = New { party, mode, wish, settings, max_queue, traceparent: asobi_trace::traceparent() };
+        let inserting = insert(&mut tx, new, players);
+        let Some(created) = inserting.instrument(sql::statement("INSERT", "tickets")).await? else { continue };
         let told = tell_queued(&mut tx, &created, settings).await?;
         tx.commit().await?;
         return Ok(CreatedForParty { created, told });
@@ -116,16 +119,20 @@ async fn held(
     })))
 }
 
-/// None when a member's own ticket came in between; the transaction is then to be rolled back.
-async fn insert(
-    conn: &mut PgConnection,
+/// What a party's ticket is to say.
+struct New<'a> {
     party: Uuid,
-    mode: &str,
-    wish: Wish<'_>,
-    settings: &ModeSettings,
+    mode: &'a str,
+    wish: Wish<'a>,
+    settings: &'a ModeSettings,
     max_queue: i64,
-    players: Vec<Uuid>,
-) -> Result<Option<Created>, TicketError> {
+    /// Of whoever queues it, where their trace is recorded.
+    traceparent: Option<String>,
+}
+
+/// None when a member's own ticket came in between; the transaction is then to be rolled back.
+async fn insert(conn: &mut PgConnection, new: New<'_>, players: Vec<Uuid>) -> Result<Option<Created>, TicketError> {
+    let New { party, mode, wish, settings, max_queue, traceparent } = new;
     let ids: Vec<Uuid> = players.iter().map(|_| Uuid::now_v7()).collect();
     let head = ids[0];
     let rows = sqlx::query!(
@@ -134,8 +141,8 @@ async fn insert(
                  THEN (SELECT queued FROM modes WHERE mode = $4)::bigint
                  ELSE (SELECT count(*) FROM (SELECT 1 FROM tickets WHERE mode = $4 AND state = 'pending' LIMIT $8) AS waiting)
                  END AS waiting),
-             made AS (INSERT INTO tickets (id, player_id, mode, properties, query, state, expires_at, head, party_id)
-                 SELECT t.id, t.player_id, $4, $5, $6, 'pending', now() + make_interval(secs => $7), NULLIF($1, t.id), $10
+             made AS (INSERT INTO tickets (id, player_id, mode, properties, query, state, expires_at, head, party_id, traceparent)
+                 SELECT t.id, t.player_id, $4, $5, $6, 'pending', now() + make_interval(secs => $7), NULLIF($1, t.id), $10, $11
                  FROM UNNEST($2::uuid[], $3::uuid[]) AS t (id, player_id)
                  WHERE (SELECT waiting < $8 FROM room) ORDER BY t.player_id
                  ON CONFLICT (player_id, mode) WHERE state = 'pending' DO NOTHING
@@ -153,6 +160,7 @@ async fn insert(
         max_queue,
         COUNTED,
         party,
+        traceparent,
     )
     .fetch_one(conn)
     .await?;
