@@ -41,6 +41,12 @@ struct Item {
 }
 
 impl Publisher {
+    /// Hints that wait to be notified.
+    #[must_use]
+    pub fn waiting(&self) -> usize {
+        self.queue.max_capacity() - self.queue.capacity()
+    }
+
     /// # Errors
     /// [`PublishError`]; either way the rows are the truth and the caller's deed is done.
     pub fn publish(&self, topic: Topic, item: &impl Serialize) -> Result<(), PublishError> {
@@ -222,6 +228,6 @@ mod tests {
             assert_eq!(publisher.publish(Topic::Presence, &n), Ok(()));
         }
         assert_eq!(publisher.publish(Topic::Presence, &0), Err(PublishError::Full));
-        assert_eq!(publisher.queue.capacity(), 0);
+        assert_eq!((publisher.queue.capacity(), publisher.waiting()), (0, QUEUE));
     }
 }

@@ -15,7 +15,11 @@ use tonic::{Code, body::Body};
 use tower::{Layer, Service};
 use tracing::Instrument as _;
 
-use super::{Access, Caller, PeerCertificate, access::Credential, guard::Guarded};
+use super::{
+    Access, Caller, PeerCertificate,
+    access::{Credential, exists},
+    guard::Guarded,
+};
 use crate::telemetry;
 
 /// Services that anybody may call: probes and tools have no key, and they tell nothing that is secret.
@@ -89,7 +93,9 @@ where
             };
             let operator = matches!(caller, Caller::Operator { .. });
             request.extensions_mut().insert(caller);
-            let answer = timed(inner, request, path.trim_start_matches('/').to_owned()).await?;
+            // A process may call what a newer one would answer; its names are no label either.
+            let method = if exists(&path) { path.trim_start_matches('/') } else { "other" };
+            let answer = timed(inner, request, method.to_owned()).await?;
             let ended = operator.then(|| access.ended(shown, from));
             Ok(match ended {
                 Some(ended) => answer.map(|body| Body::new(Guarded::new(body, ended))),

@@ -16,6 +16,7 @@ use uuid::Uuid;
 use super::repair::Repairs;
 use crate::{
     conn::Conn,
+    count,
     frame::Frame,
     link::SessionNo,
     order::{Offer, Order},
@@ -181,7 +182,7 @@ impl Channels {
         for item in items {
             // Most channels of a large cluster have no members here: their frames are not even copied.
             let Some(cell) = self.find(&item.channel_id) else { continue };
-            news.add(cell, item.seq, item.frame.map(|raw| Frame::from(raw.get().to_owned())));
+            news.add(cell, item.seq, item.frame.map(|raw| Frame::from(raw.get().to_owned()).taken(item.taken_us)));
         }
         self.offer(news);
     }
@@ -348,10 +349,13 @@ fn hand_out(members: &mut [Member], frames: &[Frame]) {
         return;
     }
     metrics::histogram!("asobi_chat_fan_out_recipients").record(members.len() as f64);
-    for member in members {
+    let timed = count::every(members.len());
+    // Who joins gets them when what was missed has been read, which says nothing of how long a message takes.
+    let untimed = count::untimed(frames);
+    for (n, member) in members.iter_mut().enumerate() {
         match &mut member.joining {
-            None => member.conn.push_all(frames),
-            Some(joining) if joining.aside.len() + frames.len() <= ASIDE => joining.aside.extend_from_slice(frames),
+            None => member.conn.push_all(if n % timed == 0 { frames } else { &untimed }),
+            Some(joining) if joining.aside.len() + frames.len() <= ASIDE => joining.aside.extend_from_slice(&untimed),
             Some(joining) => joining.overflowed = true,
         }
     }

@@ -46,6 +46,8 @@ pub(crate) type Done = Box<dyn FnOnce(Result<Sent, SendError>) + Send + Sync>;
 /// A message taken from a sender, and how to answer them.
 pub(crate) struct Write {
     pub message: Outgoing,
+    /// When this node took it, unix microseconds.
+    pub taken_us: u64,
     pub done: Done,
 }
 
@@ -55,6 +57,8 @@ struct Pending {
     recipient: Option<Uuid>,
     /// See [`Outgoing`].
     traceparent: Option<String>,
+    /// See [`Write`].
+    taken_us: u64,
     done: Vec<Done>,
 }
 
@@ -261,7 +265,7 @@ impl Writer {
     fn confirmed(&mut self, pending: Vec<Pending>, placed: Vec<Placed>, events: Events) {
         let mut messages = Vec::with_capacity(pending.len());
         for (p, placed) in pending.into_iter().zip(placed) {
-            let Pending { new, traceparent, done, .. } = p;
+            let Pending { new, traceparent, taken_us, done, .. } = p;
             answer(done, Ok(sent(new.message_id, placed)));
             if !new.sender_known {
                 self.known.add(new.sender_id, &new.channel_id);
@@ -271,6 +275,7 @@ impl Writer {
             messages.push((
                 Message { message_id, channel_id, seq, sender_id, content, sent_at, deleted: false },
                 traceparent,
+                taken_us,
             ));
         }
         spread(&self.hub, messages);
@@ -291,7 +296,7 @@ fn sql_state(error: &Error) -> Option<String> {
 fn gather(batch: &mut Vec<Write>, known: &Known) -> Vec<Pending> {
     let mut pending: Vec<Pending> = Vec::with_capacity(batch.len());
     let mut keys: HashMap<(Uuid, String), usize> = HashMap::new();
-    for Write { message, done } in batch.drain(..) {
+    for Write { message, taken_us, done } in batch.drain(..) {
         let key = message.key.clone().map(|key| (message.sender, key));
         if let Some(first) = key.as_ref().and_then(|key| keys.get(key)) {
             pending[*first].done.push(done);
@@ -309,7 +314,7 @@ fn gather(batch: &mut Vec<Write>, known: &Known) -> Vec<Pending> {
             idempotency_key: message.key,
         };
         let (recipient, traceparent) = (message.recipient, message.traceparent);
-        pending.push(Pending { new, recipient, traceparent, done: vec![done] });
+        pending.push(Pending { new, recipient, traceparent, taken_us, done: vec![done] });
     }
     pending
 }
@@ -337,17 +342,18 @@ async fn write(
 }
 
 /// Hints stored messages to every node, and gives them to the members here.
-fn spread(hub: &Hub, messages: Vec<(Message, Option<String>)>) {
+fn spread(hub: &Hub, messages: Vec<(Message, Option<String>, u64)>) {
     let mut here = Vec::with_capacity(messages.len());
-    for (message, traceparent) in &messages {
+    for (message, traceparent, taken_us) in &messages {
         let Ok(frame) = RawValue::from_string(message.frame()) else { continue };
         let (topic, channel_id) = (Topic::chat(&message.channel_id), message.channel_id.as_str().into());
-        let item = ChatItem { channel_id, seq: message.seq, frame: Some(&frame) };
+        let item = ChatItem { channel_id, seq: message.seq, frame: Some(&frame), taken_us: Some(*taken_us) };
         // What is lost here (a full queue, counted there) is found by the sweep of each node.
         if hub.publisher.publish_traced(topic, &item, traceparent.clone()) == Err(asobi_bus::PublishError::TooLarge) {
             let _ = hub.publisher.publish_traced(topic, &ChatItem { frame: None, ..item }, traceparent.clone());
         }
-        here.push((message.channel_id.as_str(), message.seq, Frame::from(String::from(Box::<str>::from(frame)))));
+        let frame = Frame::from(String::from(Box::<str>::from(frame))).taken(Some(*taken_us));
+        here.push((message.channel_id.as_str(), message.seq, frame));
     }
     hub.chat.channels.stored(here);
 }
@@ -383,7 +389,7 @@ mod tests {
             recipient: None,
             traceparent: None,
         };
-        Write { message, done: Box::new(|_| {}) }
+        Write { message, taken_us: 1, done: Box::new(|_| {}) }
     }
 
     #[test]
