@@ -9,6 +9,7 @@ mod bad_input;
 mod boards;
 mod chat;
 mod matches;
+mod metrics;
 mod moderation;
 mod parties;
 mod presence;
