@@ -8,7 +8,7 @@ use asobi_service_kit::telemetry::{
 use reqwest::Method;
 use serde_json::json;
 
-use crate::support::{Client, Cluster, Process};
+use crate::support::{Client, Cluster, cluster::Process};
 
 const LOBBY: &str = "global:lobby";
 const GROUPS: [(&str, Roles); 4] = [
@@ -72,14 +72,16 @@ fn differences(role: Roles, text: &str) -> Vec<String> {
 
 /// The value of the series with these labels.
 fn value(text: &str, name: &str, labels: &[(&str, &str)]) -> Option<f64> {
-    let is = |own: &[(&str, String)]| labels.iter().all(|(name, value)| own.iter().any(|(n, v)| n == name && v == value));
+    let is =
+        |own: &[(&str, String)]| labels.iter().all(|(name, value)| own.iter().any(|(n, v)| n == name && v == value));
     text.lines().filter_map(exposition::sample).find(|s| s.name == name && is(&s.labels)).map(|s| s.value)
 }
 
 #[tokio::test]
 async fn every_process_shows_what_the_table_says() -> anyhow::Result<()> {
     let limits = ["limits.frames_per_second", "limits.requests_per_second"];
-    let cluster = limits.iter().fold(Cluster::new().test_games(), |cluster, limit| cluster.set(limit, 0)).start().await?;
+    let cluster =
+        limits.iter().fold(Cluster::new().test_games(), |cluster, limit| cluster.set(limit, 0)).start().await?;
     let mut ada = cluster.player(0, "ada").await?;
     let mut bo = cluster.player(1, "bo").await?;
     bo.call("chat.join", json!({"channel_id": LOBBY})).await?;
@@ -149,7 +151,8 @@ async fn nothing_is_a_label(cluster: &Cluster) -> anyhow::Result<()> {
         for (group, _) in GROUPS {
             for process in cluster.processes(group) {
                 let text = shown(cluster, &process).await?;
-                let odd: Vec<String> = text.lines().filter(|line| line.to_lowercase().contains("odd")).map(Into::into).collect();
+                let odd: Vec<String> =
+                    text.lines().filter(|line| line.to_lowercase().contains("odd")).map(Into::into).collect();
                 assert_eq!(odd, Vec::<String>::new(), "{}", process.node_id);
                 let families = exposition::families(&text);
                 all.insert(process.node_id, families.values().map(|family| series(family).len()).sum::<usize>());
