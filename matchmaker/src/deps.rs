@@ -271,3 +271,18 @@ impl Reign {
 pub fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn modes_past_the_first_hundred_share_a_label() {
+        let mut labels = Labels::default();
+        for n in 0..LABELS {
+            assert_eq!(labels.of(&format!("mode-{n}")), format!("mode-{n}"));
+        }
+        assert_eq!((labels.of("one-more"), labels.of("mode-7")), ("other".to_owned(), "mode-7".to_owned()));
+        assert_eq!(labels.0.len(), LABELS);
+    }
+}
