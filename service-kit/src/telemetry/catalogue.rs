@@ -202,7 +202,7 @@ impl Metric {
 
 /// The table.
 pub fn all() -> impl Iterator<Item = &'static Metric> + Clone {
-    cluster::TABLE.iter().chain(&players::TABLE).chain(&matches::TABLE)
+    cluster::TABLE.iter().chain(players::TABLE).chain(matches::TABLE)
 }
 
 /// The row of a metric.
@@ -226,9 +226,9 @@ pub(super) fn register(role: Roles) {
 pub fn markdown() -> String {
     let mut text = String::new();
     let parts = [
-        ("Every process", cluster::TABLE.as_slice()),
-        ("Players: gateways and match hosts", players::TABLE.as_slice()),
-        ("Matches, the queue, social services", matches::TABLE.as_slice()),
+        ("Every process", cluster::TABLE),
+        ("Players: gateways and match hosts", players::TABLE),
+        ("Matches, the queue, social services", matches::TABLE),
     ];
     for (title, table) in parts {
         let _ = writeln!(

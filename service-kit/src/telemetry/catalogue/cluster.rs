@@ -8,7 +8,7 @@ use super::{
 
 const ALL: Roles = Roles::ALL;
 
-pub(super) const TABLE: [Metric; 33] = [
+pub(super) const TABLE: &[Metric] = &[
     gauge("asobi_build_info", ALL, "Always 1; which version runs, and as what.").by(&[
         Rule("version", "the process's own"),
         Of("role", &["gateway", "match-service", "matchmaker", "social-service"]),

@@ -11,7 +11,7 @@ const MATCHMAKER: Roles = Roles::MATCHMAKER;
 const SOCIAL: Roles = Roles::SOCIAL;
 const MODE: super::Label = Rule("mode", "the modes that match hosts announce, 100 at most, and `other`");
 
-pub(super) const TABLE: [Metric; 51] = [
+pub(super) const TABLE: &[Metric] = &[
     gauge("asobi_match_running", MATCH, "Matches that are here, those that start included.").zero(),
     gauge("asobi_match_capacity", MATCH, "Matches that the host takes (`match.capacity`)."),
     gauge("asobi_match_load_ratio", MATCH, "Matches that are here, of those that the host takes.").zero(),

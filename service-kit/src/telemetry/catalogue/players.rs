@@ -84,7 +84,7 @@ pub const FRAMES_OUT: [&str; 41] = [
     "other",
 ];
 
-pub(super) const TABLE: [Metric; 32] = [
+pub(super) const TABLE: &[Metric] = &[
     gauge("asobi_session_sockets", PLAYERS, "Open sockets, authenticated or not.").zero(),
     counter(
         "asobi_session_frames_in_total",
