@@ -22,7 +22,8 @@ type Observer = Box<dyn Fn() -> bool + Send + Sync>;
 /// Who counts.
 #[derive(Debug, Clone)]
 pub(super) struct Process {
-    pub role: Roles,
+    /// As it calls itself: what spans say, too.
+    pub role: String,
     pub node_id: String,
     /// From when on.
     pub since: SystemTime,
@@ -57,8 +58,8 @@ pub fn install_metrics() {
 /// As [`install_metrics`], and makes everything that a process of this role has from the start.
 pub(super) fn start(role: &str, config: &Config) {
     install_metrics();
+    PROCESS.get_or_init(|| Process { role: role.to_owned(), node_id: config.node.id.clone(), since: SystemTime::now() });
     let Some(role) = Roles::named(role) else { return };
-    PROCESS.get_or_init(|| Process { role, node_id: config.node.id.clone(), since: SystemTime::now() });
     catalogue::register(role);
     metrics::gauge!("asobi_build_info", "version" => env!("CARGO_PKG_VERSION"), "role" => role.name()).set(1.0);
 }

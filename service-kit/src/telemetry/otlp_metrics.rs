@@ -168,7 +168,7 @@ fn export(process: &Process, text: &str, now: SystemTime) -> ExportMetricsServic
         }
     });
     let attributes = [
-        ("service.name", format!("asobi-{}", process.role.name())),
+        ("service.name", format!("asobi-{}", process.role)),
         ("service.instance.id", process.node_id.clone()),
         ("service.version", env!("CARGO_PKG_VERSION").to_owned()),
     ];
@@ -281,7 +281,7 @@ mod tests {
 
     #[test]
     fn a_histogram_is_sent_with_what_is_between_its_bounds() {
-        let process = Process { role: catalogue::Roles::GATEWAY, node_id: "g-1".to_owned(), since: UNIX_EPOCH };
+        let process = Process { role: "gateway".to_owned(), node_id: "g-1".to_owned(), since: UNIX_EPOCH };
         let text = "# TYPE asobi_bus_batch_items histogram\nasobi_bus_batch_items_bucket{le=\"1\"} 2\nasobi_bus_batch_items_bucket{le=\"2\"} 5\n\
                     asobi_bus_batch_items_bucket{le=\"+Inf\"} 6\nasobi_bus_batch_items_sum 20\nasobi_bus_batch_items_count 6\n";
         let request = export(&process, text, UNIX_EPOCH + Duration::from_nanos(5));
