@@ -156,7 +156,7 @@ fn expressions(value: &Value, found: &mut Vec<String>) {
             for (name, value) in fields {
                 match value.as_str() {
                     Some(text) if name == "expr" || name == "query" || name == "definition" => {
-                        found.push(text.to_owned())
+                        found.push(text.to_owned());
                     }
                     _ => expressions(value, found),
                 }

@@ -58,7 +58,11 @@ pub fn install_metrics() {
 /// As [`install_metrics`], and makes everything that a process of this role has from the start.
 pub(super) fn start(role: &str, config: &Config) {
     install_metrics();
-    PROCESS.get_or_init(|| Process { role: role.to_owned(), node_id: config.node.id.clone(), since: SystemTime::now() });
+    PROCESS.get_or_init(|| Process {
+        role: role.to_owned(),
+        node_id: config.node.id.clone(),
+        since: SystemTime::now(),
+    });
     let Some(role) = Roles::named(role) else { return };
     catalogue::register(role);
     metrics::gauge!("asobi_build_info", "version" => env!("CARGO_PKG_VERSION"), "role" => role.name()).set(1.0);
