@@ -33,6 +33,7 @@ pub(crate) async fn supervise(
             let mut listener = connect(&direct, &topics, shared.pulse.channel()).await?;
             shared.confirm();
             shared.connected.send_replace(true);
+            metrics::gauge!("asobi_bus_connected").set(1.0);
             shared.offer(&BusEvent::Resync);
             tracing::debug!(topics = topics.len(), "Listening on the bus.");
             back_off = BACK_OFF_FIRST;
@@ -43,6 +44,7 @@ pub(crate) async fn supervise(
             () = stop.cancelled() => return,
         };
         shared.connected.send_replace(false);
+        metrics::gauge!("asobi_bus_connected").set(0.0);
         metrics::counter!("asobi_bus_listener_losses_total").increment(1);
         let error = ended.err().unwrap_or_else(|| "the connection closed".into());
         let pause = back_off.mul_f64(rand::random_range(0.5..1.0));

@@ -47,6 +47,12 @@ struct Item {
 }
 
 impl Publisher {
+    /// Hints that wait to be notified.
+    #[must_use]
+    pub fn waiting(&self) -> usize {
+        self.queue.max_capacity() - self.queue.capacity()
+    }
+
     /// In the trace of the caller's current span.
     ///
     /// # Errors
@@ -280,6 +286,6 @@ mod tests {
             assert_eq!(publisher.publish(Topic::Presence, &n), Ok(()));
         }
         assert_eq!(publisher.publish(Topic::Presence, &0), Err(PublishError::Full));
-        assert_eq!(publisher.queue.capacity(), 0);
+        assert_eq!((publisher.queue.capacity(), publisher.waiting()), (0, QUEUE));
     }
 }

@@ -130,7 +130,7 @@ async fn messages_of_many_channels_travel_together_and_say_whose_they_are() -> a
     let (ada, mut bo) = (join(&db, "ada").await?, join(&db, "bo").await?);
     let channels: Vec<String> = (0..40).map(|n| format!("global:c{n}")).collect();
     for channel in &channels {
-        let item = ChatItem { channel_id: channel.as_str().into(), seq: 1, frame: None };
+        let item = ChatItem { channel_id: channel.as_str().into(), seq: 1, frame: None, taken_us: None };
         ada.bus.publisher().publish(Topic::chat(channel), &item)?;
     }
     let (mut heard, mut notifications) = (Vec::new(), 0);

@@ -26,6 +26,7 @@ use std::{
 
 use asobi_bus::{Publisher, Subscription};
 use asobi_proto::bus::{Topic, WakeItem};
+use asobi_service_kit::telemetry;
 use sqlx::{Connection, PgConnection, postgres::PgConnectOptions};
 use tokio::{sync::watch, time::timeout};
 use tokio_util::sync::CancellationToken;
@@ -62,6 +63,13 @@ impl Leadership {
     pub fn is_valid(&self) -> bool {
         let now = u64::try_from(self.trust.started.elapsed().as_millis()).unwrap_or(u64::MAX);
         now < self.trust.until_ms.load(Ordering::Acquire) && !self.trust.over.is_cancelled()
+    }
+
+    /// How long ago the last ping that was answered was sent.
+    #[must_use]
+    pub fn age(&self) -> Duration {
+        let until = Duration::from_millis(self.trust.until_ms.load(Ordering::Acquire));
+        (self.trust.started.elapsed() + TRUST).saturating_sub(until)
     }
 
     /// Cancelled when the leadership is over.
@@ -110,6 +118,7 @@ pub struct Election {
 impl Election {
     /// Stands for election until `stop`, then resigns. The current leadership of this process, if any, is in the watch.
     pub async fn run(mut self, current: watch::Sender<Option<Leadership>>, stop: CancellationToken) {
+        self.observe(current.subscribe());
         loop {
             let ended = self.candidate(&current, &stop).await;
             if let Some(over) = current.send_replace(None) {
@@ -123,6 +132,15 @@ impl Election {
             }
             self.pause(&stop).await;
         }
+    }
+
+    /// Has the age of the leadership shown for as long as somebody stands for it.
+    fn observe(&self, current: watch::Receiver<Option<Leadership>>) {
+        let age = metrics::gauge!("asobi_leader_lease_age_seconds", "leadership" => self.name);
+        telemetry::observe(move || {
+            age.set(current.borrow().as_ref().map_or(0.0, |leads| leads.age().as_secs_f64()));
+            current.has_changed().is_ok()
+        });
     }
 
     /// Waits a jittered moment, or for a resignation.

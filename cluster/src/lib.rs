@@ -15,6 +15,7 @@ pub mod directory;
 pub mod erasure;
 pub mod leader;
 pub mod membership;
+mod meters;
 mod node;
 pub mod ops;
 pub mod players;

@@ -177,6 +177,12 @@ impl Membership {
         lock(&self.contact).last.elapsed()
     }
 
+    /// Hints of this node that wait to be notified.
+    #[must_use]
+    pub(crate) fn hints_waiting(&self) -> usize {
+        self.publisher.waiting()
+    }
+
     /// Whether this node's lease cannot have run out yet.
     #[must_use]
     pub fn holds_lease(&self) -> bool {

@@ -15,7 +15,7 @@ use asobi_store::{DatabaseOptions, within};
 use sqlx::{PgPool, postgres::PgConnectOptions};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-use crate::{Directory, Membership, NodeSpec, Role, access::Gate};
+use crate::{Directory, Membership, NodeSpec, Role, access::Gate, meters};
 
 /// Where this process has bound its listeners.
 #[derive(Debug, Clone, Copy)]
@@ -128,6 +128,8 @@ impl Node {
         });
         let wake = self.bus.subscribe(&[Topic::Nodes], 16);
         self.tasks.spawn(Arc::clone(&self.directory).follow(self.pool.clone(), wake, self.stop.clone()));
+        self.tasks.spawn(meters::try_pool(self.pool.clone(), self.stop.clone()));
+        meters::observe(&self.membership, &self.directory, &self.pool);
     }
 
     /// The end of every service, after its drain: the registry is told, what waits for the bus is sent, the tasks end.

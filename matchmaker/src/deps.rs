@@ -1,7 +1,7 @@
 //! What every part of a leading matchmaker shares.
 
 use std::{
-    collections::{HashMap, HashSet, VecDeque},
+    collections::{BTreeSet, HashMap, HashSet, VecDeque},
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, AtomicI64, Ordering},
@@ -106,6 +106,33 @@ pub struct Deps {
     pub index: Mutex<Index>,
     pub history: Mutex<History>,
     pub clock: Mutex<Clock>,
+    pub labels: Mutex<Labels>,
+}
+
+/// The modes that metrics are labelled with.
+#[derive(Debug, Default)]
+pub struct Labels(BTreeSet<String>);
+
+/// Of more than so many modes the later ones are counted together.
+const LABELS: usize = 100;
+
+impl Labels {
+    /// What a mode is called in metrics.
+    pub fn of(&mut self, mode: &str) -> String {
+        if self.0.len() < LABELS && !self.0.contains(mode) {
+            self.0.insert(mode.to_owned());
+        }
+        if self.0.contains(mode) { mode.to_owned() } else { "other".to_owned() }
+    }
+
+    /// What is said of queues is the leader's to say: this process leads no more.
+    pub fn clear_queues(&self) {
+        for mode in self.0.iter().map(String::as_str).chain(["other"]) {
+            metrics::gauge!("asobi_matchmaker_queue_depth", "mode" => mode.to_owned()).set(0.0);
+            metrics::gauge!("asobi_matchmaker_oldest_wait_seconds", "mode" => mode.to_owned()).set(0.0);
+            metrics::gauge!("asobi_matchmaker_backfill_wanted", "mode" => mode.to_owned()).set(0.0);
+        }
+    }
 }
 
 /// The database's clock, as it was read last.
@@ -248,4 +275,19 @@ impl Reign {
 /// No holder of these locks can leave them half-changed.
 pub fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn modes_past_the_first_hundred_share_a_label() {
+        let mut labels = Labels::default();
+        for n in 0..LABELS {
+            assert_eq!(labels.of(&format!("mode-{n}")), format!("mode-{n}"));
+        }
+        assert_eq!((labels.of("one-more"), labels.of("mode-7")), ("other".to_owned(), "mode-7".to_owned()));
+        assert_eq!(labels.0.len(), LABELS);
+    }
 }

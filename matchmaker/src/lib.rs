@@ -102,6 +102,7 @@ fn deps(config: &Config, node: &Node, strategies: Strategies) -> Arc<Deps> {
         index: Mutex::new(Index::new(strategies)),
         history: Mutex::default(),
         clock: Mutex::default(),
+        labels: Mutex::default(),
     })
 }
 

@@ -124,6 +124,9 @@ pub struct ChatItem<'a> {
     /// The whole `chat.message` frame; none when it was too long for a payload: read the row.
     #[serde(rename = "f", borrow, default, skip_serializing_if = "Option::is_none")]
     pub frame: Option<&'a RawValue>,
+    /// When the sender's node took the message, unix microseconds by its own clock; for measuring only.
+    #[serde(rename = "w", default, skip_serializing_if = "Option::is_none")]
+    pub taken_us: Option<u64>,
 }
 
 /// A new event in a player's inbox.

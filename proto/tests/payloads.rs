@@ -51,8 +51,13 @@ fn chat() {
         let read: Value = serde_json::from_str(item.frame.expect("a frame").get()).expect("JSON");
         assert_eq!(read["payload"]["content"], "hé");
     }
+    for text in releases(&format!(r#"{{"c":"global:lobby","s":43,"f":{frame},"w":1764244800000123}}"#)) {
+        let item: ChatItem<'_> = serde_json::from_str(&text).expect("reads");
+        assert_eq!((item.seq, item.taken_us), (43, Some(1_764_244_800_000_123)));
+    }
     for text in releases(r#"{"c":"global:a\"b","s":1}"#) {
         let item: ChatItem<'_> = serde_json::from_str(&text).expect("reads");
+        assert_eq!(item.taken_us, None, "of a release before");
         assert!(item.frame.is_none() && item.channel_id == "global:a\"b", "too long for a payload, with an escape");
     }
 }

@@ -6,6 +6,7 @@ pub mod auth;
 pub mod chat;
 pub mod close;
 mod conn;
+mod count;
 pub mod frame;
 mod frames;
 pub mod hub;

@@ -99,7 +99,12 @@ impl Effects {
 fn hint(publisher: &Publisher, message: &Message) {
     let Ok(frame) = RawValue::from_string(message.frame()) else { return };
     let topic = Topic::chat(&message.channel_id);
-    let item = ChatItem { channel_id: message.channel_id.as_str().into(), seq: message.seq, frame: Some(&frame) };
+    let item = ChatItem {
+        channel_id: message.channel_id.as_str().into(),
+        seq: message.seq,
+        frame: Some(&frame),
+        taken_us: None,
+    };
     // Full is counted by the publisher.
     if publisher.publish(topic, &item) == Err(PublishError::TooLarge) {
         let _ = publisher.publish(topic, &ChatItem { frame: None, ..item });

@@ -11,6 +11,7 @@ mod boards;
 mod bus;
 mod chat;
 mod matches;
+mod metrics;
 mod moderation;
 mod old_schema;
 mod parties;

@@ -268,11 +268,8 @@ async fn without_a_social_service_its_calls_are_refused_at_once_and_all_else_goe
 
     // Stopped, it takes calls and answers none: soon nobody waits for it any more.
     cluster.signal(&social, nix::sys::signal::Signal::SIGSTOP)?;
-    let metrics = cluster.gateway(0).metrics.context("metrics")?;
-    let refused = async || {
-        let text = cluster.http.get(format!("http://{metrics}/metrics")).send().await?.text().await?;
-        anyhow::Ok(text.lines().any(|line| line.starts_with("asobi_rest_social_refused_total")))
-    };
+    let gateway = cluster.gateway(0);
+    let refused = async || anyhow::Ok(cluster.metric(&gateway, "asobi_rest_social_refused_total").await? > 0.0);
     let mut calls = 0;
     while !refused().await? {
         let (status, wait) = friends(&ada.account).await?;

@@ -71,6 +71,7 @@ impl Actor {
     #[must_use]
     pub fn new(room: Room, fence: Fence, mailbox: Mailbox, around: Surroundings) -> Self {
         room.count_inputs(&mailbox);
+        mailbox.shared.runs(room.checkpoint_interval());
         if room.settings.tick_rate > 0 {
             mailbox.gather_inputs();
         }

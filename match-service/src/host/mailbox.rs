@@ -1,8 +1,11 @@
 //! How anything reaches a running match: one bounded queue per match.
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicBool, AtomicI64, AtomicUsize, Ordering},
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicI64, AtomicUsize, Ordering},
+    },
+    time::{Duration, Instant},
 };
 
 use asobi_proto::ops_v1::MatchInspection;
@@ -112,6 +115,31 @@ pub struct Shared {
     /// The match takes inputs at its ticks: they gather, and wake nobody.
     gathers: AtomicBool,
     gathered: Mutex<Vec<(SessionKey, u64, Bytes)>>,
+    saved: Mutex<Saved>,
+}
+
+/// The state that is known to be saved, and how often it shall be.
+struct Saved {
+    taken: Instant,
+    interval: Duration,
+}
+
+impl Default for Saved {
+    fn default() -> Self {
+        Self { taken: Instant::now(), interval: Duration::ZERO }
+    }
+}
+
+impl Shared {
+    /// The state that was taken then is saved.
+    pub fn saved(&self, taken: Instant) {
+        self.saved.lock().taken = taken;
+    }
+
+    /// The match runs from now on, and shall be saved so often.
+    pub fn runs(&self, interval: Duration) {
+        *self.saved.lock() = Saved { taken: Instant::now(), interval };
+    }
 }
 
 /// The receiving side.
@@ -147,6 +175,13 @@ impl MatchHandle {
     #[must_use]
     pub fn is_moving(&self) -> bool {
         self.shared.moving.load(Ordering::Acquire)
+    }
+
+    /// Since when the state that is known to be saved was taken, and how often it shall be.
+    #[must_use]
+    pub fn unsaved(&self) -> (Duration, Duration) {
+        let saved = self.shared.saved.lock();
+        (saved.taken.elapsed(), saved.interval)
     }
 
     /// Whether it leads to the same run of the same match.

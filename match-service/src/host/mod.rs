@@ -154,7 +154,8 @@ impl Host {
         let count =
             if deps.workers == 0 { std::thread::available_parallelism().map_or(1, usize::from) } else { deps.workers };
         let workers = (0..count).map(Worker::start).collect::<Result<_, _>>()?;
-        Ok(Arc::new(Self {
+        metrics::gauge!("asobi_match_capacity").set(deps.capacity as f64);
+        let host = Arc::new(Self {
             node_id: deps.node_id,
             incarnation: deps.incarnation,
             registry: RwLock::new(deps.registry),
@@ -174,7 +175,9 @@ impl Host {
             on_load: deps.on_load,
             changed: Notify::new(),
             void: Arc::default(),
-        }))
+        });
+        meters::observe(&host);
+        Ok(host)
     }
 
     /// What this host announces: each mode with its settings and the version of its code.
@@ -285,7 +288,8 @@ impl Host {
     }
 
     fn tell_load(&self, count: usize) {
-        metrics::gauge!("asobi_match_running").set(f64::from(u32::try_from(count).unwrap_or(u32::MAX)));
+        metrics::gauge!("asobi_match_running").set(count as f64);
+        metrics::gauge!("asobi_match_load_ratio").set(count as f64 / self.capacity.max(1) as f64);
         (self.on_load)(u32::try_from(count).unwrap_or(u32::MAX));
         self.changed.notify_waiters();
     }

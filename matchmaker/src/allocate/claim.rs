@@ -77,10 +77,11 @@ pub fn put_back(reign: &Reign, taken: Taken, free: &HashSet<Uuid>, withdrawn: &H
 /// How long everybody in a group has waited, for estimates and metrics.
 pub fn note_formed(reign: &Reign, taken: &Taken) {
     let now_us = lock(&reign.deps.clock).now_us();
+    let waits =
+        metrics::histogram!("asobi_matchmaker_wait_seconds", "mode" => lock(&reign.deps.labels).of(&taken.mode));
     let wait_us = |ticket: &Waiting| now_us.saturating_sub(ticket.submitted_us).max(0);
     for ticket in taken.group.tickets() {
-        let seconds = wait_us(ticket) as f64 / 1e6;
-        metrics::histogram!("asobi_matchmaker_wait_seconds", "mode" => taken.mode.clone()).record(seconds);
+        waits.record(wait_us(ticket) as f64 / 1e6);
     }
     let waits = taken.group.tickets().flat_map(|t| std::iter::repeat_n(wait_us(t) / 1_000, t.size()));
     lock(&reign.deps.history).matched(&taken.mode, waits, Instant::now());

@@ -121,6 +121,7 @@ impl Feed {
             self.refresh = false;
         }
         if self.resync {
+            metrics::counter!("asobi_matchmaker_resyncs_total").increment(1);
             self.arrivals.clear();
             compare(deps).await?;
             self.resync = false;

@@ -30,7 +30,7 @@ use tokio_util::sync::CancellationToken;
 use self::{feed::Feed, grouping::Grouping};
 use crate::{
     allocate,
-    deps::{Deps, Reign},
+    deps::{Deps, Reign, lock},
 };
 
 /// How long what is in flight may take when this process drains; the next leader finishes what did not make it.
@@ -66,6 +66,7 @@ pub async fn lead(
     // Whatever is dropped here was not committed, or its rows say how far it came.
     work.shutdown().await;
     deps.status.stands_by();
+    lock(&deps.labels).clear_queues();
 }
 
 /// Publishes again what the leader before this one may have committed and not published: who has it already passes it over by its number.

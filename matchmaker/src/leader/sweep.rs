@@ -3,7 +3,7 @@
 //! something to do.
 
 use std::{
-    collections::{HashMap, HashSet},
+    collections::{BTreeMap, HashMap, HashSet},
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -20,9 +20,10 @@ use super::{
     rounds::Rounds,
 };
 use crate::{
-    deps::{Reign, Result, lock},
+    deps::{Labels, Reign, Result, lock},
     frames,
     hosts::NoHost,
+    stats::ModeStats,
 };
 
 /// Rows of one statement.
@@ -217,13 +218,7 @@ impl Sweep {
     async fn note_queues(&mut self) -> Result<()> {
         let reign = &self.reign;
         let stats = reign.deps.stats().unwrap_or_default();
-        for stats in &stats {
-            let mode = || stats.mode.clone();
-            metrics::gauge!("asobi_matchmaker_queue_depth", "mode" => mode()).set(stats.players as f64);
-            metrics::gauge!("asobi_matchmaker_oldest_wait_seconds", "mode" => mode())
-                .set(stats.oldest_wait_ms as f64 / 1e3);
-            metrics::gauge!("asobi_matchmaker_backfill_wanted", "mode" => mode()).set(stats.backfill_wanted as f64);
-        }
+        show_queues(&mut lock(&reign.deps.labels), &stats);
         // Short queues are counted by who adds to them; estimates are told when they change by a noticeable part.
         let notes: Vec<QueueNote> = stats
             .into_iter()
@@ -267,6 +262,22 @@ impl Sweep {
                 return Ok(());
             }
         }
+    }
+}
+
+/// Of the modes that have no label of their own the sums, and the longest wait.
+fn show_queues(labels: &mut Labels, stats: &[ModeStats]) {
+    let mut shown: BTreeMap<String, (i64, i64, i64)> = BTreeMap::new();
+    for stats in stats {
+        let (players, oldest_ms, wanted) = shown.entry(labels.of(&stats.mode)).or_default();
+        *players += stats.players;
+        *oldest_ms = stats.oldest_wait_ms.max(*oldest_ms);
+        *wanted += stats.backfill_wanted;
+    }
+    for (mode, (players, oldest_ms, wanted)) in shown {
+        metrics::gauge!("asobi_matchmaker_queue_depth", "mode" => mode.clone()).set(players as f64);
+        metrics::gauge!("asobi_matchmaker_oldest_wait_seconds", "mode" => mode.clone()).set(oldest_ms as f64 / 1e3);
+        metrics::gauge!("asobi_matchmaker_backfill_wanted", "mode" => mode).set(wanted as f64);
     }
 }
 

@@ -261,6 +261,11 @@ fn lacks(caller: &Caller, path: &str) -> Option<String> {
     }
 }
 
+/// Whether there is such a method.
+pub(super) fn exists(path: &str) -> bool {
+    need(path).is_some()
+}
+
 /// As the audit names it: without the package, and only what exists, so that nobody can make up names there.
 fn action(path: &str) -> String {
     if need(path).is_none() {

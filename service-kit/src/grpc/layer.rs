@@ -19,7 +19,7 @@ use asobi_trace::{Head, KeyValue, SpanKind, Watch};
 
 use super::{
     Access, Caller, PeerCertificate,
-    access::Credential,
+    access::{Credential, exists},
     guard::Guarded,
     traced::{parts, told},
 };
@@ -99,7 +99,9 @@ where
             let traceparent = request.headers().get("traceparent").and_then(|value| value.to_str().ok());
             let span = span(Head::of_caller(traceparent), &path);
             let watch = Watch::begin(!span.is_disabled());
-            let answer = timed(inner, request, path.trim_start_matches('/').to_owned(), span, watch).await?;
+            // A process may call what a newer one would answer; its names are no label either.
+            let method = if exists(&path) { path.trim_start_matches('/') } else { "other" };
+            let answer = timed(inner, request, method.to_owned(), span, watch).await?;
             let ended = operator.then(|| access.ended(shown, from));
             Ok(match ended {
                 Some(ended) => answer.map(|body| Body::new(Guarded::new(body, ended))),

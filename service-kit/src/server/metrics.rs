@@ -7,7 +7,12 @@ use crate::{health::Readiness, shutdown::Shutdown, telemetry};
 /// reasons, one per line) until everything else has ended, so that a drain can be watched.
 pub fn serve_metrics(listener: TcpListener, readiness: Readiness, shutdown: &Shutdown) {
     telemetry::install_metrics();
-    let leaving = shutdown.leaving();
+    let (leaving, seen, stops) = (shutdown.leaving(), readiness.clone(), shutdown.leaving());
+    telemetry::observe(move || {
+        metrics::gauge!("asobi_ready").set(if seen.ready() && !stops.is_cancelled() { 1.0 } else { 0.0 });
+        true
+    });
+    telemetry::export_metrics(shutdown);
     let ready = async move |State(readiness): State<Readiness>| {
         if leaving.is_cancelled() {
             return (StatusCode::SERVICE_UNAVAILABLE, "draining\n".to_owned());

@@ -1,39 +1,88 @@
-use std::{collections::BTreeMap, sync::OnceLock, time::Duration};
+use std::{
+    collections::BTreeMap,
+    sync::{Mutex, OnceLock, PoisonError},
+    time::{Duration, SystemTime},
+};
 
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
 
-use super::process;
-
-/// Seconds, from a call inside one machine to one that has run into a deadline.
-const SECONDS: [f64; 14] = [0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0];
-/// Counts and sizes, such as rows of a batch.
-const COUNTS: [f64; 11] = [1.0, 2.0, 5.0, 10.0, 20.0, 50.0, 100.0, 200.0, 500.0, 1_000.0, 10_000.0];
+use super::{
+    catalogue::{self, Buckets, Kind, Roles},
+    exposition, process,
+};
+use crate::config::Config;
 
 static HANDLE: OnceLock<PrometheusHandle> = OnceLock::new();
+static PROCESS: OnceLock<Process> = OnceLock::new();
+/// What is asked before metrics are read.
+static OBSERVERS: Mutex<Vec<Observer>> = Mutex::new(Vec::new());
+
+type Observer = Box<dyn Fn() -> bool + Send + Sync>;
+
+/// Who counts.
+#[derive(Debug, Clone)]
+pub(super) struct Process {
+    /// As it calls itself: what spans say, too.
+    pub role: String,
+    pub node_id: String,
+    /// From when on.
+    pub since: SystemTime,
+}
 
 /// Installs the recorder behind the `metrics` macros, once per process; more calls change nothing.
 ///
-/// Histograms whose names end in `_seconds` have buckets from 0.5 ms to 10 s, all others from 1 to 10,000.
+/// Histograms have the buckets of their row in the catalogue; those of others, which only tests make, are seconds.
 pub fn install_metrics() {
     HANDLE.get_or_init(|| {
-        let builder = PrometheusBuilder::new()
-            .set_buckets(&COUNTS)
-            .and_then(|builder| builder.set_buckets_for_metric(Matcher::Suffix("_seconds".to_owned()), &SECONDS));
+        let builder = catalogue::all().try_fold(
+            PrometheusBuilder::new().set_buckets(Buckets::Seconds.bounds()),
+            |builder, metric| match metric.kind {
+                Kind::Histogram(buckets) => {
+                    Ok(builder?.set_buckets_for_metric(Matcher::Full(metric.name.to_owned()), buckets.bounds()))
+                }
+                Kind::Counter | Kind::Gauge => Ok(builder),
+            },
+        );
         // Fails for an empty list of buckets only.
-        let recorder = builder.unwrap_or_else(|_| PrometheusBuilder::new()).build_recorder();
+        let recorder =
+            builder.and_then(|builder| builder).unwrap_or_else(|_| PrometheusBuilder::new()).build_recorder();
         let handle = recorder.handle();
         if ::metrics::set_global_recorder(recorder).is_err() {
             tracing::warn!("another metrics recorder is installed; /metrics will stay empty");
         }
-        process::describe();
+        catalogue::describe();
         handle
     });
+}
+
+/// As [`install_metrics`], and makes everything that a process of this role has from the start.
+pub(super) fn start(role: &str, config: &Config) {
+    install_metrics();
+    PROCESS.get_or_init(|| Process {
+        role: role.to_owned(),
+        node_id: config.node.id.clone(),
+        since: SystemTime::now(),
+    });
+    let Some(role) = Roles::named(role) else { return };
+    catalogue::register(role);
+    metrics::gauge!("asobi_build_info", "version" => env!("CARGO_PKG_VERSION"), "role" => role.name()).set(1.0);
+}
+
+pub(super) fn this_process() -> Option<&'static Process> {
+    PROCESS.get()
+}
+
+/// Has `read` called each time before metrics are read: it sets those that are known only then, such as the age of something. False: what it
+/// reads is gone, and it is not called again. It must neither block nor call this.
+pub fn observe(read: impl Fn() -> bool + Send + Sync + 'static) {
+    OBSERVERS.lock().unwrap_or_else(PoisonError::into_inner).push(Box::new(read));
 }
 
 /// All metrics in the Prometheus text format, the process's own read at this moment.
 pub fn render_metrics() -> String {
     install_metrics();
     process::record();
+    OBSERVERS.lock().unwrap_or_else(PoisonError::into_inner).retain(|read| read());
     HANDLE.get().map(PrometheusHandle::render).unwrap_or_default()
 }
 
@@ -42,16 +91,11 @@ pub fn summed_metrics() -> BTreeMap<String, f64> {
     summed(&render_metrics())
 }
 
-/// Reads the text format as it is rendered here.
 fn summed(text: &str) -> BTreeMap<String, f64> {
     let mut sums = BTreeMap::new();
-    for line in text.lines().filter(|line| !line.starts_with('#')) {
-        // Labels may hold spaces, the value does not.
-        let Some((series, value)) = line.rsplit_once(' ') else { continue };
-        let name = series.split_once('{').map_or(series, |(name, _)| name);
-        let Ok(value) = value.parse::<f64>() else { continue };
-        if !name.ends_with("_bucket") && value.is_finite() {
-            *sums.entry(name.to_owned()).or_default() += value;
+    for sample in text.lines().filter_map(exposition::sample) {
+        if !sample.name.ends_with("_bucket") && sample.value.is_finite() {
+            *sums.entry(sample.name.to_owned()).or_default() += sample.value;
         }
     }
     sums
@@ -71,28 +115,55 @@ pub(crate) async fn upkeep() {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::{Arc, Weak};
+
+    use super::*;
+
     #[test]
     fn series_are_summed_over_their_labels() {
         let text = "# TYPE a counter\na{x=\"1\"} 2\na{x=\"2 3\"} 0.5\nb -1\nb_seconds_bucket{le=\"1\"} 9\nb_seconds_count 4\nc NaN\n\n";
-        let sums: Vec<(String, f64)> = super::summed(text).into_iter().collect();
+        let sums: Vec<(String, f64)> = summed(text).into_iter().collect();
         assert_eq!(sums, [("a".to_owned(), 2.5), ("b".to_owned(), -1.0), ("b_seconds_count".to_owned(), 4.0)]);
     }
 
     #[test]
     fn metrics_are_rendered_with_the_process_own() {
-        super::install_metrics();
-        metrics::counter!("asobi_test_total").increment(2);
-        metrics::histogram!("asobi_test_seconds").record(0.002);
-        let text = super::render_metrics();
+        install_metrics();
+        ::metrics::counter!("asobi_test_total").increment(2);
+        ::metrics::histogram!("asobi_test_seconds").record(0.002);
+        ::metrics::histogram!("asobi_match_checkpoint_bytes").record(300.0);
+        let text = render_metrics();
         for expected in [
             "asobi_test_total 2",
             "asobi_test_seconds_bucket{le=\"0.0025\"} 1",
+            "asobi_match_checkpoint_bytes_bucket{le=\"1024\"} 1",
+            "# HELP asobi_match_checkpoint_bytes How large",
             "process_resident_memory_bytes",
             "process_open_fds",
+            "process_max_fds",
             "process_cpu_seconds_total",
             "process_start_time_seconds",
         ] {
             assert!(text.contains(expected), "{expected} is missing in\n{text}");
         }
+    }
+
+    #[test]
+    fn what_is_observed_is_read_at_each_look_until_it_is_gone() {
+        let (there, looks) = (Arc::new(()), Arc::new(Mutex::new(0)));
+        let (seen, counted): (Weak<()>, _) = (Arc::downgrade(&there), Arc::clone(&looks));
+        observe(move || {
+            let there = seen.upgrade().is_some();
+            *counted.lock().unwrap() += u32::from(there);
+            there
+        });
+        render_metrics();
+        let before = *looks.lock().unwrap();
+        render_metrics();
+        // Other tests look, too.
+        assert!(before >= 1 && *looks.lock().unwrap() > before);
+        drop(there);
+        render_metrics();
+        assert_eq!(Arc::strong_count(&looks), 1, "it is kept");
     }
 }

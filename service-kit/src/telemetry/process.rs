@@ -2,17 +2,10 @@
 
 use std::fs;
 
-use metrics::{describe_gauge, gauge};
+use metrics::gauge;
 
 /// Clock ticks per second in /proc: fixed in Linux's interface to programs.
 const TICKS: f64 = 100.0;
-
-pub(super) fn describe() {
-    describe_gauge!("process_resident_memory_bytes", "Resident memory.");
-    describe_gauge!("process_cpu_seconds_total", "CPU time, user and system.");
-    describe_gauge!("process_open_fds", "Open file descriptors.");
-    describe_gauge!("process_start_time_seconds", "Start of the process, Unix time.");
-}
 
 pub(super) fn record() {
     if let Some(bytes) = resident_bytes() {
@@ -21,6 +14,9 @@ pub(super) fn record() {
     if let Ok(entries) = fs::read_dir("/proc/self/fd") {
         #[expect(clippy::cast_precision_loss, reason = "a process has at most some million descriptors")]
         gauge!("process_open_fds").set(entries.count() as f64);
+    }
+    if let Some(most) = max_fds() {
+        gauge!("process_max_fds").set(most);
     }
     let Some((cpu_ticks, start_ticks)) = stat() else { return };
     gauge!("process_cpu_seconds_total").set(cpu_ticks / TICKS);
@@ -34,6 +30,13 @@ fn resident_bytes() -> Option<f64> {
     let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"))?;
     let kib: f64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
     Some(kib * 1024.0)
+}
+
+/// Of which there are as many as the soft limit says.
+fn max_fds() -> Option<f64> {
+    let limits = fs::read_to_string("/proc/self/limits").ok()?;
+    let line = limits.lines().find_map(|line| line.strip_prefix("Max open files"))?;
+    line.split_whitespace().next()?.parse().ok()
 }
 
 /// CPU time and start time, in ticks.

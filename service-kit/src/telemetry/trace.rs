@@ -36,7 +36,7 @@ impl Drop for TelemetryGuard {
 /// # Errors
 /// If OTLP export is asked for and its exporter cannot be made, or a subscriber is installed already.
 pub fn init(role: &'static str, config: &Config) -> anyhow::Result<TelemetryGuard> {
-    super::install_metrics();
+    super::metrics::start(role, config);
     let provider = match std::env::var(ENDPOINT) {
         Ok(endpoint) if !endpoint.is_empty() => Some(export::provider(role, config)?),
         _ => None,

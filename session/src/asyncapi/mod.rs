@@ -48,6 +48,12 @@ pub fn asyncapi() -> Value {
     })
 }
 
+/// The types that the server sends, for whoever else has a list of them.
+#[cfg(test)]
+pub(crate) fn kinds_out() -> Vec<&'static str> {
+    outbound::all().into_iter().map(|frame| frame.kind).collect()
+}
+
 fn received(kind: &str) -> String {
     format!("to.{kind}")
 }

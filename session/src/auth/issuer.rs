@@ -208,6 +208,7 @@ impl Issuer {
         let stored = found.as_ref().and_then(|player| player.password_hash.as_deref());
         let matches = self.hasher.verify(stored, password).await?;
         let Some(player) = found.filter(|_| matches) else {
+            metrics::counter!("asobi_auth_failures_total", "what" => "login").increment(1);
             return Err(IssueError::Credentials);
         };
         self.log_in(player.id, player.username).await

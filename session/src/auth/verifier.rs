@@ -100,6 +100,14 @@ impl Verifier {
     /// # Errors
     /// [`AuthError`]
     pub async fn verify(&self, access_token: &str) -> Result<Claims, AuthError> {
+        self.verified(access_token).await.inspect_err(|error| {
+            if !matches!(error, AuthError::Unavailable(_)) {
+                metrics::counter!("asobi_auth_failures_total", "what" => "token").increment(1);
+            }
+        })
+    }
+
+    async fn verified(&self, access_token: &str) -> Result<Claims, AuthError> {
         let key = self.keys.verifying(token::key_id(access_token)?).await?;
         let token: AccessToken = token::open(&key, access_token, AUDIENCE)?;
         let claims = Claims { player_id: token.sub, family: token.fam, issued_at: token.ius, expires_at: token.exp };

@@ -5,7 +5,10 @@
 //!  cell:    made by the first joiner ──► placed (where it stands was read) ──► dead, when the last member has left
 //! ```
 
-use std::sync::{Arc, OnceLock};
+use std::{
+    cell::LazyCell,
+    sync::{Arc, OnceLock},
+};
 
 use asobi_proto::bus::ChatItem;
 use foldhash::fast::RandomState;
@@ -16,6 +19,7 @@ use uuid::Uuid;
 use super::repair::Repairs;
 use crate::{
     conn::Conn,
+    count,
     frame::Frame,
     link::SessionNo,
     order::{Offer, Order},
@@ -181,7 +185,7 @@ impl Channels {
         for item in items {
             // Most channels of a large cluster have no members here: their frames are not even copied.
             let Some(cell) = self.find(&item.channel_id) else { continue };
-            news.add(cell, item.seq, item.frame.map(|raw| Frame::from(raw.get().to_owned())));
+            news.add(cell, item.seq, item.frame.map(|raw| Frame::from(raw.get().to_owned()).taken(item.taken_us)));
         }
         self.offer(news);
     }
@@ -348,10 +352,13 @@ fn hand_out(members: &mut [Member], frames: &[Frame]) {
         return;
     }
     metrics::histogram!("asobi_chat_fan_out_recipients").record(members.len() as f64);
-    for member in members {
+    let timed = count::every(members.len());
+    // Who joins gets them when what was missed has been read, which says nothing of how long a message takes.
+    let untimed = LazyCell::new(|| count::untimed(frames));
+    for (n, member) in members.iter_mut().enumerate() {
         match &mut member.joining {
-            None => member.conn.push_all(frames),
-            Some(joining) if joining.aside.len() + frames.len() <= ASIDE => joining.aside.extend_from_slice(frames),
+            None => member.conn.push_all(if n % timed == 0 { frames } else { &untimed }),
+            Some(joining) if joining.aside.len() + frames.len() <= ASIDE => joining.aside.extend_from_slice(&untimed),
             Some(joining) => joining.overflowed = true,
         }
     }
@@ -372,6 +379,24 @@ mod tests {
 
     fn text(text: &str) -> Frame {
         Frame::from(text.to_owned())
+    }
+
+    #[test]
+    fn of_a_large_channel_some_receivers_are_timed_and_of_a_small_one_all() {
+        for (members, expected) in [(5, 5), (70, 24)] {
+            let channels = Channels::new();
+            let conns: Vec<_> = (1..=members).map(conn).collect();
+            for conn in &conns {
+                let cell = channels.join("global:x", conn);
+                cell.place(0);
+                cell.admit(conn.no, text("joined"), Vec::new()).unwrap();
+            }
+            channels.stored([("global:x", 1, text("m1").taken(Some(7)))]);
+            let last = |conn: &Arc<Conn>| std::iter::from_fn(|| conn.outbox.pop()).last().expect("m1");
+            let got: Vec<Frame> = conns.iter().map(last).collect();
+            assert!(got.iter().all(|frame| frame.as_str() == "m1"));
+            assert_eq!(got.iter().filter(|frame| frame.taken_us() == Some(7)).count(), expected);
+        }
     }
 
     #[test]

@@ -39,7 +39,7 @@ use uuid::Uuid;
 pub(crate) use self::channels::{Cell, Channels, NotAdmitted};
 use self::{access::Cache, writer::Write};
 pub use self::{access::Refusal, direct::DirectError, ids::ChannelId};
-use crate::{frame::Frame, hub::Hub};
+use crate::{count::now_us, frame::Frame, hub::Hub};
 
 /// Notifications that may wait for us; past it the rows are read instead.
 const BUS_QUEUE: usize = 1_024;
@@ -126,11 +126,16 @@ impl Chat {
         done: impl FnOnce(Result<Sent, SendError>) + Send + Sync + 'static,
     ) -> Result<(), SendError> {
         self.pending.fetch_add(1, Ordering::AcqRel);
-        self.writes.try_send(Write { message, done: Box::new(done) }).map_err(|_| {
+        self.writes.try_send(Write { message, taken_us: now_us(), done: Box::new(done) }).map_err(|_| {
             self.answered(1);
             metrics::counter!("asobi_chat_refused_total", "reason" => "queue_full").increment(1);
             SendError::Busy
         })
+    }
+
+    /// Messages that wait to be written.
+    pub(crate) fn waiting(&self) -> usize {
+        self.writes.max_capacity() - self.writes.capacity()
     }
 
     fn answered(&self, messages: usize) {

@@ -47,6 +47,8 @@ pub(crate) type Done = Box<dyn FnOnce(Result<Sent, SendError>) + Send + Sync>;
 /// A message taken from a sender, and how to answer them.
 pub(crate) struct Write {
     pub message: Outgoing,
+    /// When this node took it, unix microseconds.
+    pub taken_us: u64,
     pub done: Done,
 }
 
@@ -56,6 +58,8 @@ struct Pending {
     recipient: Option<Uuid>,
     /// See [`Outgoing`].
     span: Span,
+    /// See [`Write`].
+    taken_us: u64,
     done: Vec<Done>,
 }
 
@@ -269,14 +273,15 @@ impl Writer {
             pending.iter().filter(|p| p.recipient.is_some()).map(|p| p.span.clone()).collect()
         };
         for (p, placed) in pending.into_iter().zip(placed) {
-            let Pending { new, span, done, .. } = p;
+            let Pending { new, span, taken_us, done, .. } = p;
             answer(done, Ok(sent(new.message_id, placed)));
             if !new.sender_known {
                 self.known.add(new.sender_id, &new.channel_id);
             }
             let NewMessage { message_id, channel_id, sender_id, content, .. } = new;
             let Placed { seq, sent_at } = placed;
-            messages.push((Message { message_id, channel_id, seq, sender_id, content, sent_at, deleted: false }, span));
+            let message = Message { message_id, channel_id, seq, sender_id, content, sent_at, deleted: false };
+            messages.push((message, span, taken_us));
         }
         spread(&self.hub, messages);
         for ((player, seq, event), span) in events.iter().zip(&spans) {
@@ -314,7 +319,7 @@ fn sql_state(error: &Error) -> Option<String> {
 fn gather(batch: &mut Vec<Write>, known: &Known) -> Vec<Pending> {
     let mut pending: Vec<Pending> = Vec::with_capacity(batch.len());
     let mut keys: HashMap<(Uuid, String), usize> = HashMap::new();
-    for Write { message, done } in batch.drain(..) {
+    for Write { message, taken_us, done } in batch.drain(..) {
         let key = message.key.clone().map(|key| (message.sender, key));
         if let Some(first) = key.as_ref().and_then(|key| keys.get(key)) {
             pending[*first].done.push(done);
@@ -332,7 +337,7 @@ fn gather(batch: &mut Vec<Write>, known: &Known) -> Vec<Pending> {
             idempotency_key: message.key,
         };
         let (recipient, span) = (message.recipient, message.span);
-        pending.push(Pending { new, recipient, span, done: vec![done] });
+        pending.push(Pending { new, recipient, span, taken_us, done: vec![done] });
     }
     pending
 }
@@ -360,18 +365,19 @@ async fn write(
 }
 
 /// Hints stored messages to every node, and gives them to the members here.
-fn spread(hub: &Hub, messages: Vec<(Message, Span)>) {
+fn spread(hub: &Hub, messages: Vec<(Message, Span, u64)>) {
     let mut here = Vec::with_capacity(messages.len());
-    for (message, span) in &messages {
+    for (message, span, taken_us) in &messages {
         let Ok(frame) = RawValue::from_string(message.frame()) else { continue };
         let (topic, channel_id) = (Topic::chat(&message.channel_id), message.channel_id.as_str().into());
-        let item = ChatItem { channel_id, seq: message.seq, frame: Some(&frame) };
+        let item = ChatItem { channel_id, seq: message.seq, frame: Some(&frame), taken_us: Some(*taken_us) };
         let trace = asobi_trace::traceparent_of(span);
         // What is lost here (a full queue, counted there) is found by the sweep of each node.
         if hub.publisher.publish_traced(topic, &item, trace.as_deref()) == Err(asobi_bus::PublishError::TooLarge) {
             let _ = hub.publisher.publish_traced(topic, &ChatItem { frame: None, ..item }, trace.as_deref());
         }
-        here.push((message.channel_id.as_str(), message.seq, Frame::from(String::from(Box::<str>::from(frame)))));
+        let frame = Frame::from(String::from(Box::<str>::from(frame))).taken(Some(*taken_us));
+        here.push((message.channel_id.as_str(), message.seq, frame));
     }
     hub.chat.channels.stored(here);
 }
@@ -407,7 +413,7 @@ mod tests {
             recipient: None,
             span: Span::none(),
         };
-        Write { message, done: Box::new(|_| {}) }
+        Write { message, taken_us: 1, done: Box::new(|_| {}) }
     }
 
     #[test]

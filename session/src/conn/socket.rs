@@ -210,8 +210,9 @@ impl Socket {
                 return Poll::Pending;
             }
             let Some(frame) = self.conn.outbox.pop() else { break };
+            let (kind, taken_us) = (frame.kind(), frame.taken_us());
             Pin::new(&mut self.ws).start_send(frame.into_message())?;
-            self.hub.count.frames_out.increment(1);
+            self.hub.count.left(kind, taken_us);
             self.dirty = true;
         }
         if self.dirty {

@@ -149,11 +149,11 @@ const RATE_ERROR_EVERY: Duration = Duration::from_secs(1);
 
 /// Whether a frame may be looked at: measured and counted before it is parsed.
 pub(crate) fn admit(socket: &mut Socket, text: &str) -> bool {
-    socket.hub.count.frames_in.increment(1);
     let limits = &socket.hub.config.limits;
     let fits = text.len() <= limits.frame_bytes;
     let now = std::time::Instant::now();
     if !socket.rate.allows(limits.frames_per_second, now) {
+        socket.hub.count.came(None);
         metrics::counter!("asobi_session_frames_dropped_total", "reason" => "rate_limited").increment(1);
         // Whoever waits for a cid is answered; the others hear of it once a second.
         let cid = if fits { cid_of(text) } else { None };
@@ -163,6 +163,7 @@ pub(crate) fn admit(socket: &mut Socket, text: &str) -> bool {
         return false;
     }
     if !fits {
+        socket.hub.count.came(None);
         metrics::counter!("asobi_session_frames_dropped_total", "reason" => "too_large").increment(1);
         ask::error(&socket.conn, None, None, "payload_too_large", "The frame is too large.");
     }
@@ -172,6 +173,7 @@ pub(crate) fn admit(socket: &mut Socket, text: &str) -> bool {
 /// Answers a binary frame.
 pub(crate) fn binary(socket: &mut Socket) {
     if admit(socket, "") {
+        socket.hub.count.came(None);
         ask::error(&socket.conn, None, None, "binary_uplink_unsupported", "Frames are text.");
     }
 }
@@ -189,11 +191,13 @@ pub(crate) fn route(socket: &Socket, text: &str, busy: Option<Lane>) -> Step {
         Ok(frame) => frame,
         Err(_) if busy.is_some() => return Step::Wait,
         Err(Malformed { reason, cid, kind }) => {
+            socket.hub.count.came(None);
             ask::error(&socket.conn, cid, kind.as_deref(), reason, "The frame is malformed.");
             return Step::Done;
         }
     };
-    let known = TYPES.iter().find(|t| t.name == frame.kind);
+    let place = TYPES.iter().position(|t| t.name == frame.kind);
+    let known = place.map(|place| &TYPES[place]);
     let lane = known.map_or(Lane::Other, |t| t.lane);
     if busy.is_some_and(|busy| !lane.overtakes(busy)) {
         return Step::Wait;
@@ -209,6 +213,7 @@ pub(crate) fn route(socket: &Socket, text: &str, busy: Option<Lane>) -> Step {
         payload: frame.payload,
         operation,
     };
+    socket.hub.count.came(place);
     let Some(known) = known else {
         call.error("unknown_type", "There is no such frame type.");
         return Step::Done;

@@ -19,7 +19,7 @@ use std::{
 use asobi_bus::{Bus, Publisher};
 use asobi_cluster::{Directory, Membership, social::SocialNodes};
 use asobi_proto::bus::Topic;
-use asobi_service_kit::{Config, Shutdown, address::Proxies, grpc::Channels};
+use asobi_service_kit::{Config, Shutdown, address::Proxies, grpc::Channels, telemetry};
 use axum::Router;
 use sqlx::PgPool;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
@@ -30,6 +30,7 @@ use crate::{
     auth::Verifier,
     chat::Chat,
     conn::{Bounds, Conn, Via, limits::PerKey, upgrade},
+    count::Counts,
     inbox,
     link::NearHost,
     moderation::{self, Moderation},
@@ -100,14 +101,6 @@ pub struct Hub {
     runtime: tokio::runtime::Handle,
 }
 
-/// Handles of the counters that every frame moves.
-pub(crate) struct Counts {
-    pub frames_in: metrics::Counter,
-    pub frames_out: metrics::Counter,
-    pub fan_out: metrics::Histogram,
-    pub sessions: metrics::Gauge,
-}
-
 impl Hub {
     /// Makes the hub and starts its tasks. Sockets come through [`Self::router`].
     #[must_use]
@@ -132,12 +125,7 @@ impl Hub {
             queue: Queue::new(),
             proxies: Proxies::new(&config.http.trusted_proxies),
             admitted: AtomicUsize::new(0),
-            count: Counts {
-                frames_in: metrics::counter!("asobi_session_frames_in_total"),
-                frames_out: metrics::counter!("asobi_session_frames_out_total"),
-                fan_out: metrics::histogram!("asobi_session_fan_out_recipients"),
-                sessions: metrics::gauge!("asobi_session_sockets"),
-            },
+            count: Counts::new(),
             sockets: TaskTracker::new(),
             stop: shutdown.cut().child_token(),
             draining: AtomicBool::new(false),
@@ -159,6 +147,12 @@ impl Hub {
         crate::presence::start(&hub, &bus, presence_writes);
         inbox::start(&hub, &bus, inbox_gaps);
         queue::start(&hub);
+        let me = Arc::downgrade(&hub);
+        telemetry::observe(move || {
+            let Some(hub) = me.upgrade() else { return false };
+            metrics::gauge!("asobi_chat_queue_messages").set(hub.chat.waiting() as f64);
+            true
+        });
         hub
     }
 

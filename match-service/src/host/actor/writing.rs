@@ -84,7 +84,7 @@ impl Actor {
     fn checkpoint(&mut self) -> Option<Writing> {
         let taken = self.room.checkpoint();
         if taken.is_empty() {
-            self.room.checkpointed(taken);
+            self.saved(taken);
             return None;
         }
         let rows = Arc::clone(&self.around.rows);
@@ -101,11 +101,19 @@ impl Actor {
         }))
     }
 
+    fn saved(&mut self, taken: Taken) {
+        // One that could not be taken is none.
+        if taken.whole {
+            self.mailbox.shared.saved(taken.at);
+        }
+        self.room.checkpointed(taken);
+    }
+
     pub(super) async fn written(&mut self, written: Written) {
         match written {
             Written::Seat(joining, taken) => self.seat_written(joining, taken).await,
             Written::Checkpoint(taken, true) => {
-                self.room.checkpointed(taken);
+                self.saved(taken);
                 self.room.take_turns(&self.mailbox).await;
             }
             Written::Finished(true) => {

@@ -3,7 +3,7 @@
 use std::{
     hash::{BuildHasher as _, BuildHasherDefault, DefaultHasher},
     sync::{Arc, atomic::Ordering},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use asobi_proto::match_v1::{SavedBackfill, SavedInput, SavedTimer, Snapshot, Team};
@@ -42,6 +42,9 @@ pub struct Taken {
     pub effects: Vec<Effect>,
     /// Somebody is told of it.
     pub durable: bool,
+    /// The state as it was then, which may be saved already. False: it cannot be.
+    pub at: Instant,
+    pub whole: bool,
     held: Vec<Held>,
     safe: Vec<Safe>,
 }
@@ -55,7 +58,7 @@ impl Taken {
 }
 
 impl Room {
-    pub(super) fn checkpoint_interval(&self) -> Duration {
+    pub(in crate::host) fn checkpoint_interval(&self) -> Duration {
         Duration::from_millis(self.settings.checkpoint_interval_ms)
     }
 
@@ -123,6 +126,8 @@ impl Room {
         let held = std::mem::take(&mut self.held);
         Taken {
             body: body.filter(|_| changed).inspect(|body| self.meters.checkpoint_bytes.record(body.len() as f64)),
+            at: Instant::now(),
+            whole: hash.is_some(),
             durable: !held.is_empty() || !self.effects.is_empty(),
             effects: self.effects.clone(),
             held,
