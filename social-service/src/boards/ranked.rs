@@ -300,9 +300,9 @@ impl<K: Ord + Copy> Gathering<K> {
     /// The set, once all of its keys are there; all of them distinct. Keys lie in memory as they rank, each at the place of its position.
     pub fn finish(mut self) -> Ranked<K> {
         // Short sorts in place leave sorted runs, which a stable sort of the places only has to merge.
-        self.0.chunks.iter_mut().for_each(|chunk| chunk.sort_unstable_by(|a, b| a.key.cmp(&b.key)));
+        self.0.chunks.iter_mut().for_each(|chunk| chunk.sort_unstable_by_key(|a| a.key));
         let mut order: Vec<u32> = (0..self.0.places()).collect();
-        order.sort_by(|a, b| self.0.node(*a).key.cmp(&self.0.node(*b).key));
+        order.sort_by_key(|a| self.0.node(*a).key);
         self.put_in(order);
         self.0.link();
         self.0
