@@ -50,10 +50,11 @@ pub async fn run(config: Arc<Config>, shutdown: Shutdown, check: bool) -> anyhow
         tracing::info!("the database's schema is up to date");
         anyhow::Ok(())
     };
-    let draining = shutdown.draining();
+    // Nobody is sent to a migration: it need not wait until others have noticed.
+    let leaving = shutdown.leaving();
     tokio::select! {
         migrated = migrating => migrated,
-        () = draining.cancelled() => anyhow::bail!("interrupted; the migration under way was rolled back"),
+        () = leaving.cancelled() => anyhow::bail!("interrupted; the migration under way was rolled back"),
     }
 }
 

@@ -138,7 +138,7 @@ where
         }
         shutdown.fail();
     }
-    shutdown.begin();
+    shutdown.end();
     shutdown.finished().await;
     tracing::info!(node.id = config.node.id, "asobi-{role} has ended");
     if shutdown.failed() { code } else { ExitCode::SUCCESS }

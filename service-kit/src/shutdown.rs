@@ -184,12 +184,17 @@ impl Shutdown {
         }
     }
 
+    /// Starts the drain at once: there is nothing that anybody could still be sent to.
+    pub fn end(&self) {
+        self.inner.leaving.cancel();
+        self.inner.draining.cancel();
+    }
+
     /// Starts the drain at once, since what does not work shall take no more work, and makes the process end with exit
     /// code 1.
     pub fn fail(&self) {
         self.inner.failed.store(true, Ordering::Relaxed);
-        self.inner.leaving.cancel();
-        self.inner.draining.cancel();
+        self.end();
     }
 
     /// Whether something failed; see [`Shutdown::fail`].
@@ -354,19 +359,16 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_process_leaves_for_the_delay_before_it_drains_unless_something_failed() {
+    async fn a_process_leaves_for_the_delay_before_it_drains_unless_it_has_ended_or_something_failed() {
         let (delay, grace) = (Duration::from_secs(3), Duration::from_secs(8));
-        for (failing, drained) in [(false, 3), (true, 0)] {
+        let ways: [(fn(&Shutdown), u64); 3] = [(Shutdown::begin, 3), (Shutdown::end, 0), (Shutdown::fail, 0)];
+        for (how, drained) in ways {
             let shutdown = Shutdown::manual_after(delay, grace);
             shutdown.spawn("deaf", std::future::pending::<()>());
             let begun = tokio::time::Instant::now();
-            if failing {
-                shutdown.fail();
-            } else {
-                shutdown.begin();
-            }
+            how(&shutdown);
             assert!(shutdown.leaving().is_cancelled());
-            assert_eq!(shutdown.draining().is_cancelled(), failing);
+            assert_eq!(shutdown.draining().is_cancelled(), drained == 0);
             shutdown.draining().cancelled().await;
             assert_eq!(begun.elapsed().as_secs(), drained);
             shutdown.cut().cancelled().await;
