@@ -361,7 +361,8 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_process_leaves_for_the_delay_before_it_drains_unless_it_has_ended_or_something_failed() {
         let (delay, grace) = (Duration::from_secs(3), Duration::from_secs(8));
-        let ways: [(fn(&Shutdown), u64); 3] = [(Shutdown::begin, 3), (Shutdown::end, 0), (Shutdown::fail, 0)];
+        type Way = fn(&Shutdown);
+        let ways: [(Way, u64); 3] = [(Shutdown::begin, 3), (Shutdown::end, 0), (Shutdown::fail, 0)];
         for (how, drained) in ways {
             let shutdown = Shutdown::manual_after(delay, grace);
             shutdown.spawn("deaf", std::future::pending::<()>());
