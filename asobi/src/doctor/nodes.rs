@@ -2,7 +2,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    time::{Duration, SystemTime, UNIX_EPOCH},
+    time::Duration,
 };
 
 use anyhow::{Context as _, bail};
@@ -18,7 +18,7 @@ use super::{
     Patient,
     finding::{Finding, Verdict},
     reading::rows,
-    server,
+    server::{self, now},
 };
 
 /// Of one question to one node.
@@ -57,6 +57,7 @@ pub(super) async fn check(patient: &Patient) -> anyhow::Result<Vec<Finding>> {
     for (node, grpc, public) in answers {
         reached.extend(reach(&node, "grpc", &node.grpc_addr, grpc.as_ref().err()));
         reached.extend(public.and_then(|public| reach(&node, "http", &node.http_url, public.as_ref().err())));
+        reached.extend(inward(&node));
         reached.extend(grpc.ok().and_then(|ahead| skewed(&node, ahead)));
     }
     reached.sort_by(|one, other| one.says.cmp(&other.says));
@@ -83,11 +84,12 @@ fn registry(nodes: &[Node]) -> Vec<Finding> {
     }
     for (role, means) in ROLES {
         if !living.iter().any(|node| node.role == role && node.state == "ready") {
-            findings.push(Finding::warn(
-                "nodes",
-                format!("no {role} node is ready: {means}"),
-                format!("start one, or see the log of those that are not ready ({role})"),
-            ));
+            let says = format!("no {role} node is ready: {means}");
+            let change = format!("start one, or see the log of those that are not ready ({role})");
+            findings.push(match role {
+                "social" => Finding::warn("nodes", says, change),
+                _ => Finding::fail("nodes", says, change),
+            });
         }
     }
     if living.iter().any(|node| node.role == "matchmaker") && !living.iter().any(|node| node.leading) {
@@ -185,16 +187,41 @@ async fn grpc(node: &Node, channels: &Channels) -> anyhow::Result<Option<f64>> {
     Ok(dated.map(|dated| dated.unix_timestamp() as f64 + 0.5 - at))
 }
 
-fn now() -> f64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs_f64()
+/// host:port of a URL.
+fn authority(url: &str) -> &str {
+    url.split_once("://").map_or(url, |(_, rest)| rest).split(['/', '?']).next().unwrap_or_default()
 }
 
-/// Asks for a node's health where players reach it; None: it serves none.
+fn is_local(address: &str) -> bool {
+    ["127.", "localhost", "[::1]"].iter().any(|local| address.starts_with(local))
+}
+
+/// Whether players are sent to the node's own address: those of a match host, unless a balancer finds it (`migrate.via`).
+fn sends_players(node: &Node) -> bool {
+    node.role == "match" && !node.ws_url.is_empty() && authority(&node.ws_url) == authority(&node.http_url)
+}
+
+/// A host that tells players to go to their own machine, while processes reach it over a network.
+fn inward(node: &Node) -> Option<Finding> {
+    let wrong = sends_players(node) && is_local(authority(&node.http_url)) && !is_local(&node.grpc_addr);
+    wrong.then(|| {
+        Finding::fail(
+            "addresses",
+            format!("{} sends players of its matches to {}, which is their own machine", node.node_id, node.http_url),
+            "set its http.public_url, or migrate.via = \"affinity\" behind a balancer, or \"off\"",
+        )
+    })
+}
+
+/// Asks for a node's health where players are sent to it; None: they are not, or not to an address that means the same here.
 async fn public(node: &Node, http: &reqwest::Client) -> Option<anyhow::Result<()>> {
-    let url = Some(&node.http_url).filter(|url| !url.is_empty())?;
+    if !sends_players(node) || inward(node).is_some() {
+        return None;
+    }
+    let url = &node.http_url;
     if let Some(rest) = url.strip_prefix("https://") {
         // Whether somebody listens; the certificate is the players' to judge.
-        let host = rest.split('/').next().unwrap_or_default();
+        let host = authority(rest);
         let address = if host.contains(':') { host.to_owned() } else { format!("{host}:443") };
         return Some(connects(&address).await);
     }
@@ -217,17 +244,21 @@ async fn healthy(url: &str, http: &reqwest::Client) -> anyhow::Result<()> {
 
 fn reach(node: &Node, what: &str, address: &str, error: Option<&anyhow::Error>) -> Option<Finding> {
     let error = error?;
-    let (says, change) = match what {
-        "grpc" => ("calls of the others", "grpc.advertise (or grpc.listen)"),
-        _ => ("players who are sent there", "http.public_url"),
-    };
-    let says = format!(
-        "{} announces {address}, where it does not answer from here ({error:#}): {says} fail, if it is the same for them",
-        node.node_id
-    );
-    let local = address.contains("127.0.0.1") || address.contains("localhost");
-    let more = if local { "; this one leads each machine to itself" } else { "" };
-    Some(Finding::fail("addresses", says, format!("correct its {change}, or the network in between{more}")))
+    let silent = format!("{} announces {address}, where it does not answer from here ({error:#})", node.node_id);
+    if what != "grpc" {
+        let says = format!("{silent}: players who are sent there fail, if it is the same for them");
+        return Some(Finding::warn(
+            "addresses",
+            says,
+            "try it from where players are; correct its http.public_url, or the network",
+        ));
+    }
+    let more = if is_local(address) { "; this one leads each machine to itself" } else { "" };
+    Some(Finding::fail(
+        "addresses",
+        format!("{silent}: calls of the others fail, if it is the same for them"),
+        format!("correct its grpc.advertise (or grpc.listen), or the network in between{more}"),
+    ))
 }
 
 /// A node whose clock is off. None: it is not, or it has not said.
@@ -278,7 +309,7 @@ mod tests {
         let said = said(&nodes);
         let found = |verdict, part: &str| said.iter().any(|(v, says)| *v == verdict && says.contains(part));
         assert!(found(Verdict::Warn, "without a farewell: a"), "{said:?}");
-        assert!(found(Verdict::Warn, "no gateway node is ready"), "{said:?}");
+        assert!(found(Verdict::Fail, "no gateway node is ready"), "{said:?}");
         assert!(found(Verdict::Fail, "no matchmaker leads"), "{said:?}");
         assert!(found(Verdict::Warn, "mixed: 0.1.0, 0.2.0"), "{said:?}");
     }
@@ -292,6 +323,23 @@ mod tests {
                 .iter()
                 .any(|(verdict, says)| *verdict == Verdict::Fail && says.starts_with("a and bb announce"))
         );
+    }
+
+    #[test]
+    fn players_are_not_sent_to_their_own_machine() {
+        let at = |url: &str, ws: &str| Node { http_url: url.into(), ws_url: ws.into(), ..node("m", "match") };
+        let own = at("http://127.0.0.1:8080", "ws://127.0.0.1:8080/ws");
+        assert!(inward(&own).is_some_and(|found| found.verdict == Verdict::Fail));
+        // Behind a balancer, by a name, on a laptop, and where nobody is sent.
+        for well in [
+            at("http://127.0.0.1:8080", "wss://play.example.com/ws?node=m"),
+            at("https://m.example.com", "wss://m.example.com/ws"),
+            Node { grpc_addr: "127.0.0.1:1".into(), ..own.clone() },
+            at("http://127.0.0.1:8080", ""),
+            Node { role: "gateway".into(), ..own.clone() },
+        ] {
+            assert_eq!(inward(&well), None, "{well:?}");
+        }
     }
 
     #[test]

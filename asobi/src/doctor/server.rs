@@ -63,7 +63,8 @@ pub(super) async fn check(patient: &Patient) -> anyhow::Result<Vec<Finding>> {
     Ok(findings)
 }
 
-fn now() -> f64 {
+/// Unix time of this machine.
+pub(super) fn now() -> f64 {
     SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs_f64()
 }
 

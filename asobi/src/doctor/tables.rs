@@ -44,7 +44,7 @@ pub(super) async fn check(patient: &Patient) -> anyhow::Result<Vec<Finding>> {
 
 /// `days`: those from today on that have a partition.
 fn ahead(days: &[i32]) -> Finding {
-    let change = "run `asobi migrate`, which makes them; processes do every few hours, so see why theirs did not";
+    let change = "run `asobi migrate`, which makes them; processes do every ten minutes, so see why theirs did not";
     let missing: Vec<&str> = ["today", "tomorrow", "in two days", "in three days"]
         .iter()
         .zip(0..)
