@@ -26,9 +26,13 @@ pub(super) async fn run(hub: Arc<Hub>) {
 }
 
 async fn round(hub: &Hub) -> asobi_store::Result<()> {
+    let ahead = metrics::gauge!("asobi_chat_days_left");
+    // What there is, before whatever may keep the rest from being made.
+    ahead.set(f64::from(history::days_ahead(&hub.pool).await?));
     history::make_days(&hub.pool).await?;
+    ahead.set(f64::from(history::AHEAD));
     let Some(done) = history::upkeep(&hub.pool, hub.config.chat.retention_days).await? else { return Ok(()) };
     metrics::counter!("asobi_chat_days_dropped_total").increment(done.dropped as u64);
-    metrics::gauge!("asobi_chat_days_left").set(done.left as f64);
+    metrics::gauge!("asobi_chat_days_overdue").set(done.left as f64);
     Ok(())
 }

@@ -9,7 +9,7 @@ use uuid::Uuid;
 use crate::{Result, lock_keys};
 
 /// Days for which there is a partition before they begin.
-const AHEAD: i32 = 3;
+pub const AHEAD: i32 = 3;
 /// A writer that has written nothing for so long is gone; nothing of it can still be on its way.
 const WRITERS: Duration = Duration::from_secs(24 * 3_600);
 
@@ -22,22 +22,27 @@ pub struct Upkeep {
     pub left: usize,
 }
 
+/// The days after today up to which each has a partition, [`AHEAD`] at most; -1 when today has none.
+///
+/// # Errors
+/// When the database does not answer.
+pub async fn days_ahead(pool: &PgPool) -> Result<i32> {
+    Ok(sqlx::query_scalar!(
+        r#"SELECT coalesce(min(ahead) - 1, $1::int) AS "days!" FROM generate_series(0, $1::int) AS ahead
+           WHERE to_regclass('chat_messages_' || to_char((now() AT TIME ZONE 'UTC')::date + ahead, 'YYYYMMDD')) IS NULL"#,
+        AHEAD
+    )
+    .fetch_one(pool)
+    .await?)
+}
+
 /// Makes the partitions of today and the days to come; at once when they are there. Safe to call from everywhere at the
 /// same time.
 ///
 /// # Errors
 /// When the database does not answer, or its role may not create tables.
 pub async fn make_days(pool: &PgPool) -> Result<()> {
-    let missing = sqlx::query_scalar!(
-        r#"SELECT EXISTS (
-               SELECT 1 FROM generate_series(0, $1::int) AS ahead
-               WHERE to_regclass('chat_messages_' || to_char((now() AT TIME ZONE 'UTC')::date + ahead, 'YYYYMMDD')) IS NULL
-           ) AS "missing!""#,
-        AHEAD
-    )
-    .fetch_one(pool)
-    .await?;
-    if !missing {
+    if days_ahead(pool).await? >= AHEAD {
         return Ok(());
     }
     let mut tx = crate::begin(pool).await?;
