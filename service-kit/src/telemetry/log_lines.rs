@@ -21,6 +21,9 @@ use tracing_subscriber::{
 
 use super::log_limit::Limit;
 
+/// The target of what games log. Their lines come from one place in the source and are bounded per match where they are said: no game silences another.
+pub const SCRIPT: &str = "asobi::script";
+
 tokio::task_local! {
     static TRACE_ID: Box<str>;
 }
@@ -49,7 +52,10 @@ where
     N: for<'writer> FormatFields<'writer> + 'static,
 {
     fn format_event(&self, context: &FmtContext<'_, S, N>, mut writer: Writer<'_>, event: &Event<'_>) -> fmt::Result {
-        let Some(held) = self.limit.take(&event.metadata().callsite(), Instant::now()) else { return Ok(()) };
+        let metadata = event.metadata();
+        let taken =
+            if metadata.target() == SCRIPT { Some(0) } else { self.limit.take(&metadata.callsite(), Instant::now()) };
+        let Some(held) = taken else { return Ok(()) };
         match &self.style {
             Style::Json { node, role } => writeln!(writer, "{}", json(event, node, role, held)?),
             Style::Pretty(format) => {

@@ -3,6 +3,7 @@
 use std::time::{Duration, Instant};
 
 use asobi_proto::effect::{ChatEffect, EffectBody, NotifyEffect};
+use asobi_service_kit::telemetry::SCRIPT;
 use mlua::{Lua, Table, Value};
 use uuid::Uuid;
 
@@ -143,16 +144,16 @@ impl World {
         let (mode, id, meta) = (&self.mode, self.match_id, meta.unwrap_or_default());
         match level.as_str() {
             "error" => {
-                tracing::error!(target: "asobi::script", { game.mode = mode, game.match_id = %id, meta }, "{message}");
+                tracing::error!(target: SCRIPT, { game.mode = mode, game.match_id = %id, meta }, "{message}");
             }
             "warn" | "warning" => {
-                tracing::warn!(target: "asobi::script", { game.mode = mode, game.match_id = %id, meta }, "{message}");
+                tracing::warn!(target: SCRIPT, { game.mode = mode, game.match_id = %id, meta }, "{message}");
             }
             "info" => {
-                tracing::info!(target: "asobi::script", { game.mode = mode, game.match_id = %id, meta }, "{message}");
+                tracing::info!(target: SCRIPT, { game.mode = mode, game.match_id = %id, meta }, "{message}");
             }
             _ => {
-                tracing::debug!(target: "asobi::script", { game.mode = mode, game.match_id = %id, meta }, "{message}");
+                tracing::debug!(target: SCRIPT, { game.mode = mode, game.match_id = %id, meta }, "{message}");
             }
         }
         Ok(Value::Boolean(true))
