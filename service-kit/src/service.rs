@@ -115,6 +115,7 @@ where
             return ExitCode::FAILURE;
         }
     };
+    telemetry::run(&shutdown);
     if exit_with_stdin {
         drain_with_stdin(&shutdown);
     }

@@ -2,9 +2,10 @@
 
 use std::{
     fs,
+    os::unix::fs::MetadataExt as _,
     path::{Path, PathBuf},
     sync::{Arc, Mutex, PoisonError, RwLock},
-    time::{Duration, SystemTime},
+    time::Duration,
 };
 
 use anyhow::Context as _;
@@ -38,8 +39,9 @@ struct Seen {
     generation: u64,
 }
 
-/// When each file was changed and how long it is.
-type Stamps = Vec<Option<(SystemTime, u64)>>;
+/// When each file was last changed in any way, in seconds and nanoseconds, and how long it is. Not when it was written: whoever copies or moves
+/// a file with its times would otherwise put back the older one unseen.
+type Stamps = Vec<Option<(i64, i64, u64)>>;
 
 impl<T: Certified> Watched<T> {
     /// `read` is given the number of the reading.
@@ -73,13 +75,18 @@ impl<T: Certified> Watched<T> {
             }
             let watched = Arc::clone(&self);
             match tokio::task::spawn_blocking(move || watched.look()).await {
-                Ok(Ok(false)) | Err(_) => {}
+                Ok(Ok(false)) => {}
                 Ok(Ok(true)) => {
                     tracing::info!(tls.which = self.which, "The certificates have changed and were read again.");
                 }
                 Ok(Err(error)) => tracing::error!(
                     tls.which = self.which,
                     "The changed certificates cannot be used, the old ones stay: {error:#}"
+                ),
+                Err(panicked) => tracing::error!(
+                    tls.which = self.which,
+                    %panicked,
+                    "The certificates could not be looked at; it is tried again."
                 ),
             }
         }
@@ -117,7 +124,7 @@ impl<T: Certified> Watched<T> {
 }
 
 fn stamps(files: &[PathBuf]) -> Stamps {
-    let stamp = |path: &PathBuf| fs::metadata(path).ok().and_then(|meta| Some((meta.modified().ok()?, meta.len())));
+    let stamp = |path: &PathBuf| fs::metadata(path).ok().map(|meta| (meta.ctime(), meta.ctime_nsec(), meta.len()));
     files.iter().map(stamp).collect()
 }
 

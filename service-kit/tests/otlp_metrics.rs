@@ -63,6 +63,7 @@ async fn child() {
     readiness.set_ready(true);
     let (listener, _) = bind("metrics.listen", "127.0.0.1:0").await.unwrap();
     serve_metrics(listener, readiness, &shutdown);
+    telemetry::run(&shutdown);
     let input = || std::io::copy(&mut std::io::stdin().lock(), &mut std::io::sink());
     tokio::task::spawn_blocking(input).await.unwrap().unwrap();
     shutdown.begin();

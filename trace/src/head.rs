@@ -29,6 +29,9 @@ pub struct Settings {
     pub client_per_second: u32,
 }
 
+/// One more than the largest number that is drawn.
+const EVERY: u64 = 1 << 32;
+
 pub(crate) struct Rules {
     /// A random number below it is drawn.
     below: u64,
@@ -43,7 +46,7 @@ static RULES: OnceLock<Rules> = OnceLock::new();
 /// Called once, when the process has an exporter. Without, nothing is ever recorded.
 pub fn switch_on(settings: Settings) {
     #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a share of 2^32, which fits")]
-    let below = (settings.ratio.clamp(0.0, 1.0) * 4_294_967_296.0) as u64;
+    let below = (settings.ratio.clamp(0.0, 1.0) * EVERY as f64) as u64;
     let always = PerSecond::new(settings.always_per_second);
     let client = PerSecond::new(settings.client_per_second);
     // A second call changes nothing: the first one's exporter is the process's.
@@ -64,9 +67,10 @@ pub(crate) fn rules() -> Option<&'static Rules> {
 
 impl Rules {
     fn draw(&self) -> bool {
-        // The two that most processes have cost no random number.
+        // The two that tests and small clusters have cost no random number.
         match self.below {
             0 => false,
+            EVERY => true,
             below => u64::from(rand::random::<u32>()) < below,
         }
     }

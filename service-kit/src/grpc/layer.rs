@@ -15,13 +15,13 @@ use tonic::{Code, body::Body};
 use tower::{Layer, Service};
 use tracing::{Instrument as _, Span, field::Empty};
 
-use asobi_trace::{Head, KeyValue, SpanKind, Watch};
+use asobi_trace::{Head, KeyValue, SpanContext, SpanKind, Watch};
 
 use super::{
     Access, Caller, PeerCertificate,
     access::{Credential, exists},
     guard::Guarded,
-    traced::{parts, told},
+    traced::{code_of, parts, told},
 };
 
 /// Services that anybody may call: probes and tools have no key, and they tell nothing that is secret.
@@ -81,7 +81,8 @@ where
         let path = request.uri().path();
         if OPEN.iter().any(|prefix| path.starts_with(prefix)) {
             // Whoever shows nothing must not be able to make up label values.
-            return Box::pin(timed(inner, request, "health or reflection".to_owned(), Span::none(), Watch::none()));
+            let method = "health or reflection".to_owned();
+            return Box::pin(told_at_its_end(inner, request, Told::of(method, Span::none(), Watch::none(), None)));
         }
         let path = path.to_owned();
         let peer = request.extensions().get::<Peer>();
@@ -94,14 +95,21 @@ where
                 Err(refused) => return Ok(refused.into_http()),
             };
             let operator = matches!(caller, Caller::Operator { .. });
-            request.extensions_mut().insert(caller);
             // Only of those who were let in.
             let traceparent = request.headers().get("traceparent").and_then(|value| value.to_str().ok());
-            let span = span(Head::of_caller(traceparent), &path);
+            let head = match caller {
+                // A node sends what it records, and nothing of what it has decided not to.
+                Caller::Node => Head::kept(traceparent),
+                Caller::Operator { .. } => Head::of_caller(traceparent),
+            };
+            let parent = traceparent.and_then(asobi_trace::parse);
+            let span = span(head, &path);
             let watch = Watch::begin(!span.is_disabled());
+            request.extensions_mut().insert(caller);
             // A process may call what a newer one would answer; its names are no label either.
             let method = if exists(&path) { path.trim_start_matches('/') } else { "other" };
-            let answer = timed(inner, request, method.to_owned(), span, watch).await?;
+            let told = Told::of(method.to_owned(), span, watch, parent);
+            let answer = told_at_its_end(inner, request, told).await?;
             let ended = operator.then(|| access.ended(shown, from));
             Ok(match ended {
                 Some(ended) => answer.map(|body| Body::new(Guarded::new(body, ended))),
@@ -126,47 +134,55 @@ fn span(head: Head, path: &str) -> Span {
     )
 }
 
-async fn timed<S>(
-    mut inner: S,
-    request: Request<Body>,
-    method: String,
-    span: Span,
-    watch: Watch,
-) -> Result<Response<Body>, S::Error>
+async fn told_at_its_end<S>(mut inner: S, request: Request<Body>, mut told: Told) -> Result<Response<Body>, S::Error>
 where
     S: Service<Request<Body>, Response = Response<Body>>,
 {
-    let begun = Instant::now();
-    let answer = async move { inner.call(request).await }.instrument(span.clone()).await;
-    let told_code = answer.as_ref().map_or(Code::Unavailable, code_of);
-    told(&span, told_code);
-    let ours = matches!(told_code, Code::Unknown | Code::Internal | Code::DataLoss).then_some("internal");
-    watch.end(ours, None, || {
-        let (service, name) = parts(&method);
-        let attributes = vec![
-            KeyValue::new("rpc.system", "grpc"),
-            KeyValue::new("rpc.service", service.to_owned()),
-            KeyValue::new("rpc.method", name.to_owned()),
-            KeyValue::new("rpc.grpc.status_code", i64::from(told_code as i32)),
-        ];
-        (method.clone(), SpanKind::Server, attributes)
-    });
-    let code = answer.as_ref().map_or("transport", |response| code_name(response));
-    metrics::histogram!("asobi_grpc_server_seconds", "method" => method, "code" => code)
-        .record(begun.elapsed().as_secs_f64());
+    let span = told.span.clone();
+    let answer = async move { inner.call(request).await }.instrument(span).await;
+    told.code = answer.as_ref().map_or(Code::Unavailable, code_of);
     answer
 }
 
-/// A call that failed before its first message says so in the headers; a stream that fails later counts as begun.
-pub(super) fn code_of<B>(response: &Response<B>) -> Code {
-    match response.headers().get("grpc-status") {
-        None => Code::Ok,
-        Some(value) => Code::from_bytes(value.as_bytes()),
+/// A call under way. What became of it is told when this is dropped, since one whose caller does not wait any longer ends so, too.
+struct Told {
+    method: String,
+    span: Span,
+    watch: Watch,
+    /// As its caller names it, recorded or not.
+    parent: Option<SpanContext>,
+    begun: Instant,
+    code: Code,
+}
+
+impl Told {
+    fn of(method: String, span: Span, watch: Watch, parent: Option<SpanContext>) -> Self {
+        Self { method, span, watch, parent, begun: Instant::now(), code: Code::Cancelled }
     }
 }
 
-fn code_name(response: &Response<Body>) -> &'static str {
-    match code_of(response) {
+impl Drop for Told {
+    fn drop(&mut self) {
+        let ours = matches!(self.code, Code::Unknown | Code::Internal | Code::DataLoss);
+        told(&self.span, self.code, ours);
+        self.watch.end(ours.then_some("internal"), self.parent.take(), || {
+            let (service, name) = parts(&self.method);
+            let attributes = vec![
+                KeyValue::new("rpc.system", "grpc"),
+                KeyValue::new("rpc.service", service.to_owned()),
+                KeyValue::new("rpc.method", name.to_owned()),
+                KeyValue::new("rpc.grpc.status_code", i64::from(self.code as i32)),
+            ];
+            (self.method.clone(), SpanKind::Server, attributes)
+        });
+        let method = std::mem::take(&mut self.method);
+        metrics::histogram!("asobi_grpc_server_seconds", "method" => method, "code" => name_of(self.code))
+            .record(self.begun.elapsed().as_secs_f64());
+    }
+}
+
+fn name_of(code: Code) -> &'static str {
+    match code {
         Code::Ok => "ok",
         Code::Cancelled => "cancelled",
         Code::InvalidArgument => "invalid_argument",

@@ -1,6 +1,7 @@
 //! The client's side of a call in a trace.
 
 use std::{
+    error::Error as _,
     future::Future,
     pin::Pin,
     task::{Context, Poll},
@@ -8,7 +9,7 @@ use std::{
 
 use http::{Request, Response};
 use tonic::{
-    Code,
+    Code, TimeoutExpired,
     body::Body,
     service::interceptor::{InterceptedService, ResponseBody, ResponseFuture},
     transport::{Channel, Error, channel},
@@ -16,7 +17,7 @@ use tonic::{
 use tower::Service;
 use tracing::{Instrument as _, Span, field::Empty};
 
-use super::{ClusterInterceptor, layer::code_of};
+use super::ClusterInterceptor;
 
 /// A connection to one process of the cluster; made lazily, re-made when it breaks, shared by its clones. Clients take
 /// it by value: `MatchHostClient::new(channels.get(addr)?)`. A call within a recorded trace has a span, under which the server's hangs.
@@ -68,7 +69,8 @@ impl Service<Request<Body>> for ClusterChannel {
         let call = span.in_scope(|| self.inner.call(request)).instrument(span.clone());
         Call::Recorded(Box::pin(async move {
             let answer = call.await;
-            told(&span, answer.as_ref().map_or(Code::Unavailable, code_of));
+            let code = answer.as_ref().map_or_else(code_of_failure, code_of);
+            told(&span, code, code != Code::Ok);
             answer
         }))
     }
@@ -93,9 +95,30 @@ pub(super) fn parts(path: &str) -> (&str, &str) {
     path.trim_start_matches('/').split_once('/').unwrap_or((path, ""))
 }
 
-pub(super) fn told(span: &Span, code: Code) {
+/// `error`: as the conventions have it, any code but OK is one for who calls; for who serves only those that are the server's fault.
+pub(super) fn told(span: &Span, code: Code, error: bool) {
     span.record("rpc.grpc.status_code", code as i32);
-    if code != Code::Ok {
+    if error {
         span.record("otel.status_code", "ERROR");
     }
+}
+
+/// A call that failed before its first message says so in the headers; a stream that fails later counts as begun.
+pub(super) fn code_of<B>(response: &Response<B>) -> Code {
+    match response.headers().get("grpc-status") {
+        None => Code::Ok,
+        Some(value) => Code::from_bytes(value.as_bytes()),
+    }
+}
+
+/// Of a call that came back with nothing.
+fn code_of_failure(error: &Error) -> Code {
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        if error.is::<TimeoutExpired>() {
+            return Code::DeadlineExceeded;
+        }
+        cause = error.source();
+    }
+    Code::Unavailable
 }

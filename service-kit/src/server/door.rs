@@ -4,6 +4,7 @@
 //! | what comes | what becomes of it |
 //! | --- | --- |
 //! | nothing, or too slowly | closed after [`GREETING`] |
+//! | one more greeting of an address that has [`SHARE`] of them under way, and is no trusted proxy | closed before a byte is read |
 //! | a PROXY header is asked for, and the peer is no trusted proxy | closed before a byte is read |
 //! | a PROXY header is asked for, and there is none | closed |
 //! | plain HTTP, where TLS is spoken | a 400 that says so, closed |
@@ -12,10 +13,11 @@
 //! Each is counted in `asobi_http_refused_total` by its reason; who leaves without a word is not.
 
 use std::{
+    collections::HashMap,
     io,
-    net::SocketAddr,
+    net::{IpAddr, SocketAddr},
     sync::{
-        Arc,
+        Arc, Mutex, PoisonError,
         atomic::{AtomicBool, Ordering},
     },
     time::Duration,
@@ -33,7 +35,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{proxy, wire::Wire};
 use crate::{
-    address::Proxies,
+    address::{Proxies, limited_as},
     config::Http,
     service::Misconfigured,
     tls::{Certified, Watched, certificates, not_after, private_key},
@@ -43,6 +45,8 @@ use crate::{
 const GREETING: Duration = Duration::from_secs(5);
 /// Greetings under way; each may cost some 40 KB. Past it nobody is accepted before one of them ends; the system's backlog waits.
 const GREETINGS: usize = 2_048;
+/// Greetings of one address under way: eight that stay silent do not fill the door.
+const SHARE: usize = 256;
 /// Of whoever left without a word, which is no refusal.
 const GONE: &str = "gone";
 /// The first byte of a handshake. No method of HTTP begins with it.
@@ -60,9 +64,12 @@ pub struct Door(Option<Arc<Guarded>>);
 
 struct Guarded {
     tls: Option<Arc<Watched<Certificate>>>,
-    /// Whose PROXY headers are believed; none: there is no such header.
-    proxies: Option<Proxies>,
+    /// Whose PROXY headers are believed, and who stands for many players.
+    proxies: Proxies,
+    /// Whether each connection begins with such a header.
+    headed: bool,
     places: Arc<Semaphore>,
+    shares: Arc<Shares>,
     /// Whether the log has said that somebody who is no trusted proxy came; the counter says how often.
     warned: AtomicBool,
 }
@@ -102,12 +109,18 @@ impl Door {
         } else {
             None
         };
-        let proxies = config.proxy_protocol.required().then(|| Proxies::new(&config.trusted_proxies));
-        if tls.is_none() && proxies.is_none() {
+        let headed = config.proxy_protocol.required();
+        if tls.is_none() && !headed {
             return Ok(Self(None));
         }
-        let places = Arc::new(Semaphore::new(GREETINGS));
-        Ok(Self(Some(Arc::new(Guarded { tls, proxies, places, warned: AtomicBool::new(false) }))))
+        Ok(Self(Some(Arc::new(Guarded {
+            tls,
+            proxies: Proxies::new(&config.trusted_proxies),
+            headed,
+            places: Arc::new(Semaphore::new(GREETINGS)),
+            shares: Arc::default(),
+            warned: AtomicBool::new(false),
+        }))))
     }
 
     /// Reads the certificate again whenever its files change, until `stop`.
@@ -130,8 +143,7 @@ impl Door {
     pub(super) async fn accept(&self, listener: &TcpListener) -> io::Result<(TcpStream, SocketAddr, Option<Place>)> {
         let place = match &self.0 {
             None => None,
-            // Nobody closes the semaphore.
-            Some(guarded) => Arc::clone(&guarded.places).acquire_owned().await.ok(),
+            Some(guarded) => guarded.place().await,
         };
         let (stream, peer) = listener.accept().await?;
         Ok((stream, peer, place.map(Place)))
@@ -142,9 +154,16 @@ impl Door {
         let Some(guarded) = &self.0 else {
             return Some(Entered { wire: Wire::Plain(tcp), client: peer, unsaid: false });
         };
-        // In a box of its own: it is large, and the connection outlives it by far.
-        let greeting = Box::pin(tokio::time::timeout(GREETING, guarded.greet(tcp, peer)));
-        let greeted = greeting.await.unwrap_or(Err(Refused::new("too_slow", io::ErrorKind::TimedOut.into())));
+        let greeted = match guarded.share(peer.ip()) {
+            Ok(share) => {
+                // In a box of its own: it is large, and the connection outlives it by far.
+                let greeting = Box::pin(tokio::time::timeout(GREETING, guarded.greet(tcp, peer)));
+                let greeted = greeting.await;
+                drop(share);
+                greeted.unwrap_or(Err(Refused::new("too_slow", io::ErrorKind::TimedOut.into())))
+            }
+            Err(refused) => Err(refused),
+        };
         drop(place);
         greeted.inspect_err(|refused| guarded.note(peer, refused)).ok()
     }
@@ -152,6 +171,38 @@ impl Door {
 
 /// One of the greetings under way.
 pub(super) struct Place(#[expect(dead_code, reason = "it is held, and given back when dropped")] OwnedSemaphorePermit);
+
+/// How many greetings each address has under way; none that has none.
+#[derive(Default)]
+struct Shares(Mutex<HashMap<IpAddr, usize>>);
+
+impl Shares {
+    fn take(self: &Arc<Self>, address: IpAddr) -> Option<Share> {
+        let mut under_way = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let count = under_way.entry(address).or_default();
+        (*count < SHARE).then(|| {
+            *count += 1;
+            Share { of: Arc::clone(self), address }
+        })
+    }
+}
+
+/// One of an address's greetings under way.
+struct Share {
+    of: Arc<Shares>,
+    address: IpAddr,
+}
+
+impl Drop for Share {
+    fn drop(&mut self) {
+        let mut under_way = self.of.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(count) = under_way.get_mut(&self.address) else { return };
+        *count -= 1;
+        if *count == 0 {
+            under_way.remove(&self.address);
+        }
+    }
+}
 
 struct Refused {
     reason: &'static str,
@@ -165,23 +216,36 @@ impl Refused {
 }
 
 impl Guarded {
+    async fn place(&self) -> Option<OwnedSemaphorePermit> {
+        if let Ok(place) = Arc::clone(&self.places).try_acquire_owned() {
+            return Some(place);
+        }
+        metrics::counter!("asobi_http_door_full_total").increment(1);
+        // Nobody closes the semaphore.
+        Arc::clone(&self.places).acquire_owned().await.ok()
+    }
+
+    /// None: this address stands for many, and has no bound of its own.
+    fn share(&self, peer: IpAddr) -> Result<Option<Share>, Refused> {
+        if self.proxies.trusts(peer) {
+            return Ok(None);
+        }
+        let share = self.shares.take(limited_as(peer));
+        share.map(Some).ok_or_else(|| Refused::new("too_many", io::ErrorKind::QuotaExceeded.into()))
+    }
+
     async fn greet(&self, mut tcp: TcpStream, peer: SocketAddr) -> Result<Entered, Refused> {
         let (mut client, mut unsaid) = (peer, false);
-        if let Some(proxies) = &self.proxies {
-            if !proxies.trusts(peer.ip()) {
+        if self.headed {
+            if !self.proxies.trusts(peer.ip()) {
                 return Err(Refused::new("untrusted_proxy", io::ErrorKind::PermissionDenied.into()));
             }
+            first_byte(&tcp, "proxy_header").await?;
             let said = proxy::read(&mut tcp).await.map_err(|error| Refused::new("proxy_header", error))?;
             (client, unsaid) = (said.unwrap_or(peer), said.is_none());
         }
         let Some(tls) = &self.tls else { return Ok(Entered { wire: Wire::Plain(tcp), client, unsaid }) };
-        let mut first = [0];
-        let looked = tcp.peek(&mut first).await.map_err(|error| Refused::new("handshake", error))?;
-        if looked == 0 {
-            // A check that only connects, as balancers make it.
-            return Err(Refused::new(GONE, io::ErrorKind::UnexpectedEof.into()));
-        }
-        if first[0] != HANDSHAKE_RECORD {
+        if first_byte(&tcp, "handshake").await? != HANDSHAKE_RECORD {
             say_it_is_tls(tcp).await;
             return Err(Refused::new("plain_http", io::ErrorKind::InvalidData.into()));
         }
@@ -207,6 +271,18 @@ impl Guarded {
     }
 }
 
+/// The first byte of what comes, which stays there. Whoever sends none and leaves has made a check that only connects, as balancers do; some leave
+/// with a reset.
+async fn first_byte(tcp: &TcpStream, reason: &'static str) -> Result<u8, Refused> {
+    let mut first = [0];
+    match tcp.peek(&mut first).await {
+        Ok(0) => Err(Refused::new(GONE, io::ErrorKind::UnexpectedEof.into())),
+        Ok(_) => Ok(first[0]),
+        Err(error) if error.kind() == io::ErrorKind::ConnectionReset => Err(Refused::new(GONE, error)),
+        Err(error) => Err(Refused::new(reason, error)),
+    }
+}
+
 /// Whoever typed http:// reads why it does not work. What they send is read for a moment, or the answer would be lost to a reset.
 async fn say_it_is_tls(mut tcp: TcpStream) {
     let farewell = async {
@@ -229,5 +305,49 @@ impl Certificate {
         // No HTTP/2: WebSockets over it are rare among clients, and one of its connections could carry many players.
         server.alpn_protocols = vec![b"http/1.1".to_vec()];
         Ok(Self { server: Arc::new(server), not_after })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_address_has_a_share_of_the_door_and_a_network_of_one_customer_is_one() {
+        let shares: Arc<Shares> = Arc::default();
+        let [one, same, other]: [IpAddr; 3] =
+            ["2001:db8::1", "2001:db8::2", "2001:db8:0:1::1"].map(|ip| limited_as(ip.parse().expect("an address")));
+        let mut held: Vec<Share> = (0..SHARE).filter_map(|_| shares.take(one)).collect();
+        assert_eq!(held.len(), SHARE);
+        assert!(shares.take(same).is_none(), "its share is used up");
+        assert!(shares.take(other).is_some(), "another's is not");
+        held.pop();
+        assert!(shares.take(same).is_some());
+        drop(held);
+        assert!(shares.0.lock().expect("whole").is_empty(), "nothing is kept of those who have gone");
+    }
+
+    /// Who connects to see whether somebody is there is no refusal, whether they leave well or with a reset.
+    #[tokio::test]
+    async fn a_check_that_only_connects_has_gone() {
+        let guarded = Guarded {
+            tls: None,
+            proxies: Proxies::new(&["127.0.0.1".to_owned()]),
+            headed: true,
+            places: Arc::new(Semaphore::new(1)),
+            shares: Arc::default(),
+            warned: AtomicBool::new(false),
+        };
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("bound");
+        for reset in [false, true] {
+            let client = TcpStream::connect(listener.local_addr().expect("bound")).await.expect("connected");
+            let (server, peer) = listener.accept().await.expect("accepted");
+            if reset {
+                client.set_zero_linger().expect("open");
+            }
+            drop(client);
+            let refused = guarded.greet(server, peer).await.err().expect("nobody is there");
+            assert_eq!(refused.reason, GONE, "{:?}", refused.error);
+        }
     }
 }

@@ -12,7 +12,6 @@ pub fn serve_metrics(listener: TcpListener, readiness: Readiness, shutdown: &Shu
         metrics::gauge!("asobi_ready").set(if seen.ready() && !stops.is_cancelled() { 1.0 } else { 0.0 });
         true
     });
-    telemetry::export_metrics(shutdown);
     let ready = async move |State(readiness): State<Readiness>| {
         if leaving.is_cancelled() {
             return (StatusCode::SERVICE_UNAVAILABLE, "draining\n".to_owned());
@@ -27,8 +26,6 @@ pub fn serve_metrics(listener: TcpListener, readiness: Readiness, shutdown: &Shu
         .route("/live", get(async || "live\n"))
         .route("/ready", get(ready))
         .with_state(readiness);
-    shutdown.spawn_background("metrics upkeep", telemetry::upkeep());
-    shutdown.spawn_background("log filter", telemetry::go_back());
     shutdown.spawn_background("metrics server", async move {
         if let Err(error) = axum::serve(listener, router).await {
             tracing::error!(%error, "the metrics endpoint has failed");

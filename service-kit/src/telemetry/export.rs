@@ -11,6 +11,7 @@ use std::{
 
 use anyhow::Context as _;
 use opentelemetry::{Context, KeyValue};
+use opentelemetry_otlp::WithTonicConfig as _;
 use opentelemetry_sdk::{
     Resource,
     error::OTelSdkResult,
@@ -19,25 +20,29 @@ use opentelemetry_sdk::{
     },
 };
 
-use super::trace::ENDPOINT;
+use super::otlp;
 use crate::config::Config;
 
 /// Spans that wait to be exported, those under way among them.
 const QUEUE: usize = 4_096;
 
+/// None: no spans are to leave.
+///
 /// # Errors
 /// When the exporter cannot be made of what the environment says.
-pub(super) fn provider(role: &str, config: &Config) -> anyhow::Result<SdkTracerProvider> {
-    let exporter = opentelemetry_otlp::SpanExporter::builder()
-        .with_tonic()
-        .build()
-        .with_context(|| format!("{ENDPOINT} is set, but the exporter cannot be made"))?;
-    Ok(SdkTracerProvider::builder()
+pub(super) fn provider(resource: Resource) -> anyhow::Result<Option<SdkTracerProvider>> {
+    let Some(channel) = otlp::variables("TRACES").channel().context("traces cannot be exported")? else {
+        return Ok(None);
+    };
+    let exporter = opentelemetry_otlp::SpanExporter::builder().with_tonic().with_channel(channel).build();
+    let exporter = exporter.context("traces cannot be exported, as the OTEL_EXPORTER_OTLP_… variables are")?;
+    let provider = SdkTracerProvider::builder()
         .with_span_processor(Bounded::new(exporter))
         // Decided before a span is made, so that one that is not recorded costs nothing.
         .with_sampler(Sampler::AlwaysOn)
-        .with_resource(resource(role, config))
-        .build())
+        .with_resource(resource)
+        .build();
+    Ok(Some(provider))
 }
 
 /// What everything that leaves this process says of it.

@@ -163,7 +163,7 @@ impl Control {
 }
 
 /// Sets back what was set for a time, for as long as the process lives.
-pub(crate) async fn go_back() {
+pub(super) async fn go_back() {
     let Some(control) = CONTROL.get() else { return };
     loop {
         let changed = control.changed.notified();

@@ -4,13 +4,13 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
+use metrics_exporter_prometheus::{BuildError, Matcher, PrometheusBuilder, PrometheusHandle};
+use opentelemetry_sdk::Resource;
 
 use super::{
     catalogue::{self, Buckets, Kind, Roles},
     exposition, process,
 };
-use crate::config::Config;
 
 static HANDLE: OnceLock<PrometheusHandle> = OnceLock::new();
 static PROCESS: OnceLock<Process> = OnceLock::new();
@@ -22,9 +22,8 @@ type Observer = Box<dyn Fn() -> bool + Send + Sync>;
 /// Who counts.
 #[derive(Debug, Clone)]
 pub(super) struct Process {
-    /// As it calls itself: what spans say, too.
-    pub role: String,
-    pub node_id: String,
+    /// As spans say it, too.
+    pub resource: Resource,
     /// From when on.
     pub since: SystemTime,
 }
@@ -34,18 +33,8 @@ pub(super) struct Process {
 /// Histograms have the buckets of their row in the catalogue; those of others, which only tests make, are seconds.
 pub fn install_metrics() {
     HANDLE.get_or_init(|| {
-        let builder = catalogue::all().try_fold(
-            PrometheusBuilder::new().set_buckets(Buckets::Seconds.bounds()),
-            |builder, metric| match metric.kind {
-                Kind::Histogram(buckets) => {
-                    Ok(builder?.set_buckets_for_metric(Matcher::Full(metric.name.to_owned()), buckets.bounds()))
-                }
-                Kind::Counter | Kind::Gauge => Ok(builder),
-            },
-        );
         // Fails for an empty list of buckets only.
-        let recorder =
-            builder.and_then(|builder| builder).unwrap_or_else(|_| PrometheusBuilder::new()).build_recorder();
+        let recorder = bucketed().unwrap_or_else(|_| PrometheusBuilder::new()).build_recorder();
         let handle = recorder.handle();
         if ::metrics::set_global_recorder(recorder).is_err() {
             tracing::warn!("another metrics recorder is installed; /metrics will stay empty");
@@ -55,14 +44,20 @@ pub fn install_metrics() {
     });
 }
 
+fn bucketed() -> Result<PrometheusBuilder, BuildError> {
+    let mut builder = PrometheusBuilder::new().set_buckets(Buckets::Seconds.bounds())?;
+    for metric in catalogue::all() {
+        if let Kind::Histogram(buckets) = metric.kind {
+            builder = builder.set_buckets_for_metric(Matcher::Full(metric.name.to_owned()), buckets.bounds())?;
+        }
+    }
+    Ok(builder)
+}
+
 /// As [`install_metrics`], and makes everything that a process of this role has from the start.
-pub(super) fn start(role: &str, config: &Config) {
+pub(super) fn start(role: &str, resource: Resource) {
     install_metrics();
-    PROCESS.get_or_init(|| Process {
-        role: role.to_owned(),
-        node_id: config.node.id.clone(),
-        since: SystemTime::now(),
-    });
+    PROCESS.get_or_init(|| Process { resource, since: SystemTime::now() });
     let Some(role) = Roles::named(role) else { return };
     catalogue::register(role);
     metrics::gauge!("asobi_build_info", "version" => env!("CARGO_PKG_VERSION"), "role" => role.name()).set(1.0);
@@ -103,7 +98,7 @@ fn summed(text: &str) -> BTreeMap<String, f64> {
 
 /// Folds recorded samples into their histograms from time to time: unless somebody scrapes, nothing else does, and
 /// they would pile up. Runs until it is dropped.
-pub(crate) async fn upkeep() {
+pub(super) async fn upkeep() {
     let mut every = tokio::time::interval(Duration::from_secs(5));
     loop {
         every.tick().await;

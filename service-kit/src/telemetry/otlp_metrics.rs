@@ -3,13 +3,12 @@
 //! Nothing is paid where things are counted: what `/metrics` shows is read and sent as it is, cumulative since the process's
 //! start. An export that fails is dropped and counted; the next one says all that it would have said.
 //!
+//! Beside what the variables of [`super::otlp`] say:
+//!
 //! | variable | what it says |
 //! | --- | --- |
-//! | `OTEL_EXPORTER_OTLP_METRICS_ENDPOINT`, else `OTEL_EXPORTER_OTLP_ENDPOINT` | where to; without one nothing is sent |
-//! | `OTEL_METRICS_EXPORTER` | `none`: nothing is sent all the same |
 //! | `OTEL_METRIC_EXPORT_INTERVAL`, `OTEL_METRIC_EXPORT_TIMEOUT` | how often, and how long one may take, in milliseconds; 60 and 30 s |
 //! | `OTEL_EXPORTER_OTLP_METRICS_HEADERS`, else `OTEL_EXPORTER_OTLP_HEADERS` | metadata that goes along: `key=value,…` |
-//! | `OTEL_EXPORTER_OTLP_METRICS_CERTIFICATE`, else `OTEL_EXPORTER_OTLP_CERTIFICATE` | the authority of an `https` endpoint, a file in PEM |
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -23,18 +22,19 @@ use opentelemetry_proto::tonic::{
     },
     resource::v1::Resource,
 };
+use tokio_util::sync::CancellationToken;
 use tonic::{
     Request,
     metadata::{Ascii, MetadataKey, MetadataMap, MetadataValue},
-    transport::{Certificate, Channel, ClientTlsConfig, Endpoint},
+    transport::Channel,
 };
 
 use super::{
     catalogue,
     exposition::{self, Distribution, Family, Labels},
     metrics::{Process, render_metrics, this_process},
+    otlp::{self, Variables},
 };
-use crate::shutdown::Shutdown;
 
 /// While the process drains, since nobody knows which export is the last.
 const DRAINING: Duration = Duration::from_secs(1);
@@ -47,30 +47,21 @@ struct Target {
     timeout: Duration,
 }
 
-/// Exports until the process ends, if it is asked to.
-pub(crate) fn start(shutdown: &Shutdown) {
+/// Exports until it is dropped, if it is asked to.
+pub(super) async fn run(draining: CancellationToken) {
     let Some(process) = this_process() else { return };
-    match Target::of(|name| std::env::var(name).ok().filter(|value| !value.trim().is_empty())) {
+    match Target::of(&otlp::variables("METRICS")) {
         Ok(None) => {}
-        Ok(Some(target)) => {
-            let run = target.run(process, shutdown.draining());
-            shutdown.spawn_background("metrics export", run);
-        }
+        Ok(Some(target)) => target.run(process, draining).await,
         Err(error) => tracing::error!("metrics are not exported over OTLP: {error:#}"),
     }
 }
 
 impl Target {
     /// None: nothing is to be sent.
-    fn of(variable: impl Fn(&str) -> Option<String>) -> anyhow::Result<Option<Self>> {
-        let own = |what: &str| {
-            variable(&format!("OTEL_EXPORTER_OTLP_METRICS_{what}"))
-                .or_else(|| variable(&format!("OTEL_EXPORTER_OTLP_{what}")))
-        };
-        let off = variable("OTEL_METRICS_EXPORTER").is_some_and(|exporter| exporter == "none")
-            || variable("OTEL_SDK_DISABLED").is_some_and(|disabled| disabled.eq_ignore_ascii_case("true"));
-        let Some(endpoint) = own("ENDPOINT").filter(|_| !off) else { return Ok(None) };
-        let milliseconds = |name: &str, default| match variable(name) {
+    fn of(variables: &Variables<impl Fn(&str) -> Option<String>>) -> anyhow::Result<Option<Self>> {
+        let Some(channel) = variables.channel()? else { return Ok(None) };
+        let milliseconds = |name: &str, default| match variables.get(name) {
             None => Ok(Duration::from_millis(default)),
             Some(text) => {
                 let value = text.parse().ok().filter(|value| *value > 0);
@@ -79,20 +70,11 @@ impl Target {
         };
         let every = milliseconds("OTEL_METRIC_EXPORT_INTERVAL", 60_000)?;
         let timeout = milliseconds("OTEL_METRIC_EXPORT_TIMEOUT", 30_000)?.min(every);
-        let mut channel = Endpoint::from_shared(endpoint.clone())
-            .with_context(|| format!("{endpoint} is no endpoint"))?
-            .connect_timeout(timeout)
-            .timeout(timeout);
-        if endpoint.starts_with("https://") {
-            let file = own("CERTIFICATE").context("an https endpoint needs OTEL_EXPORTER_OTLP_CERTIFICATE")?;
-            let pem = std::fs::read(&file).with_context(|| format!("{file} cannot be read"))?;
-            channel = channel.tls_config(ClientTlsConfig::new().ca_certificate(Certificate::from_pem(pem)))?;
-        }
-        let metadata = own("HEADERS").map(|text| metadata(&text)).transpose()?.unwrap_or_default();
-        Ok(Some(Self { channel: channel.connect_lazy(), metadata, every, timeout }))
+        let metadata = variables.own("HEADERS").map(|text| metadata(&text)).transpose()?.unwrap_or_default();
+        Ok(Some(Self { channel, metadata, every, timeout }))
     }
 
-    async fn run(self, process: &Process, draining: tokio_util::sync::CancellationToken) {
+    async fn run(self, process: &Process, draining: CancellationToken) {
         let mut client = MetricsServiceClient::new(self.channel);
         // It is said once that it fails, and once that it works again.
         let mut failing = false;
@@ -167,15 +149,8 @@ fn export(process: &Process, text: &str, now: SystemTime) -> ExportMetricsServic
             ..Metric::default()
         }
     });
-    let attributes = [
-        ("service.name", format!("asobi-{}", process.role)),
-        ("service.instance.id", process.node_id.clone()),
-        ("service.version", env!("CARGO_PKG_VERSION").to_owned()),
-    ];
-    let resource = Resource {
-        attributes: attributes.into_iter().map(|(key, value)| attribute(key.to_owned(), value)).collect(),
-        ..Resource::default()
-    };
+    let said = process.resource.iter().map(|(key, value)| attribute(key.to_string(), value.to_string()));
+    let resource = Resource { attributes: said.collect(), ..Resource::default() };
     let scope = InstrumentationScope { name: "asobi".to_owned(), ..InstrumentationScope::default() };
     let scope_metrics = ScopeMetrics { scope: Some(scope), metrics: metrics.collect(), ..ScopeMetrics::default() };
     let resource_metrics =
@@ -251,15 +226,17 @@ mod tests {
     use super::*;
 
     fn target(variables: &[(&str, &str)]) -> anyhow::Result<Option<Target>> {
-        Target::of(|name| variables.iter().find(|(known, _)| *known == name).map(|(_, value)| (*value).to_owned()))
+        let read = |name: &str| {
+            let found = variables.iter().find(|(known, _)| *known == name);
+            found.map(|(_, value)| (*value).to_owned())
+        };
+        Target::of(&Variables::new("METRICS", read))
     }
 
     #[tokio::test]
-    async fn the_usual_variables_say_where_to() {
+    async fn the_usual_variables_say_how_often_and_with_what() {
         const ENDPOINT: (&str, &str) = ("OTEL_EXPORTER_OTLP_ENDPOINT", "http://127.0.0.1:4317");
         assert!(target(&[]).unwrap().is_none());
-        assert!(target(&[ENDPOINT, ("OTEL_METRICS_EXPORTER", "none")]).unwrap().is_none());
-        assert!(target(&[ENDPOINT, ("OTEL_SDK_DISABLED", "true")]).unwrap().is_none());
         let plain = target(&[ENDPOINT]).unwrap().unwrap();
         assert_eq!((plain.every.as_secs(), plain.timeout.as_secs()), (60, 30));
         let own = [
@@ -273,7 +250,6 @@ mod tests {
         for wrong in [
             [ENDPOINT, ("OTEL_METRIC_EXPORT_INTERVAL", "soon")],
             [ENDPOINT, ("OTEL_EXPORTER_OTLP_HEADERS", "nonsense")],
-            [("OTEL_EXPORTER_OTLP_ENDPOINT", "https://127.0.0.1:4317"), ("", "")],
         ] {
             assert!(target(&wrong).is_err(), "{wrong:?}");
         }
@@ -281,7 +257,7 @@ mod tests {
 
     #[test]
     fn a_histogram_is_sent_with_what_is_between_its_bounds() {
-        let process = Process { role: "gateway".to_owned(), node_id: "g-1".to_owned(), since: UNIX_EPOCH };
+        let process = Process { resource: opentelemetry_sdk::Resource::builder_empty().build(), since: UNIX_EPOCH };
         let text = "# TYPE asobi_bus_batch_items histogram\nasobi_bus_batch_items_bucket{le=\"1\"} 2\nasobi_bus_batch_items_bucket{le=\"2\"} 5\n\
                     asobi_bus_batch_items_bucket{le=\"+Inf\"} 6\nasobi_bus_batch_items_sum 20\nasobi_bus_batch_items_count 6\n";
         let request = export(&process, text, UNIX_EPOCH + Duration::from_nanos(5));

@@ -9,8 +9,6 @@ use tracing_subscriber::{Layer, filter::filter_fn, layer::SubscriberExt as _};
 use super::{export, logs};
 use crate::config::Config;
 
-/// The variable that every OpenTelemetry exporter knows; without it nothing is exported.
-pub(super) const ENDPOINT: &str = "OTEL_EXPORTER_OTLP_ENDPOINT";
 /// How long the last spans may take to leave when the process ends.
 const FLUSH: Duration = Duration::from_secs(2);
 
@@ -36,11 +34,9 @@ impl Drop for TelemetryGuard {
 /// # Errors
 /// If OTLP export is asked for and its exporter cannot be made, or a subscriber is installed already.
 pub fn init(role: &'static str, config: &Config) -> anyhow::Result<TelemetryGuard> {
-    super::metrics::start(role, config);
-    let provider = match std::env::var(ENDPOINT) {
-        Ok(endpoint) if !endpoint.is_empty() => Some(export::provider(role, config)?),
-        _ => None,
-    };
+    let resource = export::resource(role, config);
+    super::metrics::start(role, resource.clone());
+    let provider = export::provider(resource)?;
     let export = provider.as_ref().map(|provider| {
         tracing_opentelemetry::layer()
             .with_tracer(provider.tracer("asobi"))

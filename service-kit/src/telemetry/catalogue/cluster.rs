@@ -7,6 +7,8 @@ use super::{
 };
 
 const ALL: Roles = Roles::ALL;
+/// What the certificate is for.
+const CERTIFICATE: super::Label = Of("which", &["http", "grpc"]);
 
 pub(super) const TABLE: &[Metric] = &[
     gauge("asobi_build_info", ALL, "Always 1; which version runs, and as what.").by(&[
@@ -81,7 +83,7 @@ pub(super) const TABLE: &[Metric] = &[
     )
     .by(&[
         Rule("method", "the methods of Asobi's own services, `health or reflection`, or `other`"),
-        Rule("code", "gRPC's status codes, and `transport`"),
+        Rule("code", "gRPC's status codes"),
     ]),
     counter(
         "asobi_grpc_denied_total",
@@ -107,13 +109,17 @@ pub(super) const TABLE: &[Metric] = &[
     .by(&[Of("reason", &["queue_full", "export_failed", "rate"])]),
     counter("asobi_log_lines_suppressed_total", ALL, "Log lines past the bound of their place."),
     counter("asobi_tls_reloads_total", ALL, "Certificates that changed and were read again.")
-        .by(&[Rule("which", "what the certificate is for, a name in the code"), Of("outcome", &["ok", "failed"])]),
-    gauge("asobi_tls_certificate_expiry_seconds", ALL, "When the certificate ends, Unix time.")
-        .by(&[Rule("which", "what the certificate is for, a name in the code")]),
+        .by(&[CERTIFICATE, Of("outcome", &["ok", "failed"])]),
+    gauge("asobi_tls_certificate_expiry_seconds", ALL, "When the certificate ends, Unix time.").by(&[CERTIFICATE]),
     counter(
         "asobi_http_refused_total",
         Roles::PLAYERS,
         "Connections to the players' address that were refused before a request.",
     )
-    .by(&[Of("reason", &["too_slow", "untrusted_proxy", "proxy_header", "handshake", "plain_http"])]),
+    .by(&[Of("reason", &["too_many", "too_slow", "untrusted_proxy", "proxy_header", "handshake", "plain_http"])]),
+    counter(
+        "asobi_http_door_full_total",
+        Roles::PLAYERS,
+        "Times that nobody was accepted because as many greetings as may be (TLS, PROXY) were under way.",
+    ),
 ];

@@ -163,7 +163,12 @@ pub(super) const TABLE: &[Metric] = &[
     gauge(
         "asobi_chat_days_left",
         PLAYERS,
-        "Days after today for which the history has a partition; on nodes that have looked.",
+        "Days after today up to which each has a partition of the history, 3 at most; -1: today has none. On nodes that have looked.",
+    ),
+    gauge(
+        "asobi_chat_days_overdue",
+        PLAYERS,
+        "Days of history that are past retention and could not be dropped yet; on nodes whose turn it was.",
     ),
     gauge("asobi_chat_muted_players", PLAYERS, "Players with a mute."),
     counter("asobi_chat_words_total", PLAYERS, "Texts in which the list of words found something.")
