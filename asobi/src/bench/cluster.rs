@@ -34,6 +34,7 @@ const STOP: Duration = Duration::from_secs(20);
 pub struct Wanted {
     pub matchmakers: u16,
     pub match_hosts: u16,
+    pub gateways: u16,
     /// Scripts by their file names, beside or instead of the bench's own.
     pub games: Vec<(String, String)>,
     /// Keys of the configuration, as `key=value`.
@@ -42,11 +43,11 @@ pub struct Wanted {
 
 impl Default for Wanted {
     fn default() -> Self {
-        Self { matchmakers: 1, match_hosts: 1, games: Vec::new(), sets: Vec::new() }
+        Self { matchmakers: 1, match_hosts: 1, gateways: 2, games: Vec::new(), sets: Vec::new() }
     }
 }
 
-/// A match host that is known by a ready file.
+/// A process that is known by a ready file.
 #[derive(Debug, Clone)]
 pub struct Host {
     pub node_id: String,
@@ -58,6 +59,8 @@ pub struct Host {
 pub struct Target {
     /// `http://host:port` of each gateway.
     pub gateways: Vec<String>,
+    /// In the same order, of a cluster whose ready file is known.
+    pub gateway_processes: Vec<Host>,
     /// Of a cluster whose ready file is known.
     pub match_hosts: Vec<Host>,
     /// Of a cluster whose ready file is known.
@@ -85,7 +88,14 @@ impl Target {
             return Self::start(wanted).await;
         }
         let gateways = common.url.iter().map(|url| url.trim_end_matches('/').to_owned()).collect();
-        Ok(Self { gateways, match_hosts: Vec::new(), database_url: None, processes: Vec::new(), own: None })
+        Ok(Self {
+            gateways,
+            gateway_processes: Vec::new(),
+            match_hosts: Vec::new(),
+            database_url: None,
+            processes: Vec::new(),
+            own: None,
+        })
     }
 
     async fn start(wanted: &Wanted) -> anyhow::Result<Self> {
@@ -101,6 +111,7 @@ impl Target {
         }
         let mut command = Command::new(std::env::current_exe()?);
         command.args(["dev", "--port", "0", "--no-restart"]);
+        command.args(["--gateways", &wanted.gateways.to_string()]);
         command.args(["--match-hosts", &wanted.match_hosts.to_string()]);
         command.args(["--matchmakers", &wanted.matchmakers.to_string()]);
         command
@@ -156,9 +167,10 @@ impl Target {
             .flat_map(list)
             .filter_map(|p| Some((p["node_id"].as_str()?.to_owned(), u32::try_from(p["pid"].as_u64()?).ok()?)))
             .collect();
+        let gateway_processes = list("gateways").iter().filter_map(Host::read).collect();
         let match_hosts = list("match_hosts").iter().filter_map(Host::read).collect();
         let database_url = ready["database_url"].as_str().map(str::to_owned);
-        Ok(Self { gateways, match_hosts, database_url, processes, own })
+        Ok(Self { gateways, gateway_processes, match_hosts, database_url, processes, own })
     }
 
     /// Stops the cluster if it is the bench's own.

@@ -13,6 +13,7 @@ mod one_row;
 mod player;
 mod pool;
 mod report;
+mod storm;
 
 use std::{process::ExitCode, time::Duration};
 
@@ -41,8 +42,10 @@ enum Scenario {
     Migrate(matches::Migrating),
     /// A leaderboard of a million entries: how soon it is there, what it takes, how fast it answers
     Boards(boards::Options),
-    /// Idle authenticated connections: what each costs in memory
+    /// Authenticated connections with presence: how fast they come, what each costs in memory, how soon heartbeats are answered
     Connections(connections::Options),
+    /// A gateway is killed, and everybody who was there comes back to the others at once
+    Storm(storm::Options),
     /// The bare server that heartbeats are compared with
     #[command(hide = true)]
     Echo,
@@ -90,6 +93,7 @@ pub async fn run(args: BenchArgs) -> anyhow::Result<ExitCode> {
         Scenario::Chat(options) => &options.common,
         Scenario::Boards(options) => &options.common,
         Scenario::Connections(options) => &options.common,
+        Scenario::Storm(options) => &options.common,
         Scenario::Matchmaking(options) => &options.common,
         Scenario::Match(options) => &options.common,
         Scenario::Migrate(options) => &options.common,
@@ -100,6 +104,8 @@ pub async fn run(args: BenchArgs) -> anyhow::Result<ExitCode> {
         // One that can die.
         Scenario::Matchmaking(_) => Wanted { matchmakers: 2, ..Wanted::default() },
         Scenario::Match(options) => options.wanted()?,
+        Scenario::Connections(options) => options.wanted(),
+        Scenario::Storm(options) => options.wanted(),
         Scenario::Migrate(options) => matches::Options::from(options.clone()).wanted()?,
         _ => Wanted::default(),
     };
@@ -109,6 +115,7 @@ pub async fn run(args: BenchArgs) -> anyhow::Result<ExitCode> {
         Scenario::Chat(options) => chat::run(options, &target).await,
         Scenario::Boards(options) => boards::run(options, &mut target).await,
         Scenario::Connections(options) => connections::run(options, &target).await,
+        Scenario::Storm(options) => storm::run(options, &target).await,
         Scenario::Matchmaking(options) => matchmaking::run(options, &target).await,
         Scenario::Match(options) => matches::run(options, &target).await,
         Scenario::Migrate(options) => matches::run(&options.clone().into(), &target).await,

@@ -85,6 +85,48 @@ pub async fn sign_in(http: &reqwest::Client, gateway: &str, device_id: String) -
     Ok(Guest { player_id: text("player_id")?, access_token: text("access_token")? })
 }
 
+/// Signs so many guests in, for those who connect later: their tokens are warm.
+///
+/// # Errors
+/// With what to change when the cluster refuses guests or limits this address.
+pub async fn sign_in_many(target: &Target, count: usize) -> anyhow::Result<Vec<Guest>> {
+    eprintln!("signing {count} players in …");
+    let http = reqwest::Client::builder().timeout(DEADLINE).build()?;
+    let run = uuid::Uuid::now_v7();
+    let mut signing = stream::iter(0..count)
+        .map(|n| sign_in(&http, &target.gateways[n % target.gateways.len()], format!("bench-{run}-{n}")))
+        .buffered(CONCURRENCY);
+    let mut guests = Vec::with_capacity(count);
+    while let Some(guest) = signing.next().await {
+        guests.push(guest?);
+        if guests.len() % 1_000 == 0 {
+            eprintln!("  {} of {count}", guests.len());
+        }
+    }
+    Ok(guests)
+}
+
+/// Makes sure that this process may open so many sockets, raising its soft limit as far as it may.
+///
+/// # Errors
+/// The hard limit is below that.
+pub fn descriptors(sockets: usize) -> anyhow::Result<()> {
+    use nix::sys::resource::{Resource, getrlimit, setrlimit};
+    /// Beside the sockets.
+    const OTHERS: usize = 300;
+    let needed = u64::try_from(sockets + OTHERS)?;
+    let (soft, hard) = getrlimit(Resource::RLIMIT_NOFILE)?;
+    ensure!(
+        hard >= needed,
+        "{needed} file descriptors are needed here and {hard} allowed: `ulimit -n {needed}`, or several of these against \
+         one cluster (--url), each with its part"
+    );
+    if soft < needed {
+        setrlimit(Resource::RLIMIT_NOFILE, needed, hard)?;
+    }
+    Ok(())
+}
+
 /// A gateway's WebSocket.
 pub fn ws(gateway: &str) -> String {
     format!("{}/ws", gateway.replacen("http", "ws", 1))
