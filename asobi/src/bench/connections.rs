@@ -122,8 +122,8 @@ async fn befriend(options: &Options, target: &Target, guests: &[Guest]) -> anyho
     let pairs = (0..ids.len()).flat_map(|n| (1..=steps).map(move |step| (n, step)));
     let (asking, asked): (Vec<_>, Vec<_>) = pairs.map(|(n, step)| (ids[n], ids[(n + step) % ids.len()])).unzip();
     sqlx::query(
-        "INSERT INTO friendships (player_id, friend_id, status)
-         SELECT a, b, 'accepted' FROM UNNEST($1::uuid[], $2::uuid[]) AS t(a, b) ON CONFLICT DO NOTHING",
+        "INSERT INTO friendships (id, player_id, friend_id, status)
+         SELECT gen_random_uuid(), a, b, 'accepted' FROM UNNEST($1::uuid[], $2::uuid[]) AS t(a, b) ON CONFLICT DO NOTHING",
     )
     .bind(asking)
     .bind(asked)

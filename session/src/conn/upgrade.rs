@@ -19,6 +19,7 @@ use axum::{
     response::{IntoResponse, Response},
     routing::get,
 };
+use rustix::process::{Resource, getrlimit};
 use serde_json::json;
 
 use super::socket;
@@ -33,6 +34,9 @@ const READ_BUFFER: usize = 4 * 1024;
 const WRITE_BUFFER: usize = 4 * 1024;
 /// Messages up to here are read, so that one over `limits.frame_bytes` can be answered; longer ones close the socket.
 const MESSAGE_CAP: usize = 1024 * 1024;
+
+/// File descriptors for what is no player's socket, or not yet one: requests, the database, other processes.
+const OTHER_FILES: u64 = 1_024;
 
 pub(crate) fn router(hub: Arc<Hub>) -> Router {
     Router::new().route("/ws", get(upgrade)).with_state(hub)
@@ -122,9 +126,18 @@ impl Admitted {
         }
         let held = hub.admitted.fetch_add(1, Ordering::AcqRel);
         let admission = Self(Arc::clone(hub));
-        let most = hub.config.session.max_sockets;
-        (most == 0 || held < most).then_some(admission)
+        (held < hub.most_sockets).then_some(admission)
     }
+}
+
+/// How many sockets there may be: as configured, else as many as there are file descriptors, less those for everything else. Past them not even a
+/// connection to the database could be opened.
+pub(crate) fn most_sockets(configured: usize) -> usize {
+    let Some(files) = getrlimit(Resource::Nofile).current.filter(|_| configured == 0) else {
+        return if configured == 0 { usize::MAX } else { configured };
+    };
+    let others = (files / 8).min(OTHER_FILES);
+    usize::try_from(files - others).unwrap_or(usize::MAX)
 }
 
 impl Drop for Admitted {

@@ -68,12 +68,10 @@ pub(super) fn connect(call: &Call<'_>) -> Option<Work> {
         Some(Value::Array(names)) => Some(names.iter().filter_map(|n| n.as_str().map(ToOwned::to_owned)).collect()),
         _ => None,
     };
-    let place = match place(call) {
-        Ok(place) => place,
-        Err(_) => {
-            call.conn.close(Close::TryAgainLater);
-            return None;
-        }
+    let Ok(place) = place(call) else {
+        metrics::counter!("asobi_session_refused_total", "reason" => "under_way").increment(1);
+        call.conn.close(Close::TryAgainLater);
+        return None;
     };
     let (hub, asker) = (Arc::clone(call.hub), call.asker());
     Some(Box::pin(async move {

@@ -89,8 +89,9 @@ pub struct Hub {
     pub(crate) joins: PerKey<Uuid>,
     pub(crate) queue: Queue,
     pub(crate) proxies: Proxies,
-    /// Sockets there are.
+    /// Sockets there are, and how many there may be.
     pub(crate) admitted: AtomicUsize,
+    pub(crate) most_sockets: usize,
     pub(crate) admission: Arc<Admission>,
     pub(crate) look_ups: LookUps,
     pub(crate) count: Counts,
@@ -133,6 +134,7 @@ impl Hub {
             queue: Queue::new(),
             proxies: Proxies::new(&config.http.trusted_proxies),
             admitted: AtomicUsize::new(0),
+            most_sockets: upgrade::most_sockets(config.session.max_sockets),
             admission,
             look_ups,
             count: Counts::new(),
