@@ -85,7 +85,7 @@ pub async fn run(options: &Options, target: &Target) -> anyhow::Result<Report> {
     let many_kb = target.resident_kb("gateway");
     let (per_second, coming) = (rest.len() as f64 / many.took.as_secs_f64(), rest.len() as u64);
     let before = target.spent();
-    let (answers, lost) = beat(options, few.sockets.into_iter().chain(many.sockets)).await;
+    let (answers, lost) = beat(options, few.sockets.into_iter().chain(many.sockets).collect()).await;
     let beating = target.since(&before);
     let mut report = Report::new("connections")
         .field("connections", options.connections)
@@ -168,7 +168,7 @@ async fn come(options: &Options, target: &Target, guests: &[Guest]) -> anyhow::R
 }
 
 /// All of them beat for as long as is measured; the latencies of the answers, and how many connections were lost.
-async fn beat(options: &Options, sockets: impl ExactSizeIterator<Item = Socket>) -> (Histogram<u64>, u64) {
+async fn beat(options: &Options, sockets: Vec<Socket>) -> (Histogram<u64>, u64) {
     let (gap, count) = (Duration::from_secs(options.heartbeat), sockets.len());
     eprintln!("{count} connections beat every {gap:?}, for {:?} …", options.common.measured());
     let begun = Instant::now() + Duration::from_millis(100);
@@ -176,7 +176,7 @@ async fn beat(options: &Options, sockets: impl ExactSizeIterator<Item = Socket>)
     // Nobody leaves while others are measured.
     let (leave, stay) = watch::channel(());
     let mut beating = JoinSet::new();
-    for (n, socket) in sockets.enumerate() {
+    for (n, socket) in sockets.into_iter().enumerate() {
         #[expect(clippy::cast_precision_loss, reason = "a share of some thousands")]
         let first = begun + gap.mul_f64(n as f64 / count as f64);
         beating.spawn(beats(socket, first, gap, end, stay.clone()));
