@@ -106,7 +106,8 @@ pub async fn bystander(account: &Account, done: &tokio::sync::Notify) -> anyhow:
     let done = done.notified();
     tokio::pin!(done);
     loop {
-        for (path, token) in [("/ready", None), ("/api/v1/notifications", Some(&account.access_token))] {
+        let own = format!("/api/v1/players/{}", account.player_id);
+        for (path, token) in [("/ready", None), (own.as_str(), Some(&account.access_token))] {
             let mut request = account.http.get(format!("{}{path}", account.base)).timeout(Duration::from_secs(5));
             if let Some(token) = token {
                 request = request.bearer_auth(token);

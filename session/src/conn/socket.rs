@@ -93,6 +93,8 @@ pub(crate) async fn serve(hub: Arc<Hub>, ws: WebSocket, place: Place) {
     };
     let close = socket.run().await;
     socket.work = None;
+    // The connection itself may be held by others for longer.
+    socket.conn.local().place = None;
     // The player is not told to be here any longer than the socket is: close frames may take their time.
     socket.hub.leave(&socket.conn);
     if let Some(close) = close {

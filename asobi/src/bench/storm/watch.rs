@@ -99,7 +99,8 @@ pub async fn watch(
     let (mut asking, mut looking) = (JoinSet::new(), JoinSet::new());
     for ((gateway, host), guest) in gateways.into_iter().zip(guests) {
         asking.spawn(get("ready", http.clone(), format!("{gateway}/ready"), None, over.clone()));
-        let (rest, token) = (format!("{gateway}/api/v1/notifications"), guest.access_token.clone());
+        let rest = format!("{gateway}/api/v1/players/{}", guest.player_id);
+        let token = guest.access_token.clone();
         asking.spawn(get("rest", http.clone(), rest, Some(token), over.clone()));
         asking.spawn(beat(gateway, guest, over.clone()));
         looking.spawn(pool(http.clone(), host, over.clone()));
