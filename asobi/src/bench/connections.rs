@@ -135,7 +135,7 @@ async fn befriend(options: &Options, target: &Target, guests: &[Guest]) -> anyho
 
 /// Lets them come: at the rate, or as fast as they are let in.
 async fn come(options: &Options, target: &Target, guests: &[Guest]) -> anyhow::Result<Came> {
-    eprintln!("connecting {} players …", guests.len());
+    say!("connecting {} players …", guests.len());
     let urls: Arc<[String]> = target.gateways.iter().map(|gateway| ws(gateway)).collect();
     let permits = Arc::new(tokio::sync::Semaphore::new(AT_ONCE));
     let begun = Instant::now();
@@ -170,7 +170,7 @@ async fn come(options: &Options, target: &Target, guests: &[Guest]) -> anyhow::R
 /// All of them beat for as long as is measured; the latencies of the answers, and how many connections were lost.
 async fn beat(options: &Options, sockets: Vec<Socket>) -> (Histogram<u64>, u64) {
     let (gap, count) = (Duration::from_secs(options.heartbeat), sockets.len());
-    eprintln!("{count} connections beat every {gap:?}, for {:?} …", options.common.measured());
+    say!("{count} connections beat every {gap:?}, for {:?} …", options.common.measured());
     let begun = Instant::now() + Duration::from_millis(100);
     let end = begun + options.common.measured();
     // Nobody leaves while others are measured.

@@ -103,7 +103,7 @@ pub async fn run(options: &Options, target: &Target) -> anyhow::Result<Report> {
     }
     sleep(options.common.warming()).await;
 
-    eprintln!("killing {} …", victim.1.node_id);
+    say!("killing {} …", victim.1.node_id);
     let before = target.spent();
     let _ = scene.struck.set(Instant::now());
     kill(Pid::from_raw(i32::try_from(victim.1.pid)?), Signal::SIGKILL).context("the gateway cannot be killed")?;
@@ -113,7 +113,7 @@ pub async fn run(options: &Options, target: &Target) -> anyhow::Result<Report> {
             break;
         }
         if n.is_multiple_of(count.div_ceil(10)) {
-            eprintln!("  {n} of {count} are back");
+            say!("  {n} of {count} are back");
         }
     }
     let processes = target.since(&before);
@@ -140,7 +140,7 @@ fn parted(target: &Target) -> anyhow::Result<(Gateway, Vec<Gateway>)> {
 
 /// Everybody comes to the gateway that will die.
 async fn enter(options: &Options, gateway: &str, guests: &[Guest]) -> anyhow::Result<Vec<In>> {
-    eprintln!("connecting {} players to one gateway …", guests.len());
+    say!("connecting {} players to one gateway …", guests.len());
     let mut entering = stream::iter(guests.iter().cloned().enumerate())
         .map(|(n, guest)| {
             let channel = format!("global:c{}", n % options.channels as usize);
