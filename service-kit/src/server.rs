@@ -10,7 +10,7 @@ mod wire;
 
 use std::net::SocketAddr;
 
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpSocket};
 
 pub use self::{
     door::Door,
@@ -18,6 +18,9 @@ pub use self::{
     http::{serve_http, serve_http_until, serve_players},
     metrics::serve_metrics,
 };
+
+/// Connections that may wait to be accepted; the system's own bound (net.core.somaxconn) is the same or less.
+const BACKLOG: u32 = 4_096;
 
 /// An address that cannot be bound: which key it came from, and why.
 #[derive(Debug, thiserror::Error)]
@@ -34,9 +37,29 @@ pub struct BindError {
 /// [`BindError`], which names the key and the address.
 pub async fn bind(key: &'static str, address: &str) -> Result<(TcpListener, SocketAddr), BindError> {
     let fail = |source| BindError { key, address: address.to_owned(), source };
-    let listener = TcpListener::bind(address).await.map_err(fail)?;
+    let listener = listen(address).await.map_err(fail)?;
     let bound = listener.local_addr().map_err(fail)?;
     Ok((listener, bound))
+}
+
+/// As `TcpListener::bind`, which leaves room for 128 connections that wait to be accepted. When everybody comes back at once that is full within
+/// milliseconds, and who is dropped there tries again after one second, then two, then four.
+async fn listen(address: &str) -> std::io::Result<TcpListener> {
+    let mut last = std::io::Error::new(std::io::ErrorKind::InvalidInput, "the name has no address");
+    for address in tokio::net::lookup_host(address).await? {
+        let listening = || {
+            let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
+            // A restart does not wait for what the system remembers of the last process's connections.
+            socket.set_reuseaddr(true)?;
+            socket.bind(address)?;
+            socket.listen(BACKLOG)
+        };
+        match listening() {
+            Ok(listener) => return Ok(listener),
+            Err(error) => last = error,
+        }
+    }
+    Err(last)
 }
 
 /// How others reach an address that may be bound to all interfaces: `advertised` where it is not empty, else the bound

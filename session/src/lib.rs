@@ -1,8 +1,10 @@
 //! A player's connection wherever it ends: frame routing, fan-out, chat, presence, inbox, limits, and the [`link`] behind
 //! which a match is near or far. [`hub::Hub`] is all of it for one node.
 
+mod admission;
 mod asyncapi;
 pub mod auth;
+mod batch;
 pub mod chat;
 pub mod close;
 mod conn;
@@ -12,6 +14,7 @@ mod frames;
 pub mod hub;
 mod inbox;
 pub mod link;
+mod look_ups;
 pub mod moderation;
 pub mod modes;
 mod order;

@@ -45,6 +45,7 @@ pub mod testing;
 pub mod tickets;
 mod tls;
 pub mod tokens;
+pub mod welcome;
 pub mod words;
 
 pub use schema::{migrate, schema_problem};

@@ -129,20 +129,6 @@ pub async fn by_id(pool: &PgPool, match_id: Uuid) -> Result<Option<MatchRow>, Er
     .await?)
 }
 
-/// Whether the player has a seat in that live match (its chat channel asks).
-///
-/// # Errors
-/// The database did not answer.
-pub async fn has_seat(pool: &PgPool, match_id: Uuid, player: Uuid) -> Result<bool, Error> {
-    Ok(sqlx::query_scalar!(
-        r#"SELECT EXISTS (SELECT 1 FROM match_players WHERE player_id = $1 AND match_id = $2) AS "held!""#,
-        player,
-        match_id,
-    )
-    .fetch_one(pool)
-    .await?)
-}
-
 /// Live matches of listed modes, oldest first, at most [`LIST_LIMIT`]. Matches of hosts whose lease has run out are not shown.
 ///
 /// # Errors

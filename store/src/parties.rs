@@ -3,6 +3,8 @@
 //!
 //! Lock order: `parties`, then `party_members`, then `tickets`, then inboxes.
 
+use std::collections::HashMap;
+
 use asobi_proto::bus::InboxEvent;
 use serde_json::{Value, json};
 use sqlx::{PgConnection, PgPool};
@@ -211,19 +213,10 @@ fn news(party: &Party, gone: &[Uuid]) -> Result<Vec<(Uuid, InboxEvent)>> {
     Ok(stay.chain(went).collect())
 }
 
-/// The party of a player as it is, if any.
-///
-/// # Errors
-/// When the database fails.
-pub async fn of_player(pool: &PgPool, player: Uuid) -> Result<Option<Party>> {
+/// Those of these parties that have members, as they are.
+pub(crate) async fn by_ids(pool: &PgPool, parties: &[Uuid]) -> Result<HashMap<Uuid, Party>> {
     let mut conn = pool.acquire().await?;
-    let party = sqlx::query_scalar!("SELECT party_id FROM party_members WHERE player_id = $1", player)
-        .fetch_optional(&mut *conn)
-        .await?;
-    match party {
-        Some(party) => Ok(Some(state(&mut conn, party).await?)),
-        None => Ok(None),
-    }
+    Ok(states(&mut conn, parties).await?.into_iter().map(|party| (party.id, party)).collect())
 }
 
 /// A new party of one.

@@ -8,6 +8,9 @@ use uuid::Uuid;
 
 use crate::Result;
 
+/// Players whose advisory locks one transaction takes at most: the server's table of locks is everybody's, and has room for some thousands.
+pub const LOCKED: usize = 500;
+
 /// Whose rows are meant.
 #[derive(Debug, Clone, Copy)]
 pub struct Owner<'a> {
@@ -115,7 +118,8 @@ pub async fn surplus(pool: &PgPool, owner: Owner<'_>, players: &[Uuid], most: i6
 }
 
 /// Removes sessions and answers the players whose last one that was. Two nodes that each remove one of a player's last
-/// two take turns, so exactly one of them hears of it. `lock` is the first key of the per-player advisory lock.
+/// two take turns, so exactly one of them hears of it. `lock` is the first key of the per-player advisory lock; at most
+/// [`LOCKED`] sessions at once.
 ///
 /// # Errors
 /// When the database does not answer; nothing is removed then.
@@ -162,10 +166,13 @@ pub async fn sweep_dead(pool: &PgPool, sweep_lock: i64, player_lock: i32) -> Res
     let players: Vec<Uuid> = players.into_iter().collect::<BTreeSet<_>>().into_iter().collect();
     tx.commit().await?;
     // A node that removes such a player's last live session meanwhile may still have seen the dead one: wait for it.
-    let mut tx = crate::begin(pool).await?;
-    lock_players(&mut tx, player_lock, &players).await?;
-    let gone = without_sessions(&mut tx, &players).await?;
-    tx.commit().await?;
+    let mut gone = Vec::new();
+    for players in players.chunks(LOCKED) {
+        let mut tx = crate::begin(pool).await?;
+        lock_players(&mut tx, player_lock, players).await?;
+        gone.extend(without_sessions(&mut tx, players).await?);
+        tx.commit().await?;
+    }
     Ok(gone)
 }
 

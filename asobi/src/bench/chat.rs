@@ -94,7 +94,7 @@ pub async fn run(options: &Options, target: &Target) -> anyhow::Result<Report> {
     }
     let url =
         target.database_url.as_deref().context("the database is only known with --ready-file, or without --url")?;
-    eprintln!("the same, one row a transaction …");
+    say!("the same, one row a transaction …");
     let before = target.spent();
     let rows = one_row::run(url, options.common.measured()).await?;
     let processes = target.since(&before);
@@ -171,7 +171,7 @@ async fn paced(options: &Options, rate: u32, target: &Target) -> anyhow::Result<
     }
     sleep_until(measure_from.into()).await;
     let before = target.spent();
-    eprintln!("measuring for {:?} …", options.common.measured());
+    say!("measuring for {:?} …", options.common.measured());
     sleep_until(end.into()).await;
     let processes = target.since(&before);
     let mut sum = Tally::default();

@@ -20,11 +20,12 @@ use super::Common;
 /// Global channels of a cluster of the bench's own.
 pub const CHANNELS: u32 = 1_000;
 /// Of a cluster of the bench's own.
-const GAMES: [(&str, &str); 4] = [
+const GAMES: [(&str, &str); 5] = [
     ("config.lua", include_str!("modes.lua")),
     ("match.lua", include_str!("idle.lua")),
     ("pair.lua", include_str!("pair.lua")),
     ("skill.lua", include_str!("skill.lua")),
+    ("play.lua", include_str!("play.lua")),
 ];
 const START: Duration = Duration::from_secs(60);
 const STOP: Duration = Duration::from_secs(20);
@@ -34,6 +35,7 @@ const STOP: Duration = Duration::from_secs(20);
 pub struct Wanted {
     pub matchmakers: u16,
     pub match_hosts: u16,
+    pub gateways: u16,
     /// Scripts by their file names, beside or instead of the bench's own.
     pub games: Vec<(String, String)>,
     /// Keys of the configuration, as `key=value`.
@@ -42,11 +44,11 @@ pub struct Wanted {
 
 impl Default for Wanted {
     fn default() -> Self {
-        Self { matchmakers: 1, match_hosts: 1, games: Vec::new(), sets: Vec::new() }
+        Self { matchmakers: 1, match_hosts: 1, gateways: 2, games: Vec::new(), sets: Vec::new() }
     }
 }
 
-/// A match host that is known by a ready file.
+/// A process that is known by a ready file.
 #[derive(Debug, Clone)]
 pub struct Host {
     pub node_id: String,
@@ -58,6 +60,8 @@ pub struct Host {
 pub struct Target {
     /// `http://host:port` of each gateway.
     pub gateways: Vec<String>,
+    /// In the same order, of a cluster whose ready file is known.
+    pub gateway_processes: Vec<Host>,
     /// Of a cluster whose ready file is known.
     pub match_hosts: Vec<Host>,
     /// Of a cluster whose ready file is known.
@@ -84,12 +88,19 @@ impl Target {
         if common.url.is_empty() {
             return Self::start(wanted).await;
         }
-        let gateways = common.url.iter().map(|url| url.trim_end_matches('/').to_owned()).collect();
-        Ok(Self { gateways, match_hosts: Vec::new(), database_url: None, processes: Vec::new(), own: None })
+        let gateways = common.url.iter().map(|url| address(url)).collect::<anyhow::Result<_>>()?;
+        Ok(Self {
+            gateways,
+            gateway_processes: Vec::new(),
+            match_hosts: Vec::new(),
+            database_url: None,
+            processes: Vec::new(),
+            own: None,
+        })
     }
 
     async fn start(wanted: &Wanted) -> anyhow::Result<Self> {
-        eprintln!("starting a cluster of its own …");
+        say!("starting a cluster of its own …");
         let dir = tempfile::tempdir()?;
         let ready = dir.path().join("ready.json");
         let log = fs::File::create(dir.path().join("log"))?;
@@ -101,6 +112,7 @@ impl Target {
         }
         let mut command = Command::new(std::env::current_exe()?);
         command.args(["dev", "--port", "0", "--no-restart"]);
+        command.args(["--gateways", &wanted.gateways.to_string()]);
         command.args(["--match-hosts", &wanted.match_hosts.to_string()]);
         command.args(["--matchmakers", &wanted.matchmakers.to_string()]);
         command
@@ -156,9 +168,15 @@ impl Target {
             .flat_map(list)
             .filter_map(|p| Some((p["node_id"].as_str()?.to_owned(), u32::try_from(p["pid"].as_u64()?).ok()?)))
             .collect();
+        let gateway_processes = list("gateways").iter().filter_map(Host::read).collect();
         let match_hosts = list("match_hosts").iter().filter_map(Host::read).collect();
         let database_url = ready["database_url"].as_str().map(str::to_owned);
-        Ok(Self { gateways, match_hosts, database_url, processes, own })
+        Ok(Self { gateways, gateway_processes, match_hosts, database_url, processes, own })
+    }
+
+    /// Whether what processes spend can be said.
+    pub fn knows_processes(&self) -> bool {
+        !self.processes.is_empty()
     }
 
     /// Stops the cluster if it is the bench's own.
@@ -168,7 +186,7 @@ impl Target {
             let _ = kill(Pid::from_raw(pid), Signal::SIGTERM);
         }
         if tokio::time::timeout(STOP, own.supervisor.wait()).await.is_err() {
-            eprintln!("the bench's own cluster did not stop in time and is killed");
+            say!("the bench's own cluster did not stop in time and is killed");
             let _ = own.supervisor.kill().await;
         }
     }
@@ -176,6 +194,11 @@ impl Target {
     /// Watches one more process.
     pub fn watch(&mut self, name: &str, pid: u32) {
         self.processes.push((name.to_owned(), pid));
+    }
+
+    /// One that was watched has ended.
+    pub fn unwatch(&mut self, name: &str) {
+        self.processes.retain(|(watched, _)| watched != name);
     }
 
     /// Resident memory of all processes whose names begin so.
@@ -207,9 +230,18 @@ impl Target {
             .collect()
     }
 
+    /// The `asobi dev` whose ready file was given: the parent of its processes, if they run on this machine.
+    fn supervisor(&self) -> Option<u32> {
+        let (_, pid) = self.processes.first()?;
+        let (_, fields) = stat(*pid)?;
+        let parent: u32 = fields.get(1)?.parse().ok()?;
+        stat(parent).is_some_and(|(name, _)| name.starts_with("asobi")).then_some(parent)
+    }
+
     /// The processes by name, PostgreSQL's as one.
     fn all(&self) -> impl Iterator<Item = (String, Vec<u32>)> + '_ {
-        let postgres = self.own.as_ref().map(Own::postgres).unwrap_or_default();
+        let root = self.own.as_ref().map_or_else(|| self.supervisor(), |own| own.supervisor.id());
+        let postgres = root.map(postgres).unwrap_or_default();
         let postgres = (!postgres.is_empty()).then(|| ("postgresql".to_owned(), postgres));
         self.processes.iter().map(|(name, pid)| (name.clone(), vec![*pid])).chain(postgres)
     }
@@ -225,19 +257,24 @@ impl Host {
     }
 }
 
-impl Own {
-    /// The server's processes: descendants of ours whose command is postgres.
-    fn postgres(&self) -> Vec<u32> {
-        let Some(root) = self.supervisor.id() else { return Vec::new() };
-        let processes = processes();
-        let mut family = vec![root];
-        let mut at = 0;
-        while let Some(parent) = family.get(at).copied() {
-            family.extend(processes.iter().filter(|p| p.parent == parent).map(|p| p.pid));
-            at += 1;
-        }
-        processes.iter().filter(|p| family.contains(&p.pid) && p.name.starts_with("postgres")).map(|p| p.pid).collect()
+/// The server's processes: descendants of that one whose command is postgres.
+fn postgres(root: u32) -> Vec<u32> {
+    let processes = processes();
+    let mut family = vec![root];
+    let mut at = 0;
+    while let Some(parent) = family.get(at).copied() {
+        family.extend(processes.iter().filter(|p| p.parent == parent).map(|p| p.pid));
+        at += 1;
     }
+    processes.iter().filter(|p| family.contains(&p.pid) && p.name.starts_with("postgres")).map(|p| p.pid).collect()
+}
+
+/// An address as it is used: without a path.
+fn address(url: &str) -> anyhow::Result<String> {
+    let wrong = || format!("{url} is no gateway's address: expected one as http://127.0.0.1:8080");
+    let parsed = reqwest::Url::parse(url).with_context(wrong)?;
+    ensure!(matches!(parsed.scheme(), "http" | "https") && parsed.has_host() && parsed.path() == "/", wrong());
+    Ok(url.trim_end_matches('/').to_owned())
 }
 
 struct ProcessStat {

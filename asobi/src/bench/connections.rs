@@ -1,47 +1,238 @@
-//! What an idle, authenticated connection costs: the slope of the gateways' memory over their number.
+//! Connections with presence at one gateway: how fast they come with tokens that are there, what each takes in memory, and how soon a
+//! heartbeat is answered among so many.
 
-use std::time::Duration;
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
+use anyhow::Context as _;
 use clap::Args;
-use serde_json::{Value, json};
+use futures_util::{SinkExt as _, StreamExt as _};
+use hdrhistogram::Histogram;
+use serde_json::json;
+use sqlx::PgPool;
+use tokio::{
+    sync::watch,
+    task::JoinSet,
+    time::{sleep, sleep_until, timeout},
+};
+use tokio_tungstenite::tungstenite::Message;
 
-use super::{Common, cluster::Target, player::connect_many, report::Report};
+use super::{
+    Common,
+    cluster::{Target, Wanted},
+    player::{DEADLINE, Guest, Socket, call, descriptors, open, sign_in_many, ws},
+    report::{Report, cpu_of, histogram, per, record},
+};
 
 #[derive(Debug, Clone, Args)]
 pub struct Options {
     #[command(flatten)]
     pub common: Common,
     /// Connections at the end; each takes a file descriptor here and one in its gateway
-    #[arg(long, default_value_t = 10_000, value_parser = clap::value_parser!(u32).range(1_000..=60_000))]
+    #[arg(long, default_value_t = 15_000, value_parser = clap::value_parser!(u32).range(100..=60_000))]
     connections: u32,
+    /// Connects a second, each begun when it is due, however long those before it take. 0: as fast as they are answered, 64 at once
+    #[arg(long, default_value_t = 1_500, value_parser = clap::value_parser!(u32).range(0..=20_000))]
+    rate: u32,
+    /// Friends of each player, all of them among the others
+    #[arg(long, default_value_t = 0, value_parser = clap::value_parser!(u32).range(0..=50))]
+    friends: u32,
+    /// Seconds between two heartbeats of a connection. They are measured for --seconds, which should be longer
+    #[arg(long, default_value_t = 30, value_parser = clap::value_parser!(u64).range(1..=80))]
+    heartbeat: u64,
+    /// Gateways of a cluster of the bench's own
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=20))]
+    gateways: u16,
 }
 
-/// Steps between the first fifth and the end, where memory is read.
-const STEPS: usize = 5;
-/// What is still being freed or grown after the last connection.
+impl Options {
+    pub fn wanted(&self) -> Wanted {
+        Wanted { gateways: self.gateways, ..Wanted::default() }
+    }
+}
+
+/// The part of all that comes first; memory is the slope from there to all.
+const FIRST: usize = 5;
+/// Connects under way with `--rate 0`.
+const AT_ONCE: usize = 64;
+/// What is still being freed or grown.
 const SETTLE: Duration = Duration::from_secs(3);
 
+/// Connections that came together.
+struct Came {
+    sockets: Vec<Socket>,
+    /// From when it was due to `session.connected`.
+    latency: Histogram<u64>,
+    took: Duration,
+}
+
+/// # Errors
+/// The cluster does not let its players in, or there are too few file descriptors here.
 pub async fn run(options: &Options, target: &Target) -> anyhow::Result<Report> {
-    let step = usize::try_from(options.connections)? / STEPS;
-    let mut sockets = Vec::new();
-    let mut points = Vec::new();
+    let count = usize::try_from(options.connections)?;
+    descriptors(count)?;
+    let guests = sign_in_many(target, count).await?;
+    befriend(options, target, &guests).await?;
+    let (first, rest) = guests.split_at(count / FIRST);
+    let few = come(options, target, first).await?;
+    sleep(SETTLE).await;
+    let (few_kb, before) = (target.resident_kb("gateway"), target.spent());
+    let many = come(options, target, rest).await?;
+    let connecting = target.since(&before);
+    sleep(SETTLE).await;
+    let many_kb = target.resident_kb("gateway");
+    let (per_second, coming) = (rest.len() as f64 / many.took.as_secs_f64(), rest.len() as u64);
     let before = target.spent();
-    for _ in 0..STEPS {
-        sockets.extend(connect_many(target, step).await?);
-        tokio::time::sleep(SETTLE).await;
-        points.push((sockets.len(), target.resident_kb("gateway")));
+    let (answers, lost) = beat(options, few.sockets.into_iter().chain(many.sockets).collect()).await;
+    let beating = target.since(&before);
+    let mut report = Report::new("connections")
+        .field("connections", options.connections)
+        .field("friends", options.friends)
+        .field("connects_per_second", (per_second * 10.0).round() / 10.0)
+        .latency("connect_ms", &many.latency)
+        .field("heartbeats", answers.len())
+        .latency("heartbeat_ms", &answers)
+        .field("lost", lost);
+    if many_kb > 0 {
+        let slope = per(many_kb.saturating_sub(few_kb) as f64, coming, 1);
+        report = report
+            .field("kb_per_connection", slope)
+            .field("gateway_cpu_s_per_1k_connects", per(cpu_of(&connecting, "gateway"), coming, 1_000))
+            .field("postgresql_cpu_s_per_1k_connects", per(cpu_of(&connecting, "postgresql"), coming, 1_000))
+            .field("connecting", connecting)
+            .field("beating", beating)
+            .field("ratio", slope);
     }
-    let processes = target.since(&before);
-    let rows: Vec<Value> = points.iter().map(|(n, kb)| json!({"connections": n, "gateways_kb": kb})).collect();
-    let mut report = Report::new("connections").field("points", rows);
-    if let (Some(first), Some(last)) = (points.first(), points.last())
-        && last.1 > 0
-    {
-        #[expect(clippy::cast_precision_loss, reason = "kilobytes of some processes")]
-        let slope = last.1.saturating_sub(first.1) as f64 / (last.0 - first.0).max(1) as f64;
-        let slope = (slope * 1e3).round() / 1e3;
-        report = report.field("kb_per_connection", slope).field("ratio", slope).field("processes", processes);
+    Ok(report.fails_if(lost > 0, "connections were lost"))
+}
+
+/// Each player is a friend of so many after them, as if they had asked one another.
+async fn befriend(options: &Options, target: &Target, guests: &[Guest]) -> anyhow::Result<()> {
+    if options.friends == 0 {
+        return Ok(());
     }
-    drop(sockets);
-    Ok(report)
+    let url =
+        target.database_url.as_deref().context("friends are written here: they need --ready-file, or no --url")?;
+    let pool = PgPool::connect(url).await?;
+    let ids: Vec<uuid::Uuid> = guests.iter().map(|guest| guest.player_id.parse()).collect::<Result<_, _>>()?;
+    // Half of one's friends come after, the other half before.
+    let steps = usize::try_from(options.friends.div_ceil(2))?;
+    let pairs = (0..ids.len()).flat_map(|n| (1..=steps).map(move |step| (n, step)));
+    let (asking, asked): (Vec<_>, Vec<_>) = pairs.map(|(n, step)| (ids[n], ids[(n + step) % ids.len()])).unzip();
+    sqlx::query(
+        "INSERT INTO friendships (id, player_id, friend_id, status)
+         SELECT gen_random_uuid(), a, b, 'accepted' FROM UNNEST($1::uuid[], $2::uuid[]) AS t(a, b) ON CONFLICT DO NOTHING",
+    )
+    .bind(asking)
+    .bind(asked)
+    .execute(&pool)
+    .await?;
+    pool.close().await;
+    Ok(())
+}
+
+/// Lets them come: at the rate, or as fast as they are let in.
+async fn come(options: &Options, target: &Target, guests: &[Guest]) -> anyhow::Result<Came> {
+    say!("connecting {} players …", guests.len());
+    let urls: Arc<[String]> = target.gateways.iter().map(|gateway| ws(gateway)).collect();
+    let permits = Arc::new(tokio::sync::Semaphore::new(AT_ONCE));
+    let begun = Instant::now();
+    let mut coming = JoinSet::new();
+    for (n, guest) in (0_u32..).zip(guests) {
+        let (urls, token) = (Arc::clone(&urls), guest.access_token.clone());
+        let (permit, due) = if options.rate == 0 {
+            (Some(Arc::clone(&permits).acquire_owned().await?), Instant::now())
+        } else {
+            let due = begun + Duration::from_secs(1) * n / options.rate;
+            sleep_until(due.into()).await;
+            (None, due)
+        };
+        coming.spawn(async move {
+            let mut socket = open(&urls[n as usize % urls.len()]).await?;
+            let hello = json!({"token": token, "capabilities": ["presence"]});
+            call(&mut socket, "session.connect", hello).await?;
+            let took = due.elapsed();
+            drop(permit);
+            anyhow::Ok((socket, took))
+        });
+    }
+    let (mut sockets, mut latency) = (Vec::with_capacity(guests.len()), histogram());
+    while let Some(one) = coming.join_next().await {
+        let (socket, took) = one?.context("a gateway that is given needs limits.connects_per_second=0")?;
+        record(&mut latency, took);
+        sockets.push(socket);
+    }
+    Ok(Came { sockets, latency, took: begun.elapsed() })
+}
+
+/// All of them beat for as long as is measured; the latencies of the answers, and how many connections were lost.
+async fn beat(options: &Options, sockets: Vec<Socket>) -> (Histogram<u64>, u64) {
+    let (gap, count) = (Duration::from_secs(options.heartbeat), sockets.len());
+    say!("{count} connections beat every {gap:?}, for {:?} …", options.common.measured());
+    let begun = Instant::now() + Duration::from_millis(100);
+    let end = begun + options.common.measured();
+    // Nobody leaves while others are measured.
+    let (leave, stay) = watch::channel(());
+    let mut beating = JoinSet::new();
+    for (n, socket) in sockets.into_iter().enumerate() {
+        #[expect(clippy::cast_precision_loss, reason = "a share of some thousands")]
+        let first = begun + gap.mul_f64(n as f64 / count as f64);
+        beating.spawn(beats(socket, first, gap, end, stay.clone()));
+    }
+    drop(stay);
+    sleep_until(end.into()).await;
+    sleep(SETTLE).await;
+    drop(leave);
+    let (mut answers, mut lost) = (histogram(), 0);
+    for (of_one, well) in beating.join_all().await {
+        // All have the same bounds.
+        let _ = answers.add(&of_one);
+        lost += u64::from(!well);
+    }
+    (answers, lost)
+}
+
+/// Measured from when each was due. Pings are answered meanwhile; false when the connection is lost.
+async fn beats(
+    mut socket: Socket,
+    first: Instant,
+    gap: Duration,
+    end: Instant,
+    mut stay: watch::Receiver<()>,
+) -> (Histogram<u64>, bool) {
+    let (mut latency, mut due) = (histogram(), first);
+    while due < end {
+        if !idle(&mut socket, sleep_until(due.into())).await {
+            return (latency, false);
+        }
+        let answered = async {
+            socket.send(Message::text(r#"{"type":"session.heartbeat","payload":{}}"#)).await.ok()?;
+            loop {
+                if let Message::Text(text) = socket.next().await?.ok()?
+                    && text.contains("session.heartbeat")
+                {
+                    return Some(());
+                }
+            }
+        };
+        if !timeout(DEADLINE, answered).await.is_ok_and(|answer| answer.is_some()) {
+            return (latency, false);
+        }
+        record(&mut latency, due.elapsed());
+        due += gap;
+    }
+    let gone = async { drop(stay.changed().await) };
+    let well = idle(&mut socket, gone).await;
+    (latency, well)
+}
+
+/// Reads what comes until the time has come; false when the connection is lost first.
+async fn idle(socket: &mut Socket, until: impl Future<Output = ()>) -> bool {
+    let reading = async { while let Some(Ok(_)) = socket.next().await {} };
+    tokio::select! {
+        () = until => true,
+        () = reading => false,
+    }
 }

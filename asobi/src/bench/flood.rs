@@ -61,7 +61,7 @@ impl Flood {
         }
         sleep_until(measure_from.into()).await;
         let before = target.spent();
-        eprintln!("measuring for {:?} …", self.measured);
+        say!("measuring for {:?} …", self.measured);
         sleep_until(end.into()).await;
         let mut sum = Flooded { processes: target.since(&before), ..Flooded::default() };
         let mut ack = histogram();

@@ -52,7 +52,8 @@ pub async fn run(options: &Options, target: &mut Target) -> anyhow::Result<Repor
         target.gateways.truncate(1);
     }
     let count = usize::try_from(options.connections)?;
-    let gateway = load(options, target, connect_many(target, count).await?).await?;
+    let load = Load::of(&options.common, options.connections, options.rate);
+    let gateway = load.put(target, connect_many(target, count).await?).await?;
     let messages = gateway.latency.len();
     let mut report = Report::new("heartbeat")
         .field("connections", options.connections)
@@ -64,14 +65,7 @@ pub async fn run(options: &Options, target: &mut Target) -> anyhow::Result<Repor
         report = report.field("gateway_cpu_s_per_100k", spent).field("processes", gateway.processes);
     }
     if options.baseline {
-        let echo = Echo::start().await?;
-        target.watch("echo", echo.pid);
-        eprintln!("the same against a bare echo …");
-        let mut sockets = Vec::with_capacity(count);
-        for _ in 0..count {
-            sockets.push(open(&echo.url).await?);
-        }
-        let bare = load(options, target, sockets).await?;
+        let bare = echoed(&load, target).await?;
         let spent_bare = per(bare.cpu("echo"), bare.latency.len(), 100_000);
         report = report
             .latency("echo_answer_ms", &bare.latency)
@@ -82,28 +76,62 @@ pub async fn run(options: &Options, target: &mut Target) -> anyhow::Result<Repor
     Ok(report)
 }
 
-async fn load(options: &Options, target: &Target, sockets: Vec<Socket>) -> anyhow::Result<Measured> {
-    let gap = Duration::from_secs_f64(f64::from(options.connections) / f64::from(options.rate));
-    let start = Instant::now() + Duration::from_millis(100);
-    let (measure_from, end) =
-        (start + options.common.warming(), start + options.common.warming() + options.common.measured());
-    let mut beating = JoinSet::new();
-    for (n, socket) in (0_u32..).zip(sockets) {
-        // Spread over the first gap, or all would beat at once.
-        let first = start + gap.mul_f64(f64::from(n) / f64::from(options.connections));
-        beating.spawn(beat(socket, first, gap, measure_from, end));
+/// CPU seconds that a bare echo spends on 100,000 texts of such a load; what other scenarios are compared with.
+///
+/// # Errors
+/// It does not start.
+pub async fn bare(common: &Common, connections: u32, rate: u32, target: &mut Target) -> anyhow::Result<f64> {
+    let measured = echoed(&Load::of(common, connections, rate), target).await?;
+    Ok(per(measured.cpu("echo"), measured.latency.len(), 100_000))
+}
+
+async fn echoed(load: &Load, target: &mut Target) -> anyhow::Result<Measured> {
+    let echo = Echo::start().await?;
+    target.watch("echo", echo.pid);
+    say!("the same against a bare echo …");
+    let mut sockets = Vec::new();
+    for _ in 0..load.connections {
+        sockets.push(open(&echo.url).await?);
     }
-    sleep_until(measure_from.into()).await;
-    let before = target.spent();
-    eprintln!("measuring for {:?} …", options.common.measured());
-    let mut latency = histogram();
-    // The last answers come after the end; CPU is read when the load ends.
-    sleep_until(end.into()).await;
-    let processes = target.since(&before);
-    while let Some(done) = beating.join_next().await {
-        latency.add(done??)?;
+    let measured = load.put(target, sockets).await;
+    target.unwatch("echo");
+    measured
+}
+
+struct Load {
+    connections: u32,
+    gap: Duration,
+    warming: Duration,
+    measured: Duration,
+}
+
+impl Load {
+    fn of(common: &Common, connections: u32, rate: u32) -> Self {
+        let gap = Duration::from_secs_f64(f64::from(connections) / f64::from(rate));
+        Self { connections, gap, warming: common.warming(), measured: common.measured() }
     }
-    Ok(Measured { latency, processes })
+
+    async fn put(&self, target: &Target, sockets: Vec<Socket>) -> anyhow::Result<Measured> {
+        let start = Instant::now() + Duration::from_millis(100);
+        let (measure_from, end) = (start + self.warming, start + self.warming + self.measured);
+        let mut beating = JoinSet::new();
+        for (n, socket) in (0_u32..).zip(sockets) {
+            // Spread over the first gap, or all would beat at once.
+            let first = start + self.gap.mul_f64(f64::from(n) / f64::from(self.connections));
+            beating.spawn(beat(socket, first, self.gap, measure_from, end));
+        }
+        sleep_until(measure_from.into()).await;
+        let before = target.spent();
+        say!("measuring for {:?} …", self.measured);
+        let mut latency = histogram();
+        // The last answers come after the end; CPU is read when the load ends.
+        sleep_until(end.into()).await;
+        let processes = target.since(&before);
+        while let Some(done) = beating.join_next().await {
+            latency.add(done??)?;
+        }
+        Ok(Measured { latency, processes })
+    }
 }
 
 async fn beat(

@@ -34,9 +34,12 @@ pub struct Options {
     /// of asobi/src/bench and --set limits.auth_per_second=0
     #[arg(long, default_value_t = 1000, value_parser = clap::value_parser!(u32).range(2..=10000))]
     burst: u32,
-    /// How often the burst is repeated
+    /// How often the burst is repeated within a round
     #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..=100))]
-    rounds: u32,
+    bursts: u32,
+    /// How the burst is matched: whoever is there, or those who are about as good, each pair far from all others
+    #[arg(long, value_enum, default_value_t = Strategy::Fill)]
+    strategy: Strategy,
     /// Players who queue in a second, one after the other
     #[arg(long, default_value_t = 33, value_parser = clap::value_parser!(u32).range(1..=1000))]
     rate: u32,
@@ -51,17 +54,40 @@ pub struct Options {
     kill_leader: bool,
 }
 
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+enum Strategy {
+    Fill,
+    Skill,
+}
+
+impl Strategy {
+    /// What the player of this number queues for.
+    fn wish(self, n: usize) -> (&'static str, Value) {
+        match self {
+            Self::Fill => ("pair", json!({})),
+            Self::Skill => ("skill", json!({"skill": n / 2 * 1_000})),
+        }
+    }
+}
+
+impl Options {
+    pub fn kills(&self) -> bool {
+        self.kill_leader
+    }
+}
+
 pub async fn run(options: &Options, target: &Target) -> anyhow::Result<Report> {
     let mut sockets = connect_many(target, usize::try_from(options.burst & !1)?).await?;
     let mut rounds = Vec::new();
-    for _ in 0..options.rounds {
-        let (round, back) = burst(sockets, target).await?;
+    for _ in 0..options.bursts {
+        let (round, back) = burst(sockets, options.strategy, target).await?;
         sockets = back;
         rounds.push(round);
     }
     let told: Vec<f64> = rounds.iter().filter_map(|round| round["all_told_ms"].as_f64()).collect();
     let mut report = Report::new("matchmaking")
         .field("burst_players", options.burst & !1)
+        .field("burst_strategy", format!("{:?}", options.strategy))
         .field("burst_all_told_ms_median", median(told))
         .field("burst", rounds);
     let (report_steady, back) = steady(options, sockets, target, report).await?;
@@ -82,13 +108,14 @@ fn ms(elapsed: Duration) -> f64 {
 }
 
 /// Everybody queues at once; the time until the last one is told.
-async fn burst(sockets: Vec<Socket>, target: &Target) -> anyhow::Result<(Value, Vec<Socket>)> {
+async fn burst(sockets: Vec<Socket>, strategy: Strategy, target: &Target) -> anyhow::Result<(Value, Vec<Socket>)> {
     let before = target.spent();
     let start = Instant::now();
     let mut players = JoinSet::new();
-    for mut socket in sockets {
+    for (n, mut socket) in sockets.into_iter().enumerate() {
         players.spawn(async move {
-            queue(&mut socket, "pair", &json!({})).await?;
+            let (mode, properties) = strategy.wish(n);
+            queue(&mut socket, mode, &properties).await?;
             pushed(&mut socket, "match.matched").await?;
             let told = start.elapsed();
             anyhow::Ok((socket, told))
@@ -196,7 +223,7 @@ async fn beside_a_pool(
     let (Some(b), Some(a)) = (sockets.pop(), sockets.pop()) else { bail!("two players are needed") };
     // Whoever has just read the long queue serves again when the first pair has met.
     let (mut pair, settled) = meet([a, b], "skill", pool.probe()).await?;
-    eprintln!(
+    say!(
         "{} wait, the first pair met after {settled:?}; measuring for {:?} …",
         options.pool,
         options.common.measured()
@@ -239,7 +266,7 @@ async fn finish(socket: &mut Socket) -> anyhow::Result<()> {
 }
 
 /// Waits for a push; a refusal of what was asked is an error.
-async fn pushed(socket: &mut Socket, kind: &str) -> anyhow::Result<()> {
+pub(super) async fn pushed(socket: &mut Socket, kind: &str) -> anyhow::Result<()> {
     let wanted = format!("\"type\":\"{kind}\"");
     let waiting = async {
         loop {

@@ -1,13 +1,17 @@
 //! A guest with an authenticated socket.
 
-use std::time::Duration;
+use std::{
+    net::{Ipv4Addr, SocketAddr},
+    sync::atomic::{AtomicU32, Ordering},
+    time::Duration,
+};
 
 use anyhow::{Context as _, bail, ensure};
 use futures_util::{SinkExt as _, StreamExt as _, stream};
 use serde_json::{Value, json};
-use tokio::net::TcpStream;
+use tokio::net::{TcpSocket, TcpStream};
 use tokio_tungstenite::{
-    MaybeTlsStream, WebSocketStream, connect_async_with_config,
+    MaybeTlsStream, WebSocketStream, client_async_with_config, connect_async_with_config,
     tungstenite::{Message, protocol::WebSocketConfig},
 };
 
@@ -24,7 +28,8 @@ const CONCURRENCY: usize = 16;
 /// # Errors
 /// With what to change when the cluster refuses guests or limits this address.
 pub async fn connect_many(target: &Target, count: usize) -> anyhow::Result<Vec<Socket>> {
-    eprintln!("connecting {count} players over {} gateways …", target.gateways.len());
+    descriptors(count)?;
+    say!("connecting {count} players over {} gateways …", target.gateways.len());
     let http = reqwest::Client::builder().timeout(DEADLINE).build()?;
     let run = uuid::Uuid::now_v7();
     let mut connecting = stream::iter(0..count)
@@ -37,7 +42,7 @@ pub async fn connect_many(target: &Target, count: usize) -> anyhow::Result<Vec<S
     while let Some(socket) = connecting.next().await {
         sockets.push(socket?);
         if sockets.len() % 1_000 == 0 {
-            eprintln!("  {} of {count}", sockets.len());
+            say!("  {} of {count}", sockets.len());
         }
     }
     Ok(sockets)
@@ -85,21 +90,107 @@ pub async fn sign_in(http: &reqwest::Client, gateway: &str, device_id: String) -
     Ok(Guest { player_id: text("player_id")?, access_token: text("access_token")? })
 }
 
+/// Signs so many guests in, for those who connect later: their tokens are warm.
+///
+/// # Errors
+/// With what to change when the cluster refuses guests or limits this address.
+pub async fn sign_in_many(target: &Target, count: usize) -> anyhow::Result<Vec<Guest>> {
+    say!("signing {count} players in …");
+    let http = reqwest::Client::builder().timeout(DEADLINE).build()?;
+    let run = uuid::Uuid::now_v7();
+    let mut signing = stream::iter(0..count)
+        .map(|n| sign_in(&http, &target.gateways[n % target.gateways.len()], format!("bench-{run}-{n}")))
+        .buffered(CONCURRENCY);
+    let mut guests = Vec::with_capacity(count);
+    while let Some(guest) = signing.next().await {
+        guests.push(guest?);
+        if guests.len() % 1_000 == 0 {
+            say!("  {} of {count}", guests.len());
+        }
+    }
+    Ok(guests)
+}
+
+/// Makes sure that this process may open so many sockets, raising its soft limit as far as it may.
+///
+/// # Errors
+/// The hard limit is below that.
+pub fn descriptors(sockets: usize) -> anyhow::Result<()> {
+    use nix::sys::resource::{Resource, getrlimit, setrlimit};
+    /// Beside the sockets.
+    const OTHERS: usize = 300;
+    let needed = u64::try_from(sockets + OTHERS)?;
+    let (soft, hard) = getrlimit(Resource::RLIMIT_NOFILE)?;
+    ensure!(
+        hard >= needed,
+        "{needed} file descriptors are needed here and {hard} allowed: `ulimit -n {needed}`, or several of these against \
+         one cluster (--url), each with its part"
+    );
+    if soft < needed {
+        setrlimit(Resource::RLIMIT_NOFILE, needed, hard)?;
+    }
+    Ok(())
+}
+
+/// Raises the soft limit to what is allowed, for whatever the scenario will need.
+///
+/// # Errors
+/// The limit cannot be read.
+pub fn raise_descriptors() -> anyhow::Result<()> {
+    use nix::sys::resource::{Resource, getrlimit, setrlimit};
+    let (soft, hard) = getrlimit(Resource::RLIMIT_NOFILE)?;
+    if soft < hard {
+        setrlimit(Resource::RLIMIT_NOFILE, hard, hard).context("the limit of file descriptors cannot be raised")?;
+    }
+    Ok(())
+}
+
 /// A gateway's WebSocket.
 pub fn ws(gateway: &str) -> String {
     format!("{}/ws", gateway.replacen("http", "ws", 1))
 }
 
-/// Opens a bare socket.
+/// Connections of one loopback address: each has a range of about 28,000 ports of its own.
+const PER_ADDRESS: u32 = 20_000;
+
+/// Opens a bare socket. To a target on loopback it comes from 127.0.0.1, the next ones from .2 and so on, so that no
+/// range of ports ends.
 ///
 /// # Errors
 /// When nobody answers there.
 pub async fn open(url: &str) -> anyhow::Result<Socket> {
     // The client's buffers are not what is measured; the default takes 128 KiB a socket.
     let config = WebSocketConfig::default().read_buffer_size(4 * 1024).write_buffer_size(4 * 1024);
-    let opening = connect_async_with_config(url, Some(config), true);
+    let opening = async {
+        let Some(target) = loopback(url) else {
+            return connect_async_with_config(url, Some(config), true).await.map_err(anyhow::Error::from);
+        };
+        let opened = OPENED.fetch_add(1, Ordering::Relaxed);
+        let from = TcpSocket::new_v4()?;
+        // The first range needs nothing: that is how most runs stay, and what a client does.
+        if opened >= PER_ADDRESS {
+            from.bind(SocketAddr::new(source(opened).into(), 0)).context("no port is left on loopback")?;
+        }
+        let stream = from.connect(target).await.with_context(|| format!("{target} does not answer"))?;
+        stream.set_nodelay(true)?;
+        Ok(client_async_with_config(url, MaybeTlsStream::Plain(stream), Some(config)).await?)
+    };
     let (socket, _) = tokio::time::timeout(DEADLINE, opening).await??;
     Ok(socket)
+}
+
+static OPENED: AtomicU32 = AtomicU32::new(0);
+
+/// Where the connection of this number comes from.
+fn source(opened: u32) -> Ipv4Addr {
+    let nth = opened / PER_ADDRESS % 250;
+    Ipv4Addr::new(127, 0, 0, u8::try_from(nth + 1).unwrap_or(1))
+}
+
+fn loopback(url: &str) -> Option<SocketAddr> {
+    let address = url.strip_prefix("ws://")?.split('/').next()?.replacen("localhost:", "127.0.0.1:", 1);
+    let address: SocketAddr = address.parse().ok()?;
+    (address.is_ipv4() && address.ip().is_loopback()).then_some(address)
 }
 
 /// Sends a request and waits for its reply; anything but the reply is skipped.
@@ -121,4 +212,26 @@ pub async fn call(socket: &mut Socket, kind: &str, payload: Value) -> anyhow::Re
         }
     })
     .await?
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sockets_beyond_a_range_of_ports_come_from_the_next_address() {
+        let from = |n| source(n).to_string();
+        assert_eq!(
+            (from(0), from(19_999), from(20_000), from(45_000)),
+            ("127.0.0.1".into(), "127.0.0.1".into(), "127.0.0.2".into(), "127.0.0.3".into())
+        );
+        assert!(loopback("ws://127.0.0.1:8080/ws").is_some() && loopback("ws://localhost:8080/ws").is_some());
+        assert!(loopback("ws://10.0.0.1:8080/ws").is_none() && loopback("wss://127.0.0.1:8080/ws").is_none());
+    }
+
+    #[test]
+    fn more_sockets_than_are_allowed_are_refused_with_what_to_do() {
+        let refusal = descriptors(usize::MAX / 2).unwrap_err().to_string();
+        assert!(refusal.contains("ulimit -n"), "{refusal}");
+    }
 }

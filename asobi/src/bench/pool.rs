@@ -41,7 +41,7 @@ impl Pool {
     /// # Errors
     /// When the database refuses.
     pub async fn fill(database_url: &str, tickets: u32) -> anyhow::Result<Self> {
-        eprintln!("filling the queue with {tickets} tickets …");
+        say!("filling the queue with {tickets} tickets …");
         let options = asobi_store::DatabaseOptions {
             url: database_url.to_owned(),
             max_connections: 4,

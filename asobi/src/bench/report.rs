@@ -1,25 +1,32 @@
-//! Figures, as a table for people and one object for scripts.
+//! What one round of a scenario found, and the histograms it is made of.
 
 use std::time::Duration;
 
 use hdrhistogram::Histogram;
 use serde_json::{Map, Value, json};
 
-/// What a scenario found.
+use super::progress;
+
+/// What a scenario found in one round.
+#[derive(Debug, Clone)]
 pub struct Report {
-    scenario: &'static str,
-    fields: Vec<(&'static str, Value)>,
+    pub scenario: &'static str,
+    pub fields: Map<String, Value>,
     /// What is not as it must be: the command fails.
-    faults: Vec<&'static str>,
+    pub faults: Vec<&'static str>,
+    /// Rounds that the scenario made by itself, because its players stay: their figures make the spread.
+    pub own_rounds: Vec<Value>,
+    /// Figures of which more is better although their names do not say so.
+    pub rising: Vec<&'static str>,
 }
 
 impl Report {
     pub fn new(scenario: &'static str) -> Self {
-        Self { scenario, fields: Vec::new(), faults: Vec::new() }
+        Self { scenario, fields: Map::new(), faults: Vec::new(), own_rounds: Vec::new(), rising: Vec::new() }
     }
 
     pub fn field(mut self, name: &'static str, value: impl Into<Value>) -> Self {
-        self.fields.push((name, value.into()));
+        self.fields.insert(name.to_owned(), value.into());
         self
     }
 
@@ -32,31 +39,16 @@ impl Report {
         self
     }
 
-    /// Prints it; whether everything is as it must be.
-    pub fn print(&self, as_json: bool) -> bool {
-        eprintln!("\n{}", self.scenario);
-        for (name, value) in &self.fields {
-            match value.as_array() {
-                Some(rows) => rows.iter().for_each(|row| eprintln!("  {name:<22} {}", plain(row))),
-                None => eprintln!("  {name:<22} {}", plain(value)),
-            }
-        }
-        if as_json {
-            let mut object = Map::new();
-            object.insert("scenario".into(), self.scenario.into());
-            object.extend(self.fields.iter().map(|(name, value)| ((*name).to_owned(), value.clone())));
-            println!("{}", Value::Object(object));
-        }
-        self.faults.iter().for_each(|what| eprintln!("  FAILED: {what}"));
-        self.faults.is_empty()
+    /// Of this figure more is better.
+    pub fn rising(mut self, name: &'static str) -> Self {
+        self.rising.push(name);
+        self
     }
-}
 
-fn plain(value: &Value) -> String {
-    match value {
-        Value::Object(fields) => fields.iter().map(|(k, v)| format!("{k} {}", plain(v))).collect::<Vec<_>>().join("  "),
-        Value::String(text) => text.clone(),
-        other => other.to_string(),
+    /// The figures of rounds that the scenario made by itself.
+    pub fn rounds(mut self, rows: Vec<Value>) -> Self {
+        self.own_rounds = rows;
+        self
     }
 }
 
@@ -75,6 +67,7 @@ pub fn histogram() -> Histogram<u64> {
 }
 
 pub fn record(histogram: &mut Histogram<u64>, elapsed: Duration) {
+    progress::measured();
     histogram.saturating_record(u64::try_from(elapsed.as_micros()).unwrap_or(u64::MAX).max(1));
 }
 
@@ -95,4 +88,21 @@ pub fn quantiles(histogram: &Histogram<u64>) -> Value {
 pub fn per(amount: f64, count: u64, per: u64) -> f64 {
     let value = amount * per as f64 / count.max(1) as f64;
     (value * 1e3).round() / 1e3
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn quantiles_are_of_what_was_recorded_and_a_stall_is_the_maximum() {
+        let mut of = histogram();
+        (1..=100).for_each(|ms| record(&mut of, Duration::from_millis(ms)));
+        record(&mut of, Duration::from_secs(300));
+        let found = quantiles(&of);
+        let near = |key: &str, ms: f64| (found[key].as_f64().unwrap() / ms - 1.0).abs() < 0.002;
+        assert!(near("p50", 51.0) && near("p90", 91.0) && near("max", 300_000.0), "{found}");
+        assert_eq!(per(2.0, 50_000, 100_000), 4.0);
+        assert_eq!(per(2.0, 0, 1), 2.0, "nothing counted is no division by it");
+    }
 }

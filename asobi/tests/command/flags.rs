@@ -57,7 +57,11 @@ async fn help_names_every_command_and_flag() -> anyhow::Result<()> {
         (&["ctl", "nodes"], &["--json", "--database-url"]),
         (&["ctl", "queue"], &["--json", "--watch"]),
         (&["bench", "heartbeat"], &["--json"]),
-        (&["bench", "chat"], &["--json"]),
+        (&["bench", "chat"], &["--json", "--baseline"]),
+        (&["bench", "mixed"], &["--rounds", "--progress", "--quiet", "--out", "--compare", "--fail-above", "--curve"]),
+        (&["bench", "presence"], &["--degree", "--churn", "--baseline"]),
+        (&["bench", "leaderboard"], &["--reads", "--baseline"]),
+        (&["bench", "compare"], &["--fail-above", "--json"]),
     ] {
         let help = printed(&[command, &["--help"]].concat()).await?;
         for flag in flags {

@@ -5,6 +5,7 @@
 mod support;
 
 mod access;
+mod bench;
 mod child;
 mod ctl;
 mod dev;

@@ -21,5 +21,6 @@ mod queue;
 mod revocation;
 mod shutdown;
 mod social;
+mod storm;
 mod takeover;
 mod trace;

@@ -9,6 +9,7 @@
 pub mod authority;
 pub mod client;
 pub mod cluster;
+pub mod door;
 pub mod haproxy;
 pub mod proxy;
 pub mod rest;

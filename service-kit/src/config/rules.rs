@@ -77,6 +77,8 @@ fn rule(key: &str) -> Option<Rule> {
         "session.queue_bytes" => Rule::Whole(65_536, GIB),
         "session.max_per_player" => Rule::Whole(1, 10_000),
         "session.max_sockets" => Rule::Whole(0, 10_000_000),
+        "session.connects_under_way" => Rule::Whole(0, 1_000_000),
+        "session.connect_wait_ms" => Rule::Whole(100, 60_000),
         "session.auth_timeout_ms" | "session.silence_ms" | "session.slow_ms" => Rule::Whole(100, 24 * HOUR_MS),
         "migrate.via" => Rule::OneOf(&["url", "affinity", "pod", "off"]),
         "migrate.url" => {

@@ -126,6 +126,8 @@ pub struct Session {
     pub slow_ms: u64,
     pub max_per_player: usize,
     pub max_sockets: usize,
+    pub connects_under_way: usize,
+    pub connect_wait_ms: u64,
     pub legacy_game_events: bool,
 }
 
@@ -347,6 +349,10 @@ impl Session {
 
     pub const fn slow(&self) -> Duration {
         ms(self.slow_ms)
+    }
+
+    pub const fn connect_wait(&self) -> Duration {
+        ms(self.connect_wait_ms)
     }
 }
 

@@ -5,7 +5,6 @@ use std::{
     time::{Duration, Instant},
 };
 
-use asobi_store::{friends, groups, matches, within};
 use parking_lot::Mutex;
 use uuid::Uuid;
 
@@ -28,6 +27,14 @@ pub enum Refusal {
     Blocked,
     /// It cannot be told now.
     Unavailable,
+}
+
+/// What a no of the rows means.
+fn no_to(channel: &ChannelId) -> Refusal {
+    match channel {
+        ChannelId::Dm(..) => Refusal::Blocked,
+        _ => Refusal::NotAuthorized,
+    }
 }
 
 #[derive(Default)]
@@ -76,12 +83,9 @@ impl Cache {
 impl Hub {
     /// Whether a player may use a channel, where that can be told without a read. What was read a moment ago counts.
     pub(crate) fn known_access(&self, player: Uuid, channel: &ChannelId) -> Option<Result<(), Refusal>> {
-        let refusal = match channel {
-            ChannelId::Dm(..) => Refusal::Blocked,
-            _ => Refusal::NotAuthorized,
-        };
-        self.access_by_id(player, channel)
-            .or_else(|| self.chat.cache.get(player, channel).map(|allowed| if allowed { Ok(()) } else { Err(refusal) }))
+        self.access_by_id(player, channel).or_else(|| {
+            self.chat.cache.get(player, channel).map(|allowed| if allowed { Ok(()) } else { Err(no_to(channel)) })
+        })
     }
 
     /// What the id alone decides.
@@ -103,33 +107,15 @@ impl Hub {
             return decided;
         }
         let forgotten = self.chat.cache.forgotten();
-        let (allowed, refusal) = self.read_access(player, channel).await;
-        match allowed {
+        match self.look_ups.access.ask((player, channel.clone()), DEADLINE).await {
             Ok(allowed) => {
                 self.chat.cache.put(player, channel, allowed, forgotten);
-                if allowed { Ok(()) } else { Err(refusal) }
+                if allowed { Ok(()) } else { Err(no_to(channel)) }
             }
-            Err(error) => {
-                tracing::warn!(%error, player.id = %player, "Whether a player may use a channel could not be read.");
+            Err(why) => {
+                tracing::warn!(?why, player.id = %player, "Whether a player may use a channel could not be read.");
                 Err(Refusal::Unavailable)
             }
-        }
-    }
-
-    /// What the rows say, and what a no means.
-    async fn read_access(&self, player: Uuid, channel: &ChannelId) -> (asobi_store::Result<bool>, Refusal) {
-        match channel {
-            ChannelId::Dm(a, b) => {
-                let blocked = within(DEADLINE, friends::blocked_between(&self.pool, *a, *b)).await;
-                (blocked.map(|blocked| !blocked), Refusal::Blocked)
-            }
-            ChannelId::Match(id) => {
-                (within(DEADLINE, matches::has_seat(&self.pool, *id, player)).await, Refusal::NotAuthorized)
-            }
-            ChannelId::Room(id) => {
-                (within(DEADLINE, groups::is_member(&self.pool, *id, player)).await, Refusal::NotAuthorized)
-            }
-            ChannelId::Global(_) | ChannelId::Closed => (Ok(false), Refusal::NotAuthorized),
         }
     }
 

@@ -27,6 +27,7 @@ pub(crate) use self::{
 };
 use self::{limits::OncePer, outbox::Outbox, seat::Seated, turns::Turns};
 use crate::{
+    admission::Place,
     auth::Claims,
     close::Close,
     frame::{Frame, FrameKind},
@@ -108,6 +109,8 @@ pub(crate) struct Local {
     /// Friendships changed while [`Self::told`] was being made.
     pub friends_changed: bool,
     pub not_in_match: OncePer,
+    /// Among those that come in, until it says who it is.
+    pub place: Option<Place>,
 }
 
 impl Conn {

@@ -24,6 +24,7 @@ use super::{
     limits::{OncePer, Rate},
 };
 use crate::{
+    admission::{HESITATION, Place},
     close::Close,
     frames::{self, Lane, Work},
     hub::Hub,
@@ -43,6 +44,8 @@ pub(crate) struct Socket {
     /// Since when the peer has not taken anything although something waits.
     blocked_since: Option<Instant>,
     opened: Instant,
+    /// It may still hold the place it came with.
+    hesitating: bool,
     heard: Instant,
     pinged: bool,
     pub rate: Rate,
@@ -68,14 +71,16 @@ enum Event {
 }
 
 /// Serves a socket to its end, and leaves nothing of it behind.
-pub(crate) async fn serve(hub: Arc<Hub>, ws: WebSocket) {
+pub(crate) async fn serve(hub: Arc<Hub>, ws: WebSocket, place: Place) {
     let conn = hub.open();
+    conn.local().place = Some(place);
     let now = Instant::now();
     let mut socket = Socket {
         ws,
         dirty: false,
         blocked_since: None,
         opened: now,
+        hesitating: true,
         heard: now,
         pinged: false,
         rate: Rate::new(hub.config.limits.frames_per_second, now.into_std()),
@@ -88,6 +93,8 @@ pub(crate) async fn serve(hub: Arc<Hub>, ws: WebSocket) {
     };
     let close = socket.run().await;
     socket.work = None;
+    // The connection itself may be held by others for longer.
+    socket.conn.local().place = None;
     // The player is not told to be here any longer than the socket is: close frames may take their time.
     socket.hub.leave(&socket.conn);
     if let Some(close) = close {
@@ -253,7 +260,8 @@ impl Socket {
         let silence = session.silence();
         let mut due = self.heard + if self.pinged { silence } else { silence / 3 };
         if self.conn.player().is_none() {
-            due = due.min(self.opened + session.auth_timeout());
+            let patience = session.auth_timeout();
+            due = due.min(self.opened + if self.hesitating { patience.min(HESITATION) } else { patience });
         }
         if let Some(since) = self.blocked_since {
             due = due.min(since + session.slow());
@@ -272,6 +280,9 @@ impl Socket {
             metrics::counter!("asobi_session_slow_consumers_total", "cause" => "blocked").increment(1);
             self.conn.close(Close::SlowConsumer);
             return Some(Close::SlowConsumer);
+        }
+        if std::mem::replace(&mut self.hesitating, now < self.opened + HESITATION) && !self.hesitating {
+            self.conn.local().place = None;
         }
         if self.conn.player().is_none() && now >= self.opened + session.auth_timeout() {
             return Some(Close::IdleAuthTimeout);
@@ -308,7 +319,7 @@ fn is_too_big(error: &axum::Error) -> bool {
 mod tests {
     use super::*;
 
-    fn size_of_future<A, B, F: Future>(_: impl Fn(A, B) -> F) -> usize {
+    fn size_of_future<A, B, C, F: Future>(_: impl Fn(A, B, C) -> F) -> usize {
         size_of::<F>()
     }
 

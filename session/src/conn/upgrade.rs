@@ -19,16 +19,24 @@ use axum::{
     response::{IntoResponse, Response},
     routing::get,
 };
+use rustix::process::{Resource, getrlimit};
 use serde_json::json;
 
 use super::socket;
-use crate::{close::Close, hub::Hub};
+use crate::{
+    admission::{Later, Place},
+    close::Close,
+    hub::Hub,
+};
 
 /// The protocol layer's default of 128 KiB per socket is zeroed on every read.
 const READ_BUFFER: usize = 4 * 1024;
 const WRITE_BUFFER: usize = 4 * 1024;
 /// Messages up to here are read, so that one over `limits.frame_bytes` can be answered; longer ones close the socket.
 const MESSAGE_CAP: usize = 1024 * 1024;
+
+/// File descriptors for what is no player's socket, or not yet one: requests, the database, other processes.
+const OTHER_FILES: u64 = 1_024;
 
 pub(crate) fn router(hub: Arc<Hub>) -> Router {
     Router::new().route("/ws", get(upgrade)).with_state(hub)
@@ -52,18 +60,32 @@ async fn upgrade(State(hub): State<Arc<Hub>>, request: Request) -> Response {
         metrics::counter!("asobi_session_refused_total", "reason" => close.reason()).increment(1);
         return ws.on_upgrade(move |socket| refuse(socket, close));
     }
-    let Some(admission) = Admission::of(&hub) else {
-        metrics::counter!("asobi_session_refused_total", "reason" => "admission").increment(1);
-        let mut error = ErrorFrame::for_reason("try_again_later", "This node takes no more sockets.");
-        error.code = ErrorCode::NOT_READY;
-        let later = (header::RETRY_AFTER, HeaderValue::from_static("2"));
-        return refused(StatusCode::SERVICE_UNAVAILABLE, later, &error);
+    let (admission, place) = match admit(&hub) {
+        Ok(admitted) => admitted,
+        Err((reason, Later(seconds))) => {
+            metrics::counter!("asobi_session_refused_total", "reason" => reason).increment(1);
+            let mut error = ErrorFrame::for_reason("try_again_later", "This node takes no more sockets.");
+            error.code = ErrorCode::NOT_READY;
+            let mut answer =
+                refused(StatusCode::SERVICE_UNAVAILABLE, (header::RETRY_AFTER, HeaderValue::from(seconds)), &error);
+            // Whoever is to come later, or elsewhere, holds no descriptor meanwhile.
+            answer.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+            return answer;
+        }
     };
     let tracked = hub.sockets.token();
     ws.on_upgrade(move |socket| async move {
         let _held = (admission, tracked);
-        socket::serve(hub, socket).await;
+        socket::serve(hub, socket, place).await;
     })
+}
+
+/// A socket's right to be there and its place among those that come in, or why there is none and when to ask again.
+fn admit(hub: &Arc<Hub>) -> Result<(Admitted, Place), (&'static str, Later)> {
+    let (now, chance) = (Instant::now(), rand::random());
+    let admission = Admitted::of(hub).ok_or_else(|| ("admission", hub.admission.later(now, chance)))?;
+    let place = hub.admission.enter(now, chance).map_err(|later| ("under_way", later))?;
+    Ok((admission, place))
 }
 
 /// An answer without a socket, with the error object of REST.
@@ -94,9 +116,9 @@ async fn refuse(mut socket: WebSocket, close: Close) {
 }
 
 /// One of the sockets this node takes; given back when dropped.
-struct Admission(Arc<Hub>);
+struct Admitted(Arc<Hub>);
 
-impl Admission {
+impl Admitted {
     /// None while the node drains or holds as many sockets as it may.
     fn of(hub: &Arc<Hub>) -> Option<Self> {
         if hub.is_draining() {
@@ -104,12 +126,21 @@ impl Admission {
         }
         let held = hub.admitted.fetch_add(1, Ordering::AcqRel);
         let admission = Self(Arc::clone(hub));
-        let most = hub.config.session.max_sockets;
-        (most == 0 || held < most).then_some(admission)
+        (held < hub.most_sockets).then_some(admission)
     }
 }
 
-impl Drop for Admission {
+/// How many sockets there may be: as configured, else as many as there are file descriptors, less those for everything else. Past them not even a
+/// connection to the database could be opened.
+pub(crate) fn most_sockets(configured: usize) -> usize {
+    let Some(files) = getrlimit(Resource::Nofile).current.filter(|_| configured == 0) else {
+        return if configured == 0 { usize::MAX } else { configured };
+    };
+    let others = (files / 8).min(OTHER_FILES);
+    usize::try_from(files - others).unwrap_or(usize::MAX)
+}
+
+impl Drop for Admitted {
     fn drop(&mut self) {
         self.0.admitted.fetch_sub(1, Ordering::AcqRel);
     }

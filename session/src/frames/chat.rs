@@ -89,8 +89,7 @@ async fn catch_up(
     let from = match cell.from(no) {
         Some(from) => from,
         None => {
-            let positions = within(DEADLINE, rows::positions(&hub.pool, &[id.to_owned()])).await?;
-            let stands = positions.first().map_or(0, |p| p.1);
+            let stands = hub.look_ups.channels.ask(id.to_owned(), DEADLINE).await?;
             cell.place(stands);
             cell.from(no).unwrap_or(stands)
         }
@@ -103,7 +102,12 @@ async fn catch_up(
     };
     let most = REPLAY.min(hub.config.session.queue_frames / 2);
     let limit = i64::try_from(most + 1).unwrap_or(1);
-    let mut missed = within(DEADLINE, rows::newest_between(&hub.pool, id, since.max(0), from, limit)).await?;
+    // Whoever has missed nothing is told so without a read: in a quiet channel that is everybody who comes back.
+    let mut missed = if since < from {
+        hub.look_ups.alone(rows::newest_between(&hub.pool, id, since.max(0), from, limit)).await?
+    } else {
+        Vec::new()
+    };
     let too_many = missed.len() > most;
     if too_many {
         missed.remove(0);

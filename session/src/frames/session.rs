@@ -1,19 +1,28 @@
 //! `session.connect` and `session.heartbeat`.
 
-use std::{fmt::Write as _, sync::Arc, time::Duration};
+use std::{
+    fmt::Write as _,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
-use asobi_store::{matches, notifications, within};
+use asobi_proto::frame;
+use asobi_store::welcome::Welcome;
 use serde_json::{Value, json, value::RawValue};
 use uuid::Uuid;
 
 use super::{Asker, Call, Work, fields};
 use crate::{
+    admission::{Later, Place},
     auth::{AuthError, Claims, migration},
+    batch::Unanswered,
     chat::now_ms,
+    close::Close,
     conn::{Capabilities, Conn},
+    frame::Frame,
     hub::Hub,
     link::LinkError,
-    queue, seat,
+    seat,
 };
 
 const DEADLINE: Duration = Duration::from_secs(3);
@@ -59,8 +68,25 @@ pub(super) fn connect(call: &Call<'_>) -> Option<Work> {
         Some(Value::Array(names)) => Some(names.iter().filter_map(|n| n.as_str().map(ToOwned::to_owned)).collect()),
         _ => None,
     };
+    let Ok(place) = place(call) else {
+        metrics::counter!("asobi_session_refused_total", "reason" => "under_way").increment(1);
+        call.conn.close(Close::TryAgainLater);
+        return None;
+    };
     let (hub, asker) = (Arc::clone(call.hub), call.asker());
-    Some(Box::pin(async move { authenticate(&hub, &asker, proof, asked).await }))
+    Some(Box::pin(async move {
+        authenticate(&hub, &asker, proof, asked).await;
+        drop(place);
+    }))
+}
+
+/// The place a socket came with, or another one if it has hesitated or tries again. A session that refreshes its token needs none.
+fn place(call: &Call<'_>) -> Result<Option<Place>, Later> {
+    if call.conn.player().is_some() {
+        return Ok(None);
+    }
+    let came_with = call.conn.local().place.take();
+    came_with.map_or_else(|| call.hub.admission.enter(Instant::now(), rand::random()), Ok).map(Some)
 }
 
 async fn authenticate(hub: &Arc<Hub>, asker: &Asker, proof: Proof, asked: Option<Vec<String>>) {
@@ -121,7 +147,7 @@ async fn again(hub: &Arc<Hub>, asker: &Asker, claims: Claims, names: Option<Vec<
         (had, local.capabilities)
     };
     let match_id = asker.conn.seat().map(|seat| seat.match_id);
-    let unread = unread(hub, claims.player_id).await;
+    let unread = hub.look_ups.welcomes.ask(claims.player_id, DEADLINE).await.map_or(0, |welcome| welcome.unread);
     connected(hub, asker, claims.player_id, has, match_id, unread);
     hub.close_if_revoked(&asker.conn);
     if has.presence && !had.presence {
@@ -133,10 +159,14 @@ async fn again(hub: &Arc<Hub>, asker: &Asker, claims: Claims, names: Option<Vec<
 
 async fn first(hub: &Arc<Hub>, asker: &Asker, claims: Claims, names: &[String]) {
     let (conn, player) = (&asker.conn, claims.player_id);
+    let patience = hub.config.session.connect_wait();
     // In this order: events from the cursor on are told, and what came before it shows in the rows read after it.
     // An event that slips in between cursor and registration is found by the second look.
-    let position = within(DEADLINE, asobi_store::inbox::positions(&hub.pool, &[player])).await;
-    let Ok(cursor) = position.map(|at| at.first().map_or(0, |p| p.1)) else { return asker.not_ready() };
+    let cursor = match hub.look_ups.inboxes.ask(player, patience).await {
+        Ok(cursor) => cursor,
+        Err(Unanswered::Late) => return too_late(conn),
+        Err(Unanswered::Failed) => return asker.not_ready(),
+    };
     let capabilities = Capabilities::granted(names.iter().map(String::as_str));
     if !conn.set_player(player) {
         return asker.error("invalid_token", "The token is another player's.");
@@ -152,23 +182,16 @@ async fn first(hub: &Arc<Hub>, asker: &Asker, claims: Claims, names: &[String]) 
     let here = hub.registry.join(player, conn);
     here.mailbox.place(hub, &here, cursor);
     hub.presence.arrive(conn.session_id, player);
-    let me = [player];
-    let (again, live, unread, party) = tokio::join!(
-        within(DEADLINE, asobi_store::inbox::positions(&hub.pool, &me)),
-        within(DEADLINE, matches::live_of(&hub.pool, player)),
-        unread(hub, player),
-        queue::party_frame(hub, player)
-    );
-    if let Some((_, now)) = again.ok().and_then(|at| at.first().copied()).filter(|(_, now)| *now > cursor) {
-        here.mailbox.offer(hub, &here, now, None);
-    }
-    let live = match live {
-        Ok(live) => live,
-        Err(error) => {
-            tracing::warn!(%error, player.id = %player, "A player's match could not be looked up; the session begins without.");
-            None
-        }
+    let Welcome { seq, unread, live, party } = match hub.look_ups.welcomes.ask(player, patience).await {
+        Ok(welcome) => welcome,
+        // Better not connected than connected without one's match.
+        Err(Unanswered::Late) => return too_late(conn),
+        // What was missed is found by the next sweep.
+        Err(Unanswered::Failed) => Welcome { seq: cursor, ..Welcome::default() },
     };
+    if seq > cursor {
+        here.mailbox.offer(hub, &here, seq, None);
+    }
     let mut match_id = None;
     if let Some(live) = live {
         let attached = seat::attach(hub, conn, (&live).into()).await;
@@ -179,21 +202,20 @@ async fn first(hub: &Arc<Hub>, asker: &Asker, claims: Claims, names: &[String]) 
     }
     connected(hub, asker, player, capabilities, match_id, unread);
     if let Some(party) = party {
-        conn.push(party);
+        conn.push(Frame::from(frame::push("party.state", party.payload())));
     }
     conn.outbox.release();
+    hub.admission.served(Instant::now());
     hub.close_if_revoked(conn);
     if capabilities.presence {
         hub.presence.snapshot(hub, conn, player).await;
     }
 }
 
-/// Notifications that wait to be read.
-async fn unread(hub: &Hub, player: Uuid) -> i64 {
-    within(DEADLINE, notifications::unread(&hub.pool, player)).await.unwrap_or_else(|error| {
-        tracing::warn!(%error, player.id = %player, "A player's notifications could not be counted; they are told of none.");
-        0
-    })
+/// So many come at once that this one has waited for too long.
+fn too_late(conn: &Conn) {
+    metrics::counter!("asobi_session_refused_total", "reason" => "waited").increment(1);
+    conn.close(Close::TryAgainLater);
 }
 
 fn connected(hub: &Hub, asker: &Asker, player: Uuid, capabilities: Capabilities, match_id: Option<Uuid>, unread: i64) {

@@ -13,7 +13,7 @@ use std::{
         Arc, Weak,
         atomic::{AtomicBool, AtomicUsize, Ordering},
     },
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use asobi_bus::{Bus, Publisher};
@@ -27,12 +27,14 @@ use uuid::Uuid;
 
 pub(crate) use self::registry::{Player, Registry};
 use crate::{
+    admission::Admission,
     auth::Verifier,
     chat::Chat,
     conn::{Bounds, Conn, Via, limits::PerKey, upgrade},
     count::Counts,
     inbox,
     link::NearHost,
+    look_ups::{self, LookUps},
     moderation::{self, Moderation},
     modes::Modes,
     presence::Presence,
@@ -87,7 +89,11 @@ pub struct Hub {
     pub(crate) joins: PerKey<Uuid>,
     pub(crate) queue: Queue,
     pub(crate) proxies: Proxies,
+    /// Sockets there are, and how many there may be.
     pub(crate) admitted: AtomicUsize,
+    pub(crate) most_sockets: usize,
+    pub(crate) admission: Arc<Admission>,
+    pub(crate) look_ups: LookUps,
     pub(crate) count: Counts,
     /// Every socket's task, from its upgrade to its end.
     pub(crate) sockets: TaskTracker,
@@ -110,6 +116,9 @@ impl Hub {
         let (chat, chat_writes) = Chat::new(&config);
         let (presence, presence_writes) = Presence::new();
         let (inbox, inbox_gaps) = inbox::new();
+        let (look_ups, asked) = look_ups::new(pool.options().get_max_connections());
+        let session = &config.session;
+        let admission = Admission::new(session.connects_under_way, session.connect_wait(), Instant::now());
         let hub = Arc::new_cyclic(|me| Self {
             me: Weak::clone(me),
             runtime: tokio::runtime::Handle::current(),
@@ -125,6 +134,9 @@ impl Hub {
             queue: Queue::new(),
             proxies: Proxies::new(&config.http.trusted_proxies),
             admitted: AtomicUsize::new(0),
+            most_sockets: upgrade::most_sockets(config.session.max_sockets),
+            admission,
+            look_ups,
             count: Counts::new(),
             sockets: TaskTracker::new(),
             stop: shutdown.cut().child_token(),
@@ -142,6 +154,7 @@ impl Hub {
         });
         hub.spawn("modes", Modes::follow(Arc::clone(&hub), bus.subscribe(&[Topic::Modes], 64)));
         hub.spawn("revocations", revoked::follow(Arc::clone(&hub)));
+        look_ups::start(&hub, asked);
         crate::chat::start(&hub, &bus, chat_writes);
         moderation::start(&hub, &bus);
         crate::presence::start(&hub, &bus, presence_writes);

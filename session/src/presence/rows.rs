@@ -19,6 +19,8 @@ use super::DEADLINE;
 use crate::{chat::now_ms, hub::Hub};
 
 const BATCH: usize = 512;
+/// Rows that one statement writes at most.
+const AT_ONCE: usize = 1_000;
 const RETRY: Duration = Duration::from_millis(250);
 
 pub(crate) enum Write {
@@ -105,15 +107,16 @@ impl Rows {
     }
 
     async fn arrive(&mut self, hub: &Hub) -> bool {
-        if self.arrivals.is_empty() {
-            return true;
+        while !self.arrivals.is_empty() {
+            // Of a node whose rows the database has forgotten, all sessions at once: too many for one statement's time.
+            let some = self.arrivals.len().min(AT_ONCE);
+            let writing = sessions::insert(&hub.pool, owner(hub), &self.arrivals[..some]);
+            let Ok(written) = within(DEADLINE, writing).await else { return false };
+            let written: HashMap<Uuid, String> = written.into_iter().collect();
+            let players = self.arrivals.drain(..some);
+            let players = players.filter_map(|s| Some((s.player_id, written.get(&s.session_id)?.clone())));
+            announce(hub, players, Some(hub.node_id()));
         }
-        let Ok(written) = within(DEADLINE, sessions::insert(&hub.pool, owner(hub), &self.arrivals)).await else {
-            return false;
-        };
-        let written: HashMap<Uuid, String> = written.into_iter().collect();
-        let players = self.arrivals.drain(..).filter_map(|s| Some((s.player_id, written.get(&s.session_id)?.clone())));
-        announce(hub, players, Some(hub.node_id()));
         true
     }
 
@@ -145,10 +148,19 @@ impl Rows {
 
     async fn depart(&mut self, hub: &Hub) -> bool {
         let now = Instant::now();
-        let due = self.departures.iter().take_while(|d| d.2 <= now).count();
-        if due == 0 {
-            return true;
+        loop {
+            let due = self.departures.iter().take_while(|d| d.2 <= now).take(sessions::LOCKED).count();
+            if due == 0 {
+                return true;
+            }
+            if !self.remove(hub, due).await {
+                return false;
+            }
         }
+    }
+
+    /// Removes the rows of the first so many that departed.
+    async fn remove(&mut self, hub: &Hub, due: usize) -> bool {
         let going: Vec<(Uuid, Uuid)> = self.departures.iter().take(due).map(|d| (d.0, d.1)).collect();
         let Ok(gone) = within(DEADLINE, sessions::remove(&hub.pool, PLAYER_PRESENCE, &going)).await else {
             return false;

@@ -10,6 +10,7 @@ use asobi_proto::frame;
 use asobi_store::{
     friends,
     sessions::{self, PlayerStatus},
+    welcome::Friend,
     within,
 };
 use foldhash::fast::RandomState;
@@ -233,20 +234,17 @@ impl Presence {
     /// Begins to watch a player's friends for one of their connections, and tells how they are seen now.
     pub(crate) async fn snapshot(&self, hub: &Hub, conn: &Arc<Conn>, player: Uuid) {
         conn.local().friends_changed = false;
-        let friends = match within(DEADLINE, friends::accepted_ids(&hub.pool, player)).await {
-            Ok(friends) => friends,
-            Err(error) => {
-                tracing::warn!(%error, player.id = %player, "A player's friends could not be read; their presence is not told.");
-                return;
-            }
+        let Ok(seen) = hub.look_ups.friends.ask(player, DEADLINE).await else {
+            tracing::warn!(player.id = %player, "A player's friends could not be read; their presence is not told.");
+            return;
         };
-        let statuses = within(DEADLINE, sessions::statuses(&hub.pool, &friends)).await.unwrap_or_default();
-        let seen: HashMap<Uuid, String> = statuses.into_iter().map(|s| (s.player_id, s.status)).collect();
-        let status = |friend: &Uuid| seen.get(friend).map_or(OFFLINE, String::as_str);
-        let listed: Vec<_> = friends.iter().map(|f| json!({"player_id": f, "status": status(f)})).collect();
+        let status = |friend: &'_ Friend| friend.status.clone().unwrap_or_else(|| OFFLINE.to_owned());
+        let listed: Vec<_> =
+            seen.iter().map(|friend| json!({"player_id": friend.player_id, "status": status(friend)})).collect();
+        let friends: Vec<Uuid> = seen.iter().map(|friend| friend.player_id).collect();
         let stale = {
             let mut local = conn.local();
-            local.told = Some(friends.iter().map(|f| (*f, Seen::quietly(status(f)))).collect());
+            local.told = Some(seen.iter().map(|f| (f.player_id, Seen::quietly(&status(f)))).collect());
             std::mem::take(&mut local.friends_changed)
         };
         conn.push(Frame::from(frame::push("presence.snapshot", json!({"friends": listed}))));

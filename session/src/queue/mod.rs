@@ -7,19 +7,16 @@ use std::{sync::Arc, time::Duration};
 
 use asobi_proto::{
     bus::{TicketItem, Topic},
-    frame,
     mode::ModeSettings,
 };
 use asobi_store::{
     inbox::StoredEvent,
-    parties,
     tickets::{self, CancelError, Created, TicketError, Wish, WishError},
-    within,
 };
 use serde_json::Value;
 use uuid::Uuid;
 
-use crate::{conn::limits::PerKey, frame::Frame, hub::Hub};
+use crate::{conn::limits::PerKey, hub::Hub};
 
 /// Of one call, from our side.
 const DEADLINE: Duration = Duration::from_secs(3);
@@ -41,17 +38,6 @@ impl Queue {
 pub(crate) fn start(hub: &Arc<Hub>) {
     hub.spawn("queue status", status::run(Arc::clone(hub)));
     hub.spawn("parties", watch::run(Arc::clone(hub)));
-}
-
-/// The party of a player who connects, as its `party.state`; none: in no party, or it cannot be read now.
-pub(crate) async fn party_frame(hub: &Hub, player: Uuid) -> Option<Frame> {
-    match within(DEADLINE, parties::of_player(&hub.pool, player)).await {
-        Ok(party) => party.map(|party| Frame::from(frame::push("party.state", party.payload()))),
-        Err(error) => {
-            tracing::warn!(%error, player.id = %player, "A player's party could not be read; the session begins without.");
-            None
-        }
-    }
 }
 
 /// What a player asks for.

@@ -27,7 +27,7 @@ pub struct Fault {
 pub fn strike(target: &Target, kills: bool) -> anyhow::Result<Fault> {
     let host = target.match_hosts.first().context("the hosts are only known with --ready-file, or without --url")?;
     let signal = if kills { Signal::SIGKILL } else { Signal::SIGTERM };
-    eprintln!("{} gets {signal} …", host.node_id);
+    say!("{} gets {signal} …", host.node_id);
     let at = Instant::now();
     kill(Pid::from_raw(i32::try_from(host.pid)?), signal).context("the host runs on another machine")?;
     Ok(Fault { at })

@@ -37,7 +37,7 @@ pub async fn measure(count: u32, target: &Target, report: Report) -> anyhow::Res
         call(player, "match.find_or_create", json!({"mode": "hall"})).await.context("the mode `hall` is missing")?;
     }
     let with_players = settled(target).await;
-    eprintln!("starting {count} idle matches …");
+    say!("starting {count} idle matches …");
     form(&rows, count).await?;
     let with_matches = settled(target).await;
     drop(players);

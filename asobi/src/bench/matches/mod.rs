@@ -58,9 +58,6 @@ pub struct Options {
     /// How players reach their match: through their gateway, on the match's own host, or half of the matches each way
     #[arg(long, value_enum, default_value_t = Via::Relay)]
     via: Via,
-    /// How often is measured
-    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=100))]
-    rounds: u32,
     /// A game instead of the bench's own. Its settings are its own, too: match_size must be --players. It counts as asobi/src/bench/matches/arena.lua
     /// does, or numbers are not checked and no latency is measured
     #[arg(long, value_name = "FILE")]
@@ -109,7 +106,6 @@ impl From<Migrating> for Options {
             tick_rate: 10,
             state: State::PerPlayer,
             via: Via::Migrate,
-            rounds: 1,
             script: None,
             hosts: None,
             moves,
@@ -195,7 +191,7 @@ pub async fn run(options: &Options, target: &Target) -> anyhow::Result<Report> {
         start,
         measure_from: start + options.common.warming(),
         measured: options.common.measured(),
-        rounds: options.rounds,
+        rounds: options.common.rounds,
         counted: options.script.is_none(),
     });
     let count = entrants.len();
@@ -205,9 +201,9 @@ pub async fn run(options: &Options, target: &Target) -> anyhow::Result<Report> {
     }
     let mut fault = None;
     let mut rounds = Vec::new();
-    for number in 0..options.rounds {
+    for number in 0..options.common.rounds {
         sleep_until(plan.boundary(number)).await;
-        eprintln!("measuring for {:?} …", plan.measured);
+        say!("measuring for {:?} …", plan.measured);
         let (before, earlier) = (target.spent(), Lateness::read(target).await);
         if number == 0 && (options.moves || options.kill) {
             sleep_until(plan.boundary(0) + plan.measured / 2).await;
@@ -234,7 +230,7 @@ pub async fn run(options: &Options, target: &Target) -> anyhow::Result<Report> {
 /// Signs everybody in, and lets them queue until all of them are in a match.
 async fn enter(options: &Options, target: &Target) -> anyhow::Result<Vec<Entrant>> {
     let count = options.count();
-    eprintln!("connecting {count} players over {} gateways …", target.gateways.len());
+    say!("connecting {count} players over {} gateways …", target.gateways.len());
     let http = reqwest::Client::builder().timeout(super::player::DEADLINE).build()?;
     let run = uuid::Uuid::now_v7();
     let mut connecting = stream::iter(0..count)
@@ -250,7 +246,7 @@ async fn enter(options: &Options, target: &Target) -> anyhow::Result<Vec<Entrant
         entrants.push(entrant?);
     }
     drop(connecting);
-    eprintln!("forming {} matches …", options.matches);
+    say!("forming {} matches …", options.matches);
     // Match after match: so that who follows plays with those who do.
     let mut queueing = JoinSet::new();
     for (n, mut entrant) in entrants.into_iter().enumerate() {
@@ -292,7 +288,7 @@ fn report(options: &Options, rounds: &[Round], players: &[Played]) -> Report {
         .field("host_cpu_s_per_100k_states", per_state)
         .field("gateway_cpu_s_per_100k_states", gateway)
         .field("tick_lateness_ratio_p99", ratio)
-        .field("rounds", rows)
+        .rounds(rows)
         .field("longest_gap_ms", ms(players.iter().map(Played::gap).max().unwrap_or_default()))
         .field("inputs_sent", sum(|played| played.sent))
         .field("inputs_seen", sum(|played| played.acked))

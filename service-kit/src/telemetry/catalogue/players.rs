@@ -131,7 +131,19 @@ pub(super) const TABLE: &[Metric] = &[
     counter("asobi_session_closes_total", PLAYERS, "Sockets that this side closed, by the reason of the close frame.")
         .by(&[Of("reason", &CLOSES)]),
     counter("asobi_session_refused_total", PLAYERS, "Sockets that were not let in.")
-        .by(&[Of("reason", &["rate_limited", "origin_rejected", "admission"])]),
+        .by(&[Of("reason", &["rate_limited", "origin_rejected", "admission", "under_way", "waited"])]),
+    gauge(
+        "asobi_session_connects_under_way",
+        PLAYERS,
+        "Sockets that are coming in: upgraded, and `session.connect` is not answered yet (`session.connects_under_way`).",
+    ),
+    histogram(
+        Counts,
+        "asobi_session_look_up_keys",
+        PLAYERS,
+        "Questions about players and channels that one statement answers.",
+    )
+    .by(&[Of("what", &["inboxes", "welcomes", "friends", "access", "channels"])]),
     counter(
         "asobi_session_resyncs_total",
         PLAYERS,

@@ -18,13 +18,18 @@ use clap::Args;
 use futures_util::future::try_join_all;
 use hdrhistogram::Histogram;
 use sqlx::PgPool;
-use tokio::process::{Child, Command};
+use tokio::{
+    process::{Child, Command},
+    task::JoinSet,
+    time::sleep_until,
+};
 use uuid::Uuid;
 
 use super::{
     Common,
     cluster::Target,
-    report::{Report, histogram, per, record},
+    one_row,
+    report::{Report, cpu_of, histogram, per, record},
 };
 
 const BOARD: &str = "bench";
@@ -34,6 +39,8 @@ const TIMEOUT: Duration = Duration::from_secs(120);
 const CHUNK: i64 = 50_000;
 /// Players who are asked for, one after the other.
 const SAMPLE: i64 = 2_000;
+/// Calls at a fixed rate that are not answered yet.
+const UNDER_WAY: usize = 4_096;
 
 #[derive(Debug, Clone, Args)]
 pub struct Options {
@@ -45,6 +52,16 @@ pub struct Options {
     /// Submissions that are under way at once, in the part that measures their rate
     #[arg(long, default_value_t = 64, value_parser = clap::value_parser!(u32).range(1..=4_096))]
     submitters: u32,
+    /// Calls a second of the part that reads and submits at a fixed rate, each counted from when it was due
+    #[arg(long, default_value_t = 500, value_parser = clap::value_parser!(u32).range(1..=50_000))]
+    rate: u32,
+    /// How many of a hundred of these calls read
+    #[arg(long, default_value_t = 90, value_parser = clap::value_parser!(u32).range(0..=100))]
+    reads: u32,
+    /// Also measure the bare way to store and notify, one row a transaction, in the same database; the ratio is of submissions a
+    /// second to its rows a second
+    #[arg(long)]
+    baseline: bool,
 }
 
 type Boards = LeaderboardServiceClient<ClusterChannel>;
@@ -85,10 +102,14 @@ pub async fn run(options: &Options, target: &mut Target) -> anyhow::Result<Repor
     let reads = Reads::measure(&boards, &players, options.common.measured()).await?;
     let (alone, bare) = one_by_one(&rows, &boards, &players).await?;
     let (rate, many) = together(&boards, &players, options).await?;
+    let before = target.spent();
+    let paced = paced(&boards, &players, options).await?;
+    let processes = target.since(&before);
     drop(service.stdin.take());
     let _ = tokio::time::timeout(TIMEOUT, service.wait()).await;
+    target.unwatch(NODE);
 
-    let report = Report::new("boards")
+    let report = Report::new("leaderboard")
         .field("entries", options.entries)
         .field("ready_after_start_ms", ready_ms.round())
         .field("resident_mb", loaded_kb / 1024)
@@ -96,7 +117,7 @@ pub async fn run(options: &Options, target: &mut Target) -> anyhow::Result<Repor
     let entries = u64::try_from(options.entries)?;
     #[expect(clippy::cast_precision_loss, reason = "kilobytes of one process")]
     let bytes = loaded_kb.saturating_sub(idle_kb) as f64 * 1024.0;
-    Ok(report
+    let report = report
         .field("bytes_per_entry", per(bytes, entries, 1))
         .latency("rank_ms", &reads.rank)
         .latency("top_ms", &reads.top)
@@ -106,11 +127,94 @@ pub async fn run(options: &Options, target: &mut Target) -> anyhow::Result<Repor
         .field("submitters", options.submitters)
         .field("submissions_per_second", rate.round())
         .latency("submit_together_ms", &many)
-        .fails_if(wrong, "the service ranks otherwise than the rows"))
+        .field("paced_rate", options.rate)
+        .latency("paced_read_ms", &paced.reads)
+        .latency("paced_submit_ms", &paced.submits)
+        .field("paced_refused", paced.refused)
+        .field("social_cpu_s_per_100k_calls", per(cpu_of(&processes, NODE), paced.calls(), 100_000))
+        .field("processes", processes)
+        .fails_if(wrong, "the service ranks otherwise than the rows");
+    if !options.baseline {
+        return Ok(report);
+    }
+    say!("the same, one row a transaction …");
+    let measured = options.common.measured();
+    let bare = per(1.0 / measured.as_secs_f64(), 1, one_row::run(&url, measured).await?);
+    Ok(report.field("one_row_per_second", bare).field("ratio", per(rate / bare, 1, 1)).rising("ratio"))
+}
+
+#[derive(Debug)]
+struct Paced {
+    reads: Histogram<u64>,
+    submits: Histogram<u64>,
+    refused: u64,
+}
+
+impl Paced {
+    fn calls(&self) -> u64 {
+        self.reads.len() + self.submits.len()
+    }
+}
+
+/// Reads and submissions when they are due, whatever those before them take; past a bound on what is under way they count as refused.
+async fn paced(boards: &Boards, players: &[Uuid], options: &Options) -> anyhow::Result<Paced> {
+    say!("{} calls a second, {} % of them reads …", options.rate, options.reads);
+    let mut found = Paced { reads: histogram(), submits: histogram(), refused: 0 };
+    let gap = Duration::from_secs(1) / options.rate;
+    let mut due = Instant::now() + gap;
+    let (measure_from, end) =
+        (due + options.common.warming(), due + options.common.warming() + options.common.measured());
+    let mut calling = JoinSet::new();
+    for (n, player) in (0_u32..).zip(players.iter().copied().cycle()) {
+        if due >= end {
+            break;
+        }
+        sleep_until(due.into()).await;
+        while let Some(done) = calling.try_join_next() {
+            found.add(done?, measure_from);
+        }
+        if calling.len() >= UNDER_WAY {
+            found.refused += 1;
+        } else {
+            let (mut boards, reads) = (boards.clone(), n % 100 < options.reads);
+            calling.spawn(async move {
+                let well = if reads {
+                    let leaderboard_id = BOARD.to_owned();
+                    let request = GetStandingRequest { leaderboard_id, player_id: player.to_string(), period: None };
+                    boards.get_standing(request).await.is_ok()
+                } else {
+                    boards.submit_score(submission(player)).await.is_ok()
+                };
+                Call { due, took: due.elapsed(), reads, well }
+            });
+        }
+        due += gap;
+    }
+    while let Some(done) = calling.join_next().await {
+        found.add(done?, measure_from);
+    }
+    Ok(found)
+}
+
+struct Call {
+    due: Instant,
+    took: Duration,
+    reads: bool,
+    well: bool,
+}
+
+impl Paced {
+    fn add(&mut self, call: Call, measure_from: Instant) {
+        if !call.well {
+            self.refused += 1;
+        } else if call.due >= measure_from {
+            record(if call.reads { &mut self.reads } else { &mut self.submits }, call.took);
+        }
+    }
 }
 
 async fn fill(rows: &PgPool, entries: i64) -> anyhow::Result<()> {
-    eprintln!("writing a board of {entries} entries …");
+    say!("writing a board of {entries} entries …");
     sqlx::query("DELETE FROM leaderboards WHERE id = $1").bind(BOARD).execute(rows).await?;
     sqlx::query("INSERT INTO leaderboards (id, seq, declared) VALUES ($1, $2, true)")
         .bind(BOARD)
@@ -194,7 +298,7 @@ struct Reads {
 impl Reads {
     /// One call at a time, in turns.
     async fn measure(boards: &Boards, players: &[Uuid], lasting: Duration) -> anyhow::Result<Self> {
-        eprintln!("reading …");
+        say!("reading …");
         let mut reads = Self { rank: histogram(), top: histogram(), around: histogram() };
         let (mut boards, began) = (boards.clone(), Instant::now());
         for player in players.iter().cycle().map(Uuid::to_string) {
@@ -233,7 +337,7 @@ async fn one_by_one(
     boards: &Boards,
     players: &[Uuid],
 ) -> anyhow::Result<(Histogram<u64>, Histogram<u64>)> {
-    eprintln!("submitting one at a time …");
+    say!("submitting one at a time …");
     let (mut boards, mut alone, mut bare) = (boards.clone(), histogram(), histogram());
     for player in players.iter().take(500) {
         let request = submission(*player);
@@ -262,7 +366,7 @@ fn submission(player: Uuid) -> SubmitScoreRequest {
 
 /// Submissions by many at once: how many a second, and what each takes.
 async fn together(boards: &Boards, players: &[Uuid], options: &Options) -> anyhow::Result<(f64, Histogram<u64>)> {
-    eprintln!("submitting by {} at once …", options.submitters);
+    say!("submitting by {} at once …", options.submitters);
     let (began, next) = (Instant::now(), AtomicU64::new(0));
     let submitters = (0..options.submitters).map(|_| async {
         let (mut boards, mut took) = (boards.clone(), histogram());

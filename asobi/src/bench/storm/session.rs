@@ -1,0 +1,248 @@
+//! A player whose gateway dies, and who comes back as an SDK does: at once, then as it is told.
+//!
+//! ```text
+//!  in ──the socket ends──► away ──101──► upgraded ──session.connected──► connected ──chat.joined──► ──match.state──► in
+//!                           ▲  503: after what Retry-After says              │ 1013, or the socket ends
+//!                           └──────────── after a growing pause ◄────────────┘
+//! ```
+
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, Mutex, OnceLock, PoisonError},
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context as _, bail};
+use futures_util::{SinkExt as _, StreamExt as _};
+use serde_json::{Value, json};
+use tokio::{
+    sync::{mpsc, watch},
+    time::{sleep, timeout},
+};
+use tokio_tungstenite::tungstenite::{self, Message, http::header::RETRY_AFTER};
+
+use crate::bench::player::{Guest, Socket, call, open, ws};
+
+/// The first pause after a refusal without a time of its own; then twice as long, with a jitter of a half.
+const PAUSE_FIRST: Duration = Duration::from_millis(500);
+const PAUSE_MOST: Duration = Duration::from_secs(8);
+/// For one answer.
+const ANSWER: Duration = Duration::from_secs(30);
+pub const MODE: &str = "storm";
+
+/// What all sessions share.
+pub struct Scene {
+    /// Those that live on.
+    pub survivors: Vec<String>,
+    pub struck: OnceLock<Instant>,
+    answers: Mutex<BTreeMap<String, u64>>,
+    /// True when everything has been seen.
+    pub over: watch::Receiver<bool>,
+    pub back: mpsc::UnboundedSender<()>,
+}
+
+impl Scene {
+    pub fn new(survivors: Vec<String>, over: watch::Receiver<bool>, back: mpsc::UnboundedSender<()>) -> Self {
+        Self { survivors, struck: OnceLock::new(), answers: Mutex::default(), over, back }
+    }
+
+    fn answered(&self, kind: impl Into<String>) {
+        *self.answers.lock().unwrap_or_else(PoisonError::into_inner).entry(kind.into()).or_default() += 1;
+    }
+
+    pub fn answers(&self) -> Value {
+        json!(*self.answers.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    fn since_struck(&self) -> Duration {
+        self.struck.get().map_or(Duration::ZERO, Instant::elapsed)
+    }
+}
+
+pub struct Session {
+    pub n: usize,
+    pub guest: Guest,
+    pub channel: String,
+    /// Has a match to come back to.
+    pub plays: bool,
+}
+
+/// How a session came through.
+#[derive(Default)]
+pub struct Came {
+    /// Since the gateway died.
+    pub connected: Option<Duration>,
+    /// In the channel and the match.
+    pub back: Option<Duration>,
+    /// Messages of the channel that were skipped or came twice.
+    pub wrong: u64,
+    pub heard: u64,
+}
+
+/// A session that is in, with what it has seen of its channel.
+pub struct In {
+    session: Session,
+    socket: Socket,
+    last_seq: i64,
+}
+
+/// Why an attempt came to nothing, and how long it is told to wait.
+struct Refused {
+    kind: String,
+    after: Option<Duration>,
+}
+
+impl Session {
+    /// Comes in for the first time, at the gateway that will die.
+    ///
+    /// # Errors
+    /// It is not let in.
+    pub async fn enter(self, gateway: &str) -> anyhow::Result<In> {
+        let mut socket = open(&ws(gateway)).await?;
+        call(&mut socket, "session.connect", json!({"token": self.guest.access_token, "capabilities": ["presence"]}))
+            .await?;
+        let joined = call(&mut socket, "chat.join", json!({"channel_id": self.channel})).await?;
+        if self.plays {
+            call(&mut socket, "match.find_or_create", json!({"mode": MODE})).await?;
+        }
+        Ok(In { last_seq: joined["last_seq"].as_i64().unwrap_or(0), session: self, socket })
+    }
+}
+
+impl In {
+    /// Stays until its socket ends, comes back, and stays until all is over.
+    pub async fn live(mut self, scene: Arc<Scene>) -> Came {
+        let mut came = Came::default();
+        let mut over = scene.over.clone();
+        tokio::select! {
+            () = self.listen(&mut came) => {}
+            _ = over.wait_for(|over| *over) => return came,
+        }
+        tokio::select! {
+            () = self.come_back(&scene, &mut came) => {}
+            _ = over.wait_for(|over| *over) => return came,
+        }
+        tokio::select! {
+            () = self.listen(&mut came) => scene.answered("lost again"),
+            _ = over.wait_for(|over| *over) => {}
+        }
+        came
+    }
+
+    /// Until the socket ends.
+    async fn listen(&mut self, came: &mut Came) {
+        while let Some(Ok(message)) = self.socket.next().await {
+            if let Message::Text(text) = message {
+                self.hear(&text, came);
+            }
+        }
+    }
+
+    /// Each message of the channel comes once, in its order.
+    fn hear(&mut self, text: &str, came: &mut Came) {
+        if !text.contains(r#""type":"chat.message""#) {
+            return;
+        }
+        let Some(seq) = serde_json::from_str::<Value>(text).ok().and_then(|frame| frame["payload"]["seq"].as_i64())
+        else {
+            return;
+        };
+        came.heard += 1;
+        came.wrong += u64::from(seq != self.last_seq + 1);
+        self.last_seq = seq;
+    }
+
+    async fn come_back(&mut self, scene: &Scene, came: &mut Came) {
+        let mut pause = PAUSE_FIRST;
+        for attempt in 0.. {
+            let gateway = &scene.survivors[(self.session.n + attempt) % scene.survivors.len()];
+            match timeout(ANSWER, self.attempt(gateway, scene, came)).await {
+                Ok(Ok(())) => {
+                    came.back = Some(scene.since_struck());
+                    let _ = scene.back.send(());
+                    return;
+                }
+                Ok(Err(Refused { kind, after })) => {
+                    scene.answered(kind);
+                    sleep(after.unwrap_or_else(|| pause.mul_f64(rand::random_range(0.5..1.5)))).await;
+                    if after.is_none() {
+                        pause = (pause * 2).min(PAUSE_MOST);
+                    }
+                }
+                Err(_) => scene.answered("no answer"),
+            }
+        }
+    }
+
+    async fn attempt(&mut self, gateway: &str, scene: &Scene, came: &mut Came) -> Result<(), Refused> {
+        self.socket = open(&ws(gateway)).await.map_err(|error| Refused::of(&error))?;
+        scene.answered("101");
+        let token = &self.session.guest.access_token;
+        let connected = self
+            .ask("session.connect", json!({"token": token, "capabilities": ["presence"]}), came)
+            .await
+            .map_err(|error| Refused { kind: error.to_string(), after: None })?;
+        came.connected = Some(scene.since_struck());
+        let in_match = !connected["match_id"].is_null();
+        if self.session.plays != in_match {
+            scene.answered("connected without a match");
+        }
+        let join = json!({"channel_id": self.session.channel, "since_seq": self.last_seq});
+        self.ask("chat.join", join, came).await.map_err(|error| Refused { kind: error.to_string(), after: None })?;
+        if in_match {
+            self.state(came).await.map_err(|error| Refused { kind: error.to_string(), after: None })?;
+        }
+        Ok(())
+    }
+
+    /// As [`call`], hearing what comes meanwhile, and saying how it is refused.
+    async fn ask(&mut self, kind: &str, payload: Value, came: &mut Came) -> anyhow::Result<Value> {
+        let frame = json!({"type": kind, "cid": kind, "payload": payload}).to_string();
+        self.socket.send(Message::text(frame)).await.context("cut off")?;
+        let cid = format!(r#""cid":"{kind}""#);
+        loop {
+            let text = self.text().await?;
+            if text.contains(&cid) {
+                let mut reply: Value = serde_json::from_str(&text)?;
+                if reply["type"] == "error" {
+                    bail!("{kind}: {}", reply["payload"]["reason"].as_str().unwrap_or_default());
+                }
+                return Ok(reply["payload"].take());
+            }
+            self.hear(&text, came);
+        }
+    }
+
+    /// Until the match is seen.
+    async fn state(&mut self, came: &mut Came) -> anyhow::Result<()> {
+        loop {
+            let text = self.text().await?;
+            if text.contains(r#""type":"match.state""#) {
+                return Ok(());
+            }
+            self.hear(&text, came);
+        }
+    }
+
+    async fn text(&mut self) -> anyhow::Result<tungstenite::Utf8Bytes> {
+        loop {
+            match self.socket.next().await.context("cut off")?.context("cut off")? {
+                Message::Text(text) => return Ok(text),
+                Message::Close(Some(frame)) => bail!("{}", u16::from(frame.code)),
+                _ => {}
+            }
+        }
+    }
+}
+
+impl Refused {
+    fn of(error: &anyhow::Error) -> Self {
+        match error.downcast_ref::<tungstenite::Error>() {
+            Some(tungstenite::Error::Http(answer)) => {
+                let after = answer.headers().get(RETRY_AFTER).and_then(|value| value.to_str().ok()?.parse().ok());
+                Self { kind: answer.status().as_u16().to_string(), after: after.map(Duration::from_secs) }
+            }
+            _ => Self { kind: "no socket".to_owned(), after: None },
+        }
+    }
+}

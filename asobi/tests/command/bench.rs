@@ -1,0 +1,125 @@
+//! `asobi bench` as users run it: each scenario, tiny, against one cluster; two results compared; and what it says to mistakes.
+
+use std::path::Path;
+
+use anyhow::{Context as _, ensure};
+use serde_json::Value;
+
+use super::{
+    child::{Running, output, until},
+    support::PATIENCE,
+};
+
+/// The scripts and limits that docs/bench.md asks for.
+const SETS: [&str; 8] = [
+    "limits.frames_per_second=0",
+    "limits.connects_per_second=0",
+    "limits.register_per_second=0",
+    "limits.auth_per_second=0",
+    "limits.requests_per_second=0",
+    "presence.grace_ms=500",
+    "chat.global_channels=c0,c1",
+    "log.filter=warn",
+];
+const SCRIPTS: [(&str, &str); 5] = [
+    ("config.lua", include_str!("../../src/bench/modes.lua")),
+    ("match.lua", include_str!("../../src/bench/idle.lua")),
+    ("pair.lua", include_str!("../../src/bench/pair.lua")),
+    ("skill.lua", include_str!("../../src/bench/skill.lua")),
+    ("play.lua", include_str!("../../src/bench/play.lua")),
+];
+
+fn start(dir: &Path) -> anyhow::Result<(Running, String)> {
+    let games = dir.join("games");
+    std::fs::create_dir(&games)?;
+    for (name, script) in SCRIPTS {
+        std::fs::write(games.join(name), script)?;
+    }
+    let (games, ready, data) = (games.display().to_string(), dir.join("ready.json"), dir.join("data"));
+    let (ready, data) = (ready.display().to_string(), data.display().to_string());
+    let mut arguments = vec!["dev", "--port", "0", "--gateways", "1", "--games", &games, "--ready-file", &ready];
+    arguments.extend(["--data-dir", &data]);
+    SETS.iter().for_each(|set| arguments.extend(["--set", set]));
+    Ok((Running::start(&arguments, dir)?, ready))
+}
+
+/// What a scenario prints as its last line.
+async fn measured(arguments: &str, ready: &str) -> anyhow::Result<Value> {
+    let mut words = vec!["bench"];
+    words.extend(arguments.split(' '));
+    words.extend(["--ready-file", ready, "--json", "--quiet", "--warm-up", "0"]);
+    let output = tokio::time::timeout(PATIENCE, output(&words, &[])).await??;
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    ensure!(output.status.success(), "{arguments}: {said}");
+    let printed = String::from_utf8(output.stdout)?;
+    let result: Value = serde_json::from_str(printed.lines().last().context("nothing was printed")?)?;
+    ensure!(result["figures"].as_object().is_some_and(|figures| !figures.is_empty()), "{arguments}: {result}");
+    let node = &result["figures"]["processes.postgresql.cpu_s"];
+    ensure!(arguments.starts_with("matchmaking") || node["median"].is_number(), "{arguments}: {result}");
+    Ok(result)
+}
+
+#[tokio::test]
+async fn each_scenario_measures_a_running_cluster() -> anyhow::Result<()> {
+    let dir = tempfile::tempdir()?;
+    let (mut cluster, ready) = start(dir.path())?;
+    until("the cluster is ready", async || Ok(Path::new(&ready).exists())).await?;
+    let file = dir.path().join("result.json").display().to_string();
+    let heartbeat = format!("heartbeat --connections 2 --rate 50 --seconds 1 --rounds 2 --baseline --out {file}");
+    let heartbeat = measured(&heartbeat, &ready).await?;
+    ensure!(heartbeat["ratio"].as_f64().is_some() && heartbeat["rounds_measured"] == 2, "{heartbeat}");
+    let spread = &heartbeat["figures"]["answer_ms.p99"];
+    ensure!(spread["min"].as_f64() <= spread["max"].as_f64() && spread["better"] == "less", "{heartbeat}");
+
+    let chat = measured("chat --channels 2 --members 2 --rate 20 --seconds 1 --baseline", &ready).await?;
+    ensure!(chat["missing"] == 0 && chat["ratio"].as_f64().is_some(), "{chat}");
+    let presence = measured("presence --players 20 --degree 4 --churn 3 --seconds 4", &ready).await?;
+    ensure!(presence["frames"].as_u64() > Some(0) && presence["wrong_at_the_end"] == 0, "{presence}");
+    let mixed =
+        measured("mixed --arrivals 4 --curve flat --lobbies 2 --messages 1 --match-seconds 1 --seconds 1", &ready);
+    let mixed = mixed.await?;
+    ensure!(mixed["finished"] == 4 && mixed["failed"] == 0, "{mixed}");
+    ensure!(mixed["step_ms"]["first_state"]["p50"].as_f64() > Some(0.0), "{mixed}");
+    let matchmaking =
+        measured("matchmaking --burst 4 --bursts 1 --rate 4 --seconds 1 --strategy skill", &ready).await?;
+    ensure!(matchmaking["burst_all_told_ms_median"].as_f64() > Some(0.0), "{matchmaking}");
+    let board = measured("boards --entries 200 --submitters 2 --rate 50 --seconds 1 --baseline", &ready).await?;
+    ensure!(board["scenario"] == "leaderboard" && board["paced_read_ms"]["p99"].as_f64() > Some(0.0), "{board}");
+    cluster.stop().await?;
+
+    // The same file twice: nothing changed, nothing fails.
+    let same = output(&["bench", "compare", &file, &file, "--fail-above", "0", "--json"], &[]).await?;
+    ensure!(same.status.success(), "{}", String::from_utf8_lossy(&same.stderr));
+    // Half as fast is worse, beyond the spread of both.
+    let slower = dir.path().join("slower.json").display().to_string();
+    let mut result: Value = serde_json::from_str(&std::fs::read_to_string(&file)?)?;
+    for key in ["median", "min", "max"] {
+        let figure = &mut result["figures"]["answer_ms.p50"][key];
+        *figure = Value::from(figure.as_f64().context("a figure")? * 10.0 + 100.0);
+    }
+    std::fs::write(&slower, result.to_string())?;
+    let worse = output(&["bench", "compare", &file, &slower, "--fail-above", "10"], &[]).await?;
+    let said = String::from_utf8_lossy(&worse.stderr).into_owned();
+    ensure!(worse.status.code() == Some(1) && said.contains("WORSE, outside of the spread"), "{said}");
+    Ok(())
+}
+
+#[tokio::test]
+async fn mistakes_are_named() -> anyhow::Result<()> {
+    let dir = tempfile::tempdir()?;
+    let file = dir.path().join("no-result.json").display().to_string();
+    std::fs::write(&file, "{}")?;
+    for (arguments, named) in [
+        (&["bench", "heartbeat", "--url", "nowhere"][..], "nowhere is no gateway's address"),
+        (&["bench", "mixed", "--url", "http://127.0.0.1:1"], "http://127.0.0.1:1 cannot be reached"),
+        (&["bench", "heartbeat", "--ready-file", &file], "names no gateway"),
+        (&["bench", "heartbeat", "--compare", &file], "is no result of asobi bench"),
+        (&["bench", "compare", &file, &file], "is no result of asobi bench"),
+        (&["bench", "storm", "--rounds", "2"], "--rounds 1"),
+    ] {
+        let output = output(arguments, &[]).await?;
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        ensure!(!output.status.success() && said.contains(named), "{arguments:?}: {said}");
+    }
+    Ok(())
+}
