@@ -26,7 +26,7 @@ use parking_lot::Mutex;
 pub(crate) const HESITATION: Duration = Duration::from_secs(2);
 /// What is served and who is turned away is counted for so long.
 const WINDOW: Duration = Duration::from_secs(1);
-/// With so many under way at its end, what was served in a window is what can be served.
+/// With so many under way at its beginning and its end, what was served in a window is what can be served.
 const BUSY: usize = 64;
 /// Places there are however slow it goes.
 const LEAST: usize = 64;
@@ -53,6 +53,8 @@ struct Pace {
     turned_away: u32,
     /// In the window before.
     turned_away_before: u32,
+    /// Many were under way when this window began.
+    busy: bool,
     /// Connects a second, when there were more than could be served.
     capacity: Option<f64>,
 }
@@ -125,7 +127,7 @@ impl Drop for Place {
 
 impl Pace {
     fn new(now: Instant) -> Self {
-        Self { since: now, served: 0, turned_away: 0, turned_away_before: 0, capacity: None }
+        Self { since: now, served: 0, turned_away: 0, turned_away_before: 0, busy: false, capacity: None }
     }
 
     /// Begins the next window if this one is over; whether it is.
@@ -134,12 +136,14 @@ impl Pace {
         if lasted < WINDOW {
             return false;
         }
-        if under_way >= BUSY {
+        // One that nobody ended in time was idle for a while.
+        let (was_busy, short) = (std::mem::replace(&mut self.busy, under_way >= BUSY), lasted < 2 * WINDOW);
+        if was_busy && self.busy && short {
             let shown = f64::from(self.served) / lasted.as_secs_f64();
             self.capacity = Some(self.capacity.map_or(shown, |before| f64::midpoint(before, shown)));
         }
         // Who was turned away longer ago is back.
-        self.turned_away_before = if lasted < 2 * WINDOW { self.turned_away } else { 0 };
+        self.turned_away_before = if short { self.turned_away } else { 0 };
         (self.since, self.served, self.turned_away) = (now, 0, 0);
         true
     }
@@ -215,19 +219,22 @@ mod tests {
         let now = Instant::now();
         let admission = Admission::new(1_000, 4 * SECOND, now);
         let places: Vec<_> = (0..1_000).map(|_| admission.enter(now, 0.5)).collect();
-        for _ in 0..100 {
-            admission.served(now);
+        let later = |seconds| now + 60 * SECOND + seconds * SECOND;
+        admission.served(later(0));
+        assert_eq!(admission.places.load(Ordering::Acquire), 1_000, "a minute in which nobody came says nothing");
+        for _ in 0..99 {
+            admission.served(later(0));
         }
-        admission.served(now + SECOND);
+        admission.served(later(1));
         assert_eq!(admission.places.load(Ordering::Acquire), 200, "100 a second, for two seconds");
         for _ in 0..299 {
-            admission.served(now + SECOND);
+            admission.served(later(1));
         }
-        admission.served(now + 2 * SECOND);
+        admission.served(later(2));
         assert_eq!(admission.places.load(Ordering::Acquire), 400, "halfway to the 300 of the second window");
         drop(places);
-        admission.served(now + 3 * SECOND);
-        admission.served(now + 4 * SECOND);
+        admission.served(later(3));
+        admission.served(later(4));
         assert_eq!(admission.places.load(Ordering::Acquire), 400, "few were served because few came");
         let crawling = Pace { capacity: Some(0.1), ..Pace::new(now) };
         assert_eq!(crawling.places(1_000, SECOND), LEAST);

@@ -24,6 +24,7 @@ use super::{
     cluster::{Target, Wanted},
     player::{DEADLINE, Guest, Socket, call, descriptors, open, sign_in_many, ws},
     report::{Report, cpu_of, histogram, per, record},
+    storm::Refused,
 };
 
 #[derive(Debug, Clone, Args)]
@@ -55,6 +56,8 @@ impl Options {
 
 /// The part of all that comes first; memory is the slope from there to all.
 const FIRST: usize = 5;
+/// Of one connection.
+const ATTEMPTS: u32 = 20;
 /// Connects under way with `--rate 0`.
 const AT_ONCE: usize = 64;
 /// What is still being freed or grown.
@@ -65,6 +68,8 @@ struct Came {
     sockets: Vec<Socket>,
     /// From when it was due to `session.connected`.
     latency: Histogram<u64>,
+    /// Answers that said to come later.
+    turned_away: u32,
     took: Duration,
 }
 
@@ -91,6 +96,7 @@ pub async fn run(options: &Options, target: &Target) -> anyhow::Result<Report> {
         .field("connections", options.connections)
         .field("friends", options.friends)
         .field("connects_per_second", (per_second * 10.0).round() / 10.0)
+        .field("turned_away", few.turned_away + many.turned_away)
         .latency("connect_ms", &many.latency)
         .field("heartbeats", answers.len())
         .latency("heartbeat_ms", &answers)
@@ -150,21 +156,38 @@ async fn come(options: &Options, target: &Target, guests: &[Guest]) -> anyhow::R
             (None, due)
         };
         coming.spawn(async move {
-            let mut socket = open(&urls[n as usize % urls.len()]).await?;
+            let (mut socket, turned_away) = admitted(&urls[n as usize % urls.len()]).await?;
             let hello = json!({"token": token, "capabilities": ["presence"]});
             call(&mut socket, "session.connect", hello).await?;
             let took = due.elapsed();
             drop(permit);
-            anyhow::Ok((socket, took))
+            anyhow::Ok((socket, took, turned_away))
         });
     }
-    let (mut sockets, mut latency) = (Vec::with_capacity(guests.len()), histogram());
+    let mut came =
+        Came { sockets: Vec::with_capacity(guests.len()), latency: histogram(), turned_away: 0, took: Duration::ZERO };
     while let Some(one) = coming.join_next().await {
-        let (socket, took) = one?.context("a gateway that is given needs limits.connects_per_second=0")?;
-        record(&mut latency, took);
-        sockets.push(socket);
+        let (socket, took, turned_away) = one?.context("a gateway that is given needs limits.connects_per_second=0")?;
+        record(&mut came.latency, took);
+        came.turned_away += turned_away;
+        came.sockets.push(socket);
     }
-    Ok(Came { sockets, latency, took: begun.elapsed() })
+    came.took = begun.elapsed();
+    Ok(came)
+}
+
+/// A socket, and how often 503 said to come later before it was there.
+async fn admitted(url: &str) -> anyhow::Result<(Socket, u32)> {
+    for turned_away in 0..ATTEMPTS {
+        match open(url).await {
+            Ok(socket) => return Ok((socket, turned_away)),
+            Err(error) => match Refused::of(&error).after {
+                Some(after) => sleep(after).await,
+                None => return Err(error),
+            },
+        }
+    }
+    anyhow::bail!("was turned away {ATTEMPTS} times")
 }
 
 /// All of them beat for as long as is measured; the latencies of the answers, and how many connections were lost.

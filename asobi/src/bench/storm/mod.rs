@@ -24,6 +24,7 @@ use tokio::{
 };
 use tokio_tungstenite::tungstenite::Message;
 
+pub use self::session::Refused;
 use self::{
     session::{Came, In, Scene, Session},
     watch::Watched,

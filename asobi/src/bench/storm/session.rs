@@ -87,9 +87,9 @@ pub struct In {
 }
 
 /// Why an attempt came to nothing, and how long it is told to wait.
-struct Refused {
-    kind: String,
-    after: Option<Duration>,
+pub struct Refused {
+    pub kind: String,
+    pub after: Option<Duration>,
 }
 
 impl Session {
@@ -236,7 +236,8 @@ impl In {
 }
 
 impl Refused {
-    fn of(error: &anyhow::Error) -> Self {
+    /// Why no socket could be opened.
+    pub fn of(error: &anyhow::Error) -> Self {
         match error.downcast_ref::<tungstenite::Error>() {
             Some(tungstenite::Error::Http(answer)) => {
                 let after = answer.headers().get(RETRY_AFTER).and_then(|value| value.to_str().ok()?.parse().ok());
