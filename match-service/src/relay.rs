@@ -2,7 +2,7 @@
 
 mod outgoing;
 
-use std::{sync::Arc, time::Duration};
+use std::{pin::Pin, sync::Arc, time::Duration};
 
 use asobi_proto::{
     effect::EffectBody,
@@ -220,12 +220,15 @@ struct Relay {
 
 impl Relay {
     async fn run(self, mut incoming: Streaming<RelayRequest>) {
-        if let Some(hello) = self.hello(&mut incoming).await {
+        // Made once: it is looked at beside every message.
+        let over = self.edge.over();
+        tokio::pin!(over);
+        if let Some(hello) = Self::hello(&mut incoming, over.as_mut()).await {
             let origin = format!("{}#{}", hello.node_id, hello.incarnation);
             tracing::info!(node.id = hello.node_id, "A node relays its players' matches.");
             let edge: Arc<dyn Edge> = Arc::clone(&self.edge) as _;
             let link = Arc::new(HostLink { host: Arc::clone(&self.host), port: Port::new(origin, edge) });
-            while let Some(kind) = self.next(&mut incoming).await {
+            while let Some(kind) = next(&mut incoming, over.as_mut()).await {
                 self.handle(&link, kind);
             }
             link.port.close();
@@ -234,25 +237,13 @@ impl Relay {
         self.edge.close();
     }
 
-    async fn hello(&self, incoming: &mut Streaming<RelayRequest>) -> Option<RelayHello> {
-        match tokio::time::timeout(HELLO, self.next(incoming)).await {
+    async fn hello(
+        incoming: &mut Streaming<RelayRequest>,
+        over: Pin<&mut impl Future<Output = ()>>,
+    ) -> Option<RelayHello> {
+        match tokio::time::timeout(HELLO, next(incoming, over)).await {
             Ok(Some(relay_request::Kind::Hello(hello))) => Some(hello),
             _ => None,
-        }
-    }
-
-    /// The next message; none when the stream has ended, from either side.
-    async fn next(&self, incoming: &mut Streaming<RelayRequest>) -> Option<relay_request::Kind> {
-        tokio::select! {
-            message = incoming.next() => match message {
-                Some(Ok(RelayRequest { kind })) => kind,
-                Some(Err(status)) => {
-                    tracing::debug!(%status, "A relay broke.");
-                    None
-                }
-                None => None,
-            },
-            () = self.edge.over() => None,
         }
     }
 
@@ -303,6 +294,24 @@ impl Relay {
             };
             edge.send(Kind::Entered(answer(request, entered)));
         });
+    }
+}
+
+/// The next message; none when the stream has ended, from either side.
+async fn next(
+    incoming: &mut Streaming<RelayRequest>,
+    over: Pin<&mut impl Future<Output = ()>>,
+) -> Option<relay_request::Kind> {
+    tokio::select! {
+        message = incoming.next() => match message {
+            Some(Ok(RelayRequest { kind })) => kind,
+            Some(Err(status)) => {
+                tracing::debug!(%status, "A relay broke.");
+                None
+            }
+            None => None,
+        },
+        () = over => None,
     }
 }
 

@@ -49,6 +49,7 @@ pub async fn run(config: Arc<Config>, shutdown: Shutdown) -> anyhow::Result<()> 
 /// # Errors
 /// As [`run`].
 pub async fn run_with(config: Arc<Config>, shutdown: Shutdown, games: Registry) -> anyhow::Result<()> {
+    spare_memory();
     let games = games::load(&config, games)?;
     let listeners = Listeners::bind(&config).await?;
     let topics = hub::topics();
@@ -66,6 +67,14 @@ pub async fn run_with(config: Arc<Config>, shutdown: Shutdown, games: Registry) 
             node.leave().await;
             Err(error)
         }
+    }
+}
+
+/// Each match's VM takes pages of 16 KiB and touches a part of each; huge pages would keep all of it in memory, twice as much.
+fn spare_memory() {
+    #[cfg(target_os = "linux")]
+    if let Err(error) = nix::sys::prctl::set_thp_disable(true) {
+        tracing::debug!(%error, "Huge pages stay on.");
     }
 }
 

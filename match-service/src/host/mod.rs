@@ -26,6 +26,7 @@ mod schedule;
 mod seats;
 mod together;
 mod trust;
+mod turn;
 mod worker;
 
 #[cfg(test)]
@@ -58,6 +59,7 @@ pub use self::{
     room::{Manners, Seen, Wish},
     rows::{PgRows, Rows},
     trust::Trust,
+    turn::{Wake, wake_later},
 };
 use self::{mailbox::Shared, meters::Meters, worker::Worker};
 use crate::game::{Outside, Registry};

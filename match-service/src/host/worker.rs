@@ -42,6 +42,7 @@ impl Worker {
         thread::Builder::new().name(format!("match-{number}")).spawn(move || {
             let local = LocalSet::new();
             local.block_on(&runtime, async move {
+                tokio::task::spawn_local(super::turn::keep());
                 tokio::task::spawn_local(measure_timer());
                 while let Some(job) = queue.recv().await {
                     job();

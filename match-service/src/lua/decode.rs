@@ -2,18 +2,18 @@
 
 use std::fmt;
 
-use mlua::{Lua, Table, Value};
+use mlua::{Lua, LuaString, Table, Value};
 use serde::de::{DeserializeSeed, Deserializer, Error as _, MapAccess, SeqAccess, Visitor};
 
-use super::encode::MAX_DEPTH;
+use super::{encode::MAX_DEPTH, keys::Keys};
 
 /// Reads JSON text. `null` is nil: absent in an object, a hole in an array. An empty array keeps being one (`array_marker` becomes its metatable).
 ///
 /// # Errors
 /// Not JSON, nested deeper than [`MAX_DEPTH`], or the VM is out of memory.
-pub fn decode(lua: &Lua, array_marker: &Table, json: &str) -> mlua::Result<Value> {
+pub fn decode(lua: &Lua, array_marker: &Table, keys: &Keys, json: &str) -> mlua::Result<Value> {
     let mut reader = serde_json::Deserializer::from_str(json);
-    let seed = Seed { lua, array_marker, depth: 0 };
+    let seed = Seed { lua, array_marker, keys, depth: 0 };
     let value = seed.deserialize(&mut reader).map_err(mlua::Error::external)?;
     reader.end().map_err(mlua::Error::external)?;
     Ok(value)
@@ -23,6 +23,7 @@ pub fn decode(lua: &Lua, array_marker: &Table, json: &str) -> mlua::Result<Value
 struct Seed<'a> {
     lua: &'a Lua,
     array_marker: &'a Table,
+    keys: &'a Keys,
     depth: usize,
 }
 
@@ -95,7 +96,7 @@ impl<'de> Visitor<'de> for Seed<'_> {
     fn visit_map<A: MapAccess<'de>>(self, mut entries: A) -> Result<Value, A::Error> {
         let seed = self.deeper()?;
         let table = self.lua.create_table().map_err(A::Error::custom)?;
-        while let Some(key) = entries.next_key_seed(seed)? {
+        while let Some(key) = entries.next_key_seed(Key(seed))? {
             let value = entries.next_value_seed(seed)?;
             if !value.is_nil() {
                 table.raw_set(key, value).map_err(A::Error::custom)?;
@@ -105,16 +106,39 @@ impl<'de> Visitor<'de> for Seed<'_> {
     }
 }
 
+/// A name in an object.
+struct Key<'a>(Seed<'a>);
+
+impl<'de> DeserializeSeed<'de> for Key<'_> {
+    type Value = LuaString;
+
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<LuaString, D::Error> {
+        deserializer.deserialize_str(self)
+    }
+}
+
+impl<'de> Visitor<'de> for Key<'_> {
+    type Value = LuaString;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a name")
+    }
+
+    fn visit_str<E: serde::de::Error>(self, key: &str) -> Result<LuaString, E> {
+        self.0.keys.string(self.0.lua, key).map_err(E::custom)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use mlua::{Lua, Value};
 
-    use super::{super::encode::Encoder, decode};
+    use super::{super::encode::Encoder, Keys, decode};
 
     fn there_and_back(json: &str) -> Result<String, String> {
         let lua = Lua::new();
         let marker = lua.create_table().expect("a table");
-        let value = decode(&lua, &marker, json).map_err(|error| error.to_string())?;
+        let value = decode(&lua, &marker, &Keys::default(), json).map_err(|error| error.to_string())?;
         let mut out = String::new();
         Encoder::new(&mut out, 10_000, &marker).value(&value).map_err(|error| error.to_string())?;
         Ok(out)
@@ -142,7 +166,7 @@ mod tests {
     fn numbers_are_doubles() {
         let lua = Lua::new();
         let marker = lua.create_table().expect("a table");
-        let value = decode(&lua, &marker, "18446744073709551615").expect("decodes");
+        let value = decode(&lua, &marker, &Keys::default(), "18446744073709551615").expect("decodes");
         assert!(matches!(value, Value::Number(n) if n > 1.8e19));
     }
 }

@@ -2,7 +2,9 @@
 
 use std::fmt::Write as _;
 
-use mlua::{Table, Value};
+use mlua::{LuaString, Table, Value};
+
+use super::keys::Keys;
 
 /// How deep tables may nest; a cycle ends here too.
 pub const MAX_DEPTH: usize = 32;
@@ -33,13 +35,21 @@ pub struct Encoder<'a> {
     left: usize,
     /// Tables with this metatable are arrays even when empty.
     array_marker: &'a Table,
+    /// Keys that were written before.
+    keys: Option<&'a Keys>,
 }
 
 impl<'a> Encoder<'a> {
     /// Appends to `out` at most `limit` bytes.
     pub fn new(out: &'a mut String, limit: usize, array_marker: &'a Table) -> Self {
         let end = out.len().saturating_add(limit);
-        Self { out, end, limit, left: limit, array_marker }
+        Self { out, end, limit, left: limit, array_marker, keys: None }
+    }
+
+    /// With what is known of the VM's keys.
+    #[must_use]
+    pub fn knowing(self, keys: &'a Keys) -> Self {
+        Self { keys: Some(keys), ..self }
     }
 
     /// Whole numbers become integers, numbers that JSON does not know `null`, keys 1..n an array.
@@ -107,6 +117,10 @@ impl<'a> Encoder<'a> {
             return Err(EncodeError::Size(self.limit));
         }
         self.out.push('"');
+        if let Ok(text) = std::str::from_utf8(bytes) {
+            self.escaped(text);
+            return self.raw("\"");
+        }
         for chunk in bytes.utf8_chunks() {
             self.escaped(chunk.valid());
             if !chunk.invalid().is_empty() {
@@ -114,6 +128,17 @@ impl<'a> Encoder<'a> {
             }
         }
         self.raw("\"")
+    }
+
+    fn key(&mut self, key: &LuaString) -> Result<(), EncodeError> {
+        let Some(keys) = self.keys else { return self.string(&key.as_bytes()) };
+        if let Some(written) = keys.written(key, |json| self.raw(json)) {
+            return written;
+        }
+        let start = self.out.len();
+        self.string(&key.as_bytes())?;
+        keys.note(key, &self.out[start..]);
+        Ok(())
     }
 
     fn escaped(&mut self, text: &str) {
@@ -221,7 +246,7 @@ impl<'a> Encoder<'a> {
 
     fn pair(&mut self, key: &Value, value: &Value, depth: usize) -> Result<(), EncodeError> {
         match key {
-            Value::String(text) => self.string(&text.as_bytes())?,
+            Value::String(text) => self.key(text)?,
             Value::Integer(n) => {
                 let _ = write!(self.out, "\"{n}\"");
             }
@@ -315,6 +340,27 @@ mod tests {
             encode(r#"'a"b\\c\n\t\1' .. string.char(0, 255) .. 'é'"#).as_deref(),
             Ok("\"a\\\"b\\\\c\\n\\t\\u0001\u{fffd}\u{fffd}é\"")
         );
+    }
+
+    #[test]
+    fn known_keys_are_written_as_unknown_ones() {
+        let lua = Lua::new();
+        let marker = lua.create_table().expect("a table");
+        let source = "return {['a\"b'] = {x = 1}, [string.char(255)] = 2, x = {x = 'x'}}";
+        let value: Value = lua.load(source).eval().expect("the test's Lua runs");
+        let keys = Keys::default();
+        let write = |keys: &Keys| {
+            let mut out = String::new();
+            Encoder::new(&mut out, 1_000, &marker).knowing(keys).value(&value).expect("encodes");
+            out
+        };
+        let (first, second) = (write(&keys), write(&keys));
+        assert_eq!(first, second);
+        let json: serde_json::Value = serde_json::from_str(&second).expect("is JSON");
+        assert_eq!(json, serde_json::json!({"a\"b": {"x": 1}, "\u{fffd}": 2, "x": {"x": "x"}}));
+        let mut out = String::new();
+        let bounded = Encoder::new(&mut out, 10, &marker).knowing(&keys).value(&value);
+        assert_eq!(bounded, Err(EncodeError::Size(10)), "bounded as ever");
     }
 
     #[test]

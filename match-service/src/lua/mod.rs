@@ -5,6 +5,7 @@ mod budget;
 mod decode;
 mod encode;
 mod explain;
+mod keys;
 mod load;
 mod modules;
 mod random;

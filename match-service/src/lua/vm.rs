@@ -72,7 +72,9 @@ impl Vm {
         let vm = Self::bare(script, setup, limits, Some(folder))
             .map_err(|error| explain(&error, &script.name, "load", None))?;
         vm.within(limits.callback * LOAD_FACTOR, "load", || {
-            vm.lua.load(&*script.text).set_name(format!("={}", script.name)).exec()
+            vm.lua.load(&*script.text).set_name(format!("={}", script.name)).exec()?;
+            // What compiling left behind gives its pages back: many matches do nothing for long.
+            vm.lua.gc_collect()
         })?;
         Ok(vm)
     }
@@ -226,7 +228,9 @@ impl Vm {
         self.within(self.limits.callback * LOAD_FACTOR, callback, || {
             let table = self.lua.create_table()?;
             match answer {
-                Ok(json) => table.raw_set("ok", decode(&self.lua, &self.world.array_marker, &json)?)?,
+                Ok(json) => {
+                    table.raw_set("ok", decode(&self.lua, &self.world.array_marker, &self.world.keys, &json)?)?
+                }
                 Err(error) => table.raw_set("error", error.to_string())?,
             }
             Ok(Value::Table(table))

@@ -11,8 +11,8 @@
 use std::{
     collections::{HashMap, VecDeque},
     pin::Pin,
-    sync::Arc,
-    task::{Context, Poll},
+    sync::{Arc, Weak},
+    task::{Context, Poll, Waker},
 };
 
 use asobi_proto::match_v1::{
@@ -21,44 +21,49 @@ use asobi_proto::match_v1::{
 use asobi_session::link::{Edge, FrameKind, MovedTo, SessionNo};
 use bytes::Bytes;
 use parking_lot::Mutex;
-use tokio::sync::mpsc;
-use tokio_stream::{Stream, wrappers::ReceiverStream};
+use tokio_stream::Stream;
 use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 use tonic::Status;
 use uuid::Uuid;
+
+use crate::host::{Wake, wake_later};
 
 /// Messages that may wait in one stream towards a node. States stop at three quarters of it. An event that finds no room ends the stream, and the
 /// node attaches its sessions again.
 const QUEUE: usize = 2048;
 const STATES: usize = QUEUE / 4 * 3;
+/// Room that an empty queue keeps.
+const KEPT: usize = 256;
 
 type Item = Result<RelayResponse, Status>;
 
 /// Both ends of a stream's queue, until `over`.
 pub fn new(over: CancellationToken) -> (Arc<RelayEdge>, Outgoing) {
-    let (sender, queue) = mpsc::channel(QUEUE);
-    let edge = Arc::new(RelayEdge {
-        waiting: Mutex::new(Waiting { queue: Some(sender), late: HashMap::new() }),
+    let edge = Arc::new_cyclic(|me: &Weak<RelayEdge>| RelayEdge {
+        me: me.clone(),
+        waiting: Mutex::new(Waiting { open: true, ..Waiting::default() }),
         over: over.clone(),
     });
-    let outgoing = Outgoing {
-        queue: ReceiverStream::new(queue),
-        caught_up: VecDeque::new(),
-        edge: Arc::clone(&edge),
-        over: Box::pin(over.cancelled_owned()),
-    };
+    let outgoing =
+        Outgoing { caught_up: VecDeque::new(), edge: Arc::clone(&edge), over: Box::pin(over.cancelled_owned()) };
     (edge, outgoing)
 }
 
 /// Where the host's matches deliver to.
 pub struct RelayEdge {
+    me: Weak<Self>,
     waiting: Mutex<Waiting>,
     over: CancellationToken,
 }
 
+#[derive(Default)]
 struct Waiting {
-    /// None: the stream has ended.
-    queue: Option<mpsc::Sender<Item>>,
+    /// False: the stream has ended, and what is said is for nobody.
+    open: bool,
+    /// [`QUEUE`] at most.
+    queue: VecDeque<Kind>,
+    /// Who reads it, and waits.
+    reader: Option<Waker>,
     /// The last state of sessions for which there was no room; as many as sessions of the node at most.
     late: HashMap<u64, Bytes>,
 }
@@ -72,7 +77,7 @@ impl RelayEdge {
     /// The last word.
     pub fn close(&self) {
         let mut waiting = self.waiting.lock();
-        waiting.queue = None;
+        waiting.open = false;
         waiting.late.clear();
         drop(waiting);
         self.over.cancel();
@@ -81,11 +86,16 @@ impl RelayEdge {
     /// Queues what is no state.
     pub fn send(&self, kind: Kind) {
         let queued = self.waiting.lock().push(kind);
-        self.end_if_full(queued);
+        self.said(queued);
     }
 
-    fn end_if_full(&self, queued: bool) {
-        if !queued {
+    /// Something was queued, or found no room.
+    fn said(&self, queued: bool) {
+        if queued {
+            if let Some(me) = self.me.upgrade() {
+                wake_later(&(me as Arc<dyn Wake>));
+            }
+        } else {
             metrics::counter!("asobi_match_relay_overflows_total").increment(1);
             tracing::warn!("A node does not keep up with its matches; its stream is ended.");
             self.over.cancel();
@@ -96,17 +106,15 @@ impl RelayEdge {
 impl Waiting {
     /// False: there is no room.
     fn push(&mut self, kind: Kind) -> bool {
-        match &self.queue {
-            Some(queue) => {
-                let sent = queue.try_send(Ok(RelayResponse { kind: Some(kind) }));
-                !matches!(sent, Err(mpsc::error::TrySendError::Full(_)))
-            }
-            None => true,
+        let room = !self.open || self.queue.len() < QUEUE;
+        if self.open && room {
+            self.queue.push_back(kind);
         }
+        room
     }
 
     fn has_room_for_states(&self) -> bool {
-        self.queue.as_ref().is_none_or(|queue| queue.capacity() > QUEUE - STATES)
+        self.queue.len() < STATES
     }
 
     fn state(&mut self, sessions: &[SessionNo], frame: Bytes) -> bool {
@@ -131,6 +139,15 @@ impl Waiting {
     }
 }
 
+impl Wake for RelayEdge {
+    fn wake(&self) {
+        let reader = self.waiting.lock().reader.take();
+        if let Some(reader) = reader {
+            reader.wake();
+        }
+    }
+}
+
 impl Edge for RelayEdge {
     fn deliver(&self, sessions: &[SessionNo], kind: FrameKind, frame: Bytes) {
         let mut waiting = self.waiting.lock();
@@ -140,7 +157,7 @@ impl Edge for RelayEdge {
             waiting.catch_up(sessions) && waiting.push(deliver(numbers(sessions), kind, frame))
         };
         drop(waiting);
-        self.end_if_full(queued);
+        self.said(queued);
     }
 
     fn dropped(&self, sessions: &[SessionNo], match_id: Uuid) {
@@ -151,7 +168,7 @@ impl Edge for RelayEdge {
                 match_id: match_id.hyphenated().to_string(),
             }));
         drop(waiting);
-        self.end_if_full(queued);
+        self.said(queued);
     }
 
     fn applied(&self, inputs: &[(SessionNo, u64)]) {
@@ -190,7 +207,6 @@ fn grouped(late: Vec<(u64, Bytes)>) -> Vec<Kind> {
 
 /// What a node reads: the queue, then the late states, until it is over.
 pub struct Outgoing {
-    queue: ReceiverStream<Item>,
     /// Late states on their way; older than anything that is queued after them.
     caught_up: VecDeque<Kind>,
     edge: Arc<RelayEdge>,
@@ -198,15 +214,25 @@ pub struct Outgoing {
 }
 
 impl Outgoing {
-    /// Takes the late states if nothing is queued, which is older. False: something is.
-    fn catch_up(&mut self) -> bool {
+    /// The next message. Late states are taken when nothing is queued, which is older.
+    fn next_kind(&mut self, cx: &Context<'_>) -> Option<Kind> {
+        if let Some(kind) = self.caught_up.pop_front() {
+            return Some(kind);
+        }
         // Nothing is added while this is held.
         let mut waiting = self.edge.waiting.lock();
-        let empty = self.queue.as_ref().is_empty();
-        if empty && !waiting.late.is_empty() {
-            self.caught_up = grouped(std::mem::take(&mut waiting.late).into_iter().collect()).into();
+        if let Some(kind) = waiting.queue.pop_front() {
+            return Some(kind);
         }
-        empty
+        if !waiting.late.is_empty() {
+            self.caught_up = grouped(std::mem::take(&mut waiting.late).into_iter().collect()).into();
+            return self.caught_up.pop_front();
+        }
+        waiting.reader = Some(cx.waker().clone());
+        if waiting.queue.capacity() > KEPT {
+            waiting.queue = VecDeque::new();
+        }
+        None
     }
 }
 
@@ -214,18 +240,8 @@ impl Stream for Outgoing {
     type Item = Item;
 
     fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Item>> {
-        if let Some(kind) = self.caught_up.pop_front() {
-            return Poll::Ready(Some(Ok(RelayResponse { kind: Some(kind) })));
-        }
         // What is queued goes first: the last words of matches that have just ended.
-        if let Poll::Ready(item) = Pin::new(&mut self.queue).poll_next(cx) {
-            return Poll::Ready(item);
-        }
-        // A queue that is not empty has only asked to let others run, and will be polled again.
-        if !self.catch_up() {
-            return Poll::Pending;
-        }
-        match self.caught_up.pop_front() {
+        match self.next_kind(cx) {
             Some(kind) => Poll::Ready(Some(Ok(RelayResponse { kind: Some(kind) }))),
             None => self.over.as_mut().poll(cx).map(|()| None),
         }

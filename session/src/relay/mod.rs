@@ -18,6 +18,7 @@
 //! Invariant: the host hears of a session in the order things happened to it here, because everything goes through one queue;
 //! and what it answers changes [`State::sessions`] in the order it was said.
 
+mod gathering;
 mod stream;
 
 use std::{

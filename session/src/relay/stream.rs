@@ -7,15 +7,15 @@ use asobi_proto::match_v1::{
     match_host_service_client::MatchHostServiceClient, relay_request, relay_response::Kind,
 };
 use asobi_store::{matches, within};
+use futures_util::FutureExt as _;
 use tokio::{
     sync::mpsc,
     time::{Instant, timeout},
 };
-use tokio_stream::wrappers::ReceiverStream;
-use tonic::Streaming;
+use tonic::{Status, Streaming};
 use uuid::Uuid;
 
-use super::{QUEUE, Relay, Waiting, enter_request, offer};
+use super::{QUEUE, Relay, Waiting, enter_request, gathering::Gathering, offer};
 use crate::{
     conn::{Conn, Via},
     frame::FrameKind,
@@ -38,6 +38,8 @@ const JUDGED: Duration = Duration::from_secs(30);
 
 /// How often the matches of a host that is not there are looked up.
 const LOOK: Duration = Duration::from_millis(500);
+/// Messages that came together and are handed on in one go.
+const TOGETHER: usize = 256;
 
 pub(super) async fn run(hub: Arc<Hub>, relay: Arc<Relay>) {
     tokio::select! {
@@ -129,7 +131,7 @@ async fn connect(hub: &Hub, relay: &Relay) -> Result<Opened, String> {
     let hello = RelayHello { node_id: identity.node_id.clone(), incarnation: identity.incarnation };
     offer(&outgoing, relay_request::Kind::Hello(hello)).map_err(|error| error.to_string())?;
     let mut client = MatchHostServiceClient::new(hub.channels.get(&addr));
-    let opening = client.relay(ReceiverStream::new(queue));
+    let opening = client.relay(Gathering::new(queue));
     match timeout(CONNECT, opening).await {
         Ok(Ok(response)) => Ok((outgoing, response.into_inner())),
         Ok(Err(status)) => Err(status.to_string()),
@@ -172,16 +174,31 @@ async fn serve(
                 continue;
             }
         };
-        match message {
-            Ok(Some(RelayResponse { kind: Some(kind) })) => handle(hub, relay, kind),
-            Ok(Some(RelayResponse { kind: None })) => {}
-            Ok(None) => return,
-            Err(status) => {
-                tracing::debug!(host.id = relay.node_id, %status, "A relay broke.");
+        if !take(hub, relay, message) {
+            return;
+        }
+        // What came with it needs no look at anything else.
+        for _ in 0..TOGETHER {
+            let Some(message) = incoming.message().now_or_never() else { break };
+            if !take(hub, relay, message) {
                 return;
             }
         }
     }
+}
+
+/// Hands on what came. False: nothing comes any more.
+fn take(hub: &Arc<Hub>, relay: &Relay, message: Result<Option<RelayResponse>, Status>) -> bool {
+    match message {
+        Ok(Some(RelayResponse { kind: Some(kind) })) => handle(hub, relay, kind),
+        Ok(Some(RelayResponse { kind: None })) => {}
+        Ok(None) => return false,
+        Err(status) => {
+            tracing::debug!(host.id = relay.node_id, %status, "A relay broke.");
+            return false;
+        }
+    }
+    true
 }
 
 fn attach_all(relay: &Relay, outgoing: &mpsc::Sender<RelayRequest>) -> bool {

@@ -18,6 +18,7 @@ use uuid::Uuid;
 
 use super::{
     encode::{EncodeError, Encoder},
+    keys::Keys,
     random::Random,
 };
 use crate::game::{Ask, MAX_PER_CALLBACK, Outcome, Setup};
@@ -43,6 +44,7 @@ pub struct World {
     bots: RefCell<Bots>,
     /// The metatable that makes an empty table an array.
     pub array_marker: Table,
+    pub keys: Keys,
     match_id: Uuid,
     mode: String,
     log_window: Cell<Option<Instant>>,
@@ -89,6 +91,7 @@ impl World {
             questions: Cell::new(0),
             bots: RefCell::default(),
             array_marker,
+            keys: Keys::default(),
             match_id: setup.match_id,
             mode: setup.mode.clone(),
             log_window: Cell::new(None),

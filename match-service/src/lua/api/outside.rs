@@ -204,7 +204,7 @@ impl World {
             _ => None,
         });
         match written {
-            Some(json) => wrapped(lua, decode(lua, &self.array_marker, &json)?),
+            Some(json) => wrapped(lua, decode(lua, &self.array_marker, &self.keys, &json)?),
             None => self.put(lua, Ask::Stored { collection, key, player }),
         }
     }

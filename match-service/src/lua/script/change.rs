@@ -159,6 +159,7 @@ impl LuaGame {
 
     pub(super) fn encode(&self, callback: &'static str, value: &Value, json: &mut String) -> Result<(), GameError> {
         Encoder::new(json, MAX_STATE, &self.vm.world.array_marker)
+            .knowing(&self.vm.world.keys)
             .value(value)
             .map_err(|error| self.vm.complaint(callback, error.to_string()))
     }

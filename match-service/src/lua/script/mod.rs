@@ -119,7 +119,7 @@ impl LuaGame {
     fn read(&self, callback: &'static str, json: &str) -> Result<Value, GameError> {
         // The budget does not matter here, the memory limit does.
         self.vm.within(std::time::Duration::from_secs(1), callback, || {
-            decode(&self.vm.lua, &self.vm.world.array_marker, json)
+            decode(&self.vm.lua, &self.vm.world.array_marker, &self.vm.world.keys, json)
         })
     }
 }
