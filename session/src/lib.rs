@@ -12,6 +12,9 @@ mod frames;
 pub mod hub;
 mod inbox;
 pub mod link;
+#[cfg(feature = "measured")]
+#[doc(hidden)]
+pub mod measured;
 pub mod moderation;
 pub mod modes;
 mod order;

@@ -6,6 +6,9 @@ mod decode;
 mod encode;
 mod explain;
 mod load;
+#[cfg(feature = "measured")]
+#[doc(hidden)]
+pub mod measured;
 mod modules;
 mod random;
 mod save;
