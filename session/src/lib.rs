@@ -15,6 +15,9 @@ pub mod hub;
 mod inbox;
 pub mod link;
 mod look_ups;
+#[cfg(feature = "measured")]
+#[doc(hidden)]
+pub mod measured;
 pub mod moderation;
 pub mod modes;
 mod order;

@@ -8,6 +8,9 @@ mod effects;
 mod friends;
 mod groups;
 mod leaderboards;
+#[cfg(feature = "measured")]
+#[doc(hidden)]
+pub mod measured;
 mod moderation;
 mod notifications;
 mod wire;

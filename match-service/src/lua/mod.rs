@@ -7,6 +7,9 @@ mod encode;
 mod explain;
 mod keys;
 mod load;
+#[cfg(feature = "measured")]
+#[doc(hidden)]
+pub mod measured;
 mod modules;
 mod random;
 mod save;

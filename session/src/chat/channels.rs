@@ -99,7 +99,7 @@ struct Joining {
 }
 
 impl Channels {
-    pub(super) fn new() -> Self {
+    pub(crate) fn new() -> Self {
         Self {
             cells: papaya::HashMap::with_hasher(RandomState::default()),
             repairs: OnceLock::new(),
@@ -191,7 +191,7 @@ impl Channels {
     }
 
     /// Messages this node stored itself, in one batch.
-    pub(super) fn stored<'a>(&self, messages: impl IntoIterator<Item = (&'a str, i64, Frame)>) {
+    pub(crate) fn stored<'a>(&self, messages: impl IntoIterator<Item = (&'a str, i64, Frame)>) {
         let mut news = News::default();
         for (channel, seq, frame) in messages {
             let Some(cell) = self.find(channel) else { continue };

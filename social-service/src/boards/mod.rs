@@ -44,6 +44,8 @@ use tokio::sync::{Notify, watch};
 use uuid::Uuid;
 
 pub use board::Board;
+#[cfg(feature = "measured")]
+pub use board::Loading;
 pub use erase::follow_erasures;
 pub use follow::follow;
 pub use load::replica;
