@@ -15,7 +15,7 @@ mod stdin;
 mod top;
 mod with_postgres;
 
-use std::{future::Future, process::ExitCode};
+use std::{future::Future, pin::Pin, process::ExitCode};
 
 use asobi_service_kit::{config::ConfigArgs, service};
 use clap::{Args, CommandFactory as _, Parser, Subcommand};
@@ -94,7 +94,9 @@ fn run(command: Command) -> ExitCode {
 }
 
 /// Runs a command that is no service. Its errors are for the person who typed it, with their causes, on one line each.
-fn block_on(command: impl Future<Output = anyhow::Result<ExitCode>>) -> ExitCode {
+fn block_on<'a>(command: impl Future<Output = anyhow::Result<ExitCode>> + 'a) -> ExitCode {
+    // One type for all commands: otherwise the runtime's loop, with the whole command in it, is compiled anew for each of them.
+    let command: Pin<Box<dyn Future<Output = anyhow::Result<ExitCode>> + 'a>> = Box::pin(command);
     let ended = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
         .enable_all()

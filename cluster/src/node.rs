@@ -10,6 +10,7 @@ use asobi_service_kit::{
     config::MigrateVia,
     grpc::{Access, Channels, Tls},
     server::reachable,
+    starting,
 };
 use asobi_store::{DatabaseOptions, within};
 use sqlx::{PgPool, postgres::PgConnectOptions};
@@ -71,6 +72,7 @@ impl Node {
         if let Some(problem) = within(timeout, asobi_store::schema_problem(&pool)).await? {
             anyhow::bail!(problem);
         }
+        starting::done("database");
         let direct = asobi_store::connect_options(config.database.direct(), &application_name, timeout)
             .context("database.direct_url is not a PostgreSQL URL")?;
 
@@ -94,12 +96,14 @@ impl Node {
             &tasks,
         );
         let gate = Gate::start(config, &pool, &bus, &stop, &tasks).await?;
+        starting::done("cluster's keys");
         if let Some(tls) = &tls {
             tasks.spawn(Arc::clone(tls).follow(stop.clone()));
         }
         let spec = spec(config, role, node_id, addresses);
         let membership = Membership::register(&pool, bus.publisher().clone(), spec).await?;
         let directory = Directory::load(&pool).await?;
+        starting::done("registration");
         let node = Self {
             channels: Channels::new(gate.keys().clone()).over(tls.clone()),
             access: gate.access(tls),

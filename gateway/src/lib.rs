@@ -6,7 +6,7 @@ use std::{sync::Arc, time::Duration};
 use anyhow::Context as _;
 use asobi_cluster::{Membership, Node, NodeState, Role, ops};
 use asobi_rest::{Listeners, RestDeps};
-use asobi_service_kit::{Config, Shutdown, health::Readiness, server};
+use asobi_service_kit::{Config, Shutdown, health::Readiness, server, starting};
 use asobi_session::{
     auth::{Issuer, Verifier},
     hub::{self, Hub, HubDeps},
@@ -25,6 +25,7 @@ const PARTING: u32 = 1_000;
 /// An address is taken, or the cluster cannot be joined; each as a sentence that says what to do.
 pub async fn run(config: Arc<Config>, shutdown: Shutdown) -> anyhow::Result<()> {
     let listeners = Listeners::bind(&config).await?;
+    starting::done("addresses");
     let topics = hub::topics();
     let node = Node::join(&config, Role::Gateway, listeners.addresses(), topics, &shutdown).await?;
     let readiness = Readiness::new();
@@ -67,8 +68,10 @@ async fn serve(
     let verifier = Verifier::start(node.pool.clone(), &node.bus, &config.auth, shutdown)
         .await
         .context("signing keys and revocations could not be read")?;
+    starting::done("signing keys and revocations");
     let publisher = node.bus.publisher().clone();
     let issuer = Issuer::start(node.pool.clone(), publisher, Arc::clone(&verifier), &config.auth).await?;
+    starting::done("logins");
     let hub = Hub::start(HubDeps {
         config: Arc::clone(config),
         pool: node.pool.clone(),

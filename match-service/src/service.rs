@@ -10,7 +10,7 @@ use anyhow::Context as _;
 use asobi_cluster::{DatabaseIncarnation, Node, NodeState, Role, ops};
 use asobi_proto::match_v1::match_host_service_server::MatchHostServiceServer;
 use asobi_rest::{Listeners, RestDeps};
-use asobi_service_kit::{Config, Shutdown, config::MoveTo, health::Readiness, server};
+use asobi_service_kit::{Config, Shutdown, config::MoveTo, health::Readiness, server, starting};
 use asobi_session::{
     auth::{Issuer, Verifier},
     hub::{self, Hub, HubDeps},
@@ -51,7 +51,9 @@ pub async fn run(config: Arc<Config>, shutdown: Shutdown) -> anyhow::Result<()> 
 pub async fn run_with(config: Arc<Config>, shutdown: Shutdown, games: Registry) -> anyhow::Result<()> {
     spare_memory();
     let games = games::load(&config, games)?;
+    starting::done("games");
     let listeners = Listeners::bind(&config).await?;
+    starting::done("addresses");
     let topics = hub::topics();
     let node = Node::join(&config, Role::Match, listeners.addresses(), topics, &shutdown).await?;
     let readiness = Readiness::new();
@@ -129,6 +131,7 @@ async fn serve(
     let trust =
         Arc::new(Trust::new(Instant::now() + node.membership.lease().saturating_sub(node.membership.last_contact())));
     let host = start_host(config, node, games.registry.clone(), &trust).context("no threads for matches")?;
+    starting::done("threads for matches");
     let mover = Arc::new(Mover {
         node_id: node.membership.identity().node_id.clone(),
         pool: node.pool.clone(),
@@ -138,8 +141,10 @@ async fn serve(
     let verifier = Verifier::start(node.pool.clone(), &node.bus, &config.auth, shutdown)
         .await
         .context("signing keys and revocations could not be read")?;
+    starting::done("signing keys and revocations");
     let publisher = node.bus.publisher().clone();
     let issuer = Issuer::start(node.pool.clone(), publisher, Arc::clone(&verifier), &config.auth).await?;
+    starting::done("logins");
     let identity = node.membership.identity();
     let edge = Arc::new(NearEdge::default());
     let origin = format!("{}#{}", identity.node_id, identity.incarnation);
@@ -175,6 +180,7 @@ async fn serve(
         readiness: readiness.clone(),
     });
     Announcer::new(config, node).announce(&host).await?;
+    starting::done("announcing the modes");
     let (stop, relays) = (CancellationToken::new(), TaskTracker::new());
     let service = MatchHostServiceServer::new(HostService {
         host: Arc::clone(&host),

@@ -21,7 +21,7 @@ use asobi_cluster::{
     lock_keys,
 };
 use asobi_proto::bus::Topic;
-use asobi_service_kit::{Config, Readiness, Shutdown, config::MoveTo, server};
+use asobi_service_kit::{Config, Readiness, Shutdown, config::MoveTo, server, starting};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
@@ -50,6 +50,7 @@ pub async fn run(config: Arc<Config>, shutdown: Shutdown) -> anyhow::Result<()> 
 pub async fn run_with(config: Arc<Config>, shutdown: Shutdown, strategies: Strategies) -> anyhow::Result<()> {
     let (grpc, grpc_addr) = server::bind("grpc.listen", &config.grpc.listen).await?;
     let (metrics, metrics_addr) = server::bind("metrics.listen", &config.metrics.listen).await?;
+    starting::done("addresses");
     let addresses = NodeAddresses { http: None, grpc: grpc_addr, metrics: metrics_addr };
     let topics = [Topic::Queue, Topic::Modes, Topic::Leader];
     let node = Node::join(&config, Role::Matchmaker, addresses, topics, &shutdown).await?;

@@ -4,6 +4,8 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use tokio::sync::watch;
 
+use crate::starting;
+
 /// Not ready until [`Readiness::set_ready`] was called, nor while any reason stands against it. Clones share one state.
 #[derive(Debug, Clone)]
 pub struct Readiness {
@@ -36,6 +38,9 @@ impl Readiness {
     /// Whether start-up is complete; `false` again while draining.
     pub fn set_ready(&self, ready: bool) {
         self.state.send_if_modified(|state| std::mem::replace(&mut state.started, ready) != ready);
+        if ready {
+            starting::ready();
+        }
     }
 
     /// Makes the process unready for as long as the reason stands; a sentence for people who read `/ready`.

@@ -10,6 +10,7 @@ pub mod rate;
 pub mod server;
 pub mod service;
 pub mod shutdown;
+pub mod starting;
 pub mod telemetry;
 mod tls;
 

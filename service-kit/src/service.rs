@@ -1,6 +1,6 @@
 //! The table of contents of every process: load the configuration, set up telemetry, run, drain, exit code.
 
-use std::{future::Future, process::ExitCode, sync::Arc};
+use std::{future::Future, process::ExitCode, sync::Arc, time::Instant};
 
 use clap::Parser;
 
@@ -8,7 +8,7 @@ use crate::{
     config::{self, Config, ConfigArgs},
     probe,
     shutdown::Shutdown,
-    telemetry,
+    starting, telemetry,
 };
 
 /// Why a service refuses to start with what the operator gave it besides the configuration's keys, such as a folder of games: every mistake, on
@@ -66,6 +66,7 @@ where
     F: FnOnce(Arc<Config>, Shutdown) -> Fut,
     Fut: Future<Output = anyhow::Result<()>>,
 {
+    let began = Instant::now();
     let mut config = match config::load(args) {
         Ok(config) => config,
         Err(errors) => {
@@ -84,11 +85,15 @@ where
             return ExitCode::FAILURE;
         }
     };
-    let code = runtime.block_on(supervise(role, Arc::new(config), args.exit_with_stdin, run));
+    // One type for all services: otherwise the runtime's loop is compiled anew for each of them.
+    let supervised: Supervised<'_> = Box::pin(supervise(role, Arc::new(config), args.exit_with_stdin, run));
+    let code = runtime.block_on(starting::watched(role, began, supervised));
     // What still blocks a thread by now was abandoned by the drain already.
     runtime.shutdown_background();
     code
 }
+
+type Supervised<'a> = std::pin::Pin<Box<dyn Future<Output = ExitCode> + 'a>>;
 
 fn health_check(role: &str, config: &Config) -> ExitCode {
     match probe::live(config) {
@@ -120,6 +125,7 @@ where
         drain_with_stdin(&shutdown);
     }
     tracing::info!(node.id = config.node.id, version = env!("CARGO_PKG_VERSION"), "asobi-{role} starts");
+    starting::done("configuration");
     let too_late = async {
         shutdown.cut().cancelled().await;
         tokio::time::sleep(crate::shutdown::AFTER_CUT).await;

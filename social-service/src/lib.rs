@@ -28,7 +28,7 @@ use asobi_proto::{
         notification_service_server::NotificationServiceServer,
     },
 };
-use asobi_service_kit::{Config, Readiness, Shutdown, server};
+use asobi_service_kit::{Config, Readiness, Shutdown, server, starting};
 use asobi_store::effects_apply::Applier;
 use tokio::sync::Notify;
 use uuid::Uuid;
@@ -56,6 +56,7 @@ const PRELOAD: Duration = Duration::from_secs(10);
 pub async fn run(config: Arc<Config>, shutdown: Shutdown) -> anyhow::Result<()> {
     let (grpc, grpc_addr) = server::bind("grpc.listen", &config.grpc.listen).await?;
     let (metrics, metrics_addr) = server::bind("metrics.listen", &config.metrics.listen).await?;
+    starting::done("addresses");
     let addresses = NodeAddresses { http: None, grpc: grpc_addr, metrics: metrics_addr };
     let node = Node::join(&config, Role::Social, addresses, [Topic::Boards, Topic::Effects, Topic::Revoked], &shutdown)
         .await?;
@@ -119,7 +120,9 @@ pub async fn run(config: Arc<Config>, shutdown: Shutdown) -> anyhow::Result<()> 
         .add_service(LeaderboardAdminServiceServer::from_arc(leaderboards));
     server::serve_grpc(grpc, routes, &readiness, node.access.clone(), &shutdown);
     // Who comes while a large board is read waits for it; past that it is read all the same.
+    starting::done("services");
     let _ = tokio::time::timeout(PRELOAD, preloading).await;
+    starting::done("large boards");
     readiness.set_ready(true);
     node.membership.set_state(NodeState::Ready);
 

@@ -13,7 +13,7 @@ use std::{
 
 use asobi_cluster::{NodeRow, directory, ops};
 use sqlx::PgPool;
-use tokio::time::{MissedTickBehavior, interval};
+use tokio::time::sleep;
 
 use super::{
     output::Output,
@@ -24,6 +24,8 @@ use super::{
 /// How often the registry is read. There is no listener here: this is for people and scripts, and a few queries a
 /// second are nothing to the database.
 const PERIOD: Duration = Duration::from_millis(200);
+/// The same until all are ready, which somebody waits for.
+const IMPATIENT: Duration = Duration::from_millis(40);
 
 /// A node of the plan, and the number of the process that runs it now.
 #[derive(Debug, Clone)]
@@ -58,10 +60,8 @@ impl Board {
 
     /// Watches until it is dropped.
     pub async fn run(mut self) {
-        let mut every = interval(PERIOD);
-        every.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
-            every.tick().await;
+            sleep(if self.shown.is_none() { IMPATIENT } else { PERIOD }).await;
             // While the database is away nothing is known, so nothing changes; the nodes say in their logs that it is.
             let Ok(rows) = directory::read(&self.pool).await else { continue };
             let Ok(leaders) = ops::leaders(&self.pool).await else { continue };

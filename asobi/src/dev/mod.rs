@@ -122,8 +122,14 @@ async fn start(args: &DevArgs, plan: &Plan, own: &mut Option<OwnPostgres>) -> an
         postgres.url()
     };
     let direct = if plan.external.is_some() { plan.config.database.direct() } else { &url };
-    probe(direct).await.context("the database cannot be reached")?;
-    let pool = connect(direct, MIGRATION_TIMEOUT).await.context("the database cannot be reached")?;
+    let pool = if plan.external.is_some() {
+        probe(direct).await.context("the database cannot be reached")?;
+        connect(direct, MIGRATION_TIMEOUT).await
+    } else {
+        // What a power cut takes of the migrations is applied by the next start; what is written after them is flushed behind them.
+        connect(&format!("{direct}?options[synchronous_commit]=off"), MIGRATION_TIMEOUT).await
+    }
+    .context("the database cannot be reached")?;
     asobi_store::migrate(&pool).await.context("the database's schema cannot be brought up to date")?;
     pool.close().await;
     Ok(url)

@@ -18,7 +18,7 @@ use std::{
     fs::{self, DirBuilder, File},
     net::TcpListener,
     os::unix::fs::DirBuilderExt as _,
-    path::Path,
+    path::{Path, PathBuf},
     process::Stdio,
     time::Duration,
 };
@@ -39,7 +39,7 @@ const DATABASE: &str = "asobi";
 const START: Duration = Duration::from_secs(90);
 /// The guard's own patience with the server, and some.
 const STOP: Duration = Duration::from_secs(30);
-const LOOK: Duration = Duration::from_millis(40);
+const LOOK: Duration = Duration::from_millis(10);
 /// A log longer than this is begun anew at the next start.
 const LOG_BYTES: u64 = 16 << 20;
 
@@ -231,6 +231,7 @@ async fn initdb(binaries: &Binaries, account: &Account, place: &Place) -> anyhow
             .arg(&making)
             .args(["-U", ROLE, "-E", "UTF8", "--auth=trust", "--no-instructions"])
             .arg(format!("--locale={locale}"))
+            .args(cfg!(target_os = "linux").then_some("--no-sync"))
             .current_dir(&making)
             .stdin(Stdio::null());
         let output = timeout(START, Command::from(command).kill_on_drop(true).output())
@@ -238,12 +239,27 @@ async fn initdb(binaries: &Binaries, account: &Account, place: &Place) -> anyhow
             .context("initdb does not end")?
             .context("cannot start initdb")?;
         if output.status.success() {
+            flush(making.clone()).await?;
             return fs::rename(&making, &place.pgdata)
                 .with_context(|| format!("cannot move the new data to {}", place.pgdata.display()));
         }
         complaints = String::from_utf8_lossy(&output.stderr).into_owned();
     }
     bail!("initdb failed:\n{complaints}")
+}
+
+/// Brings new data to the disk: with one call, where initdb makes two for each of its thousand files.
+#[cfg(target_os = "linux")]
+async fn flush(data: PathBuf) -> anyhow::Result<()> {
+    let flushing = tokio::task::spawn_blocking(move || anyhow::Ok(nix::unistd::syncfs(File::open(data)?)?));
+    let flushed = timeout(START, flushing).await.context("the new data do not reach the disk")?;
+    flushed?.context("the new data cannot be flushed to the disk")
+}
+
+/// initdb has done it.
+#[cfg(not(target_os = "linux"))]
+async fn flush(_data: PathBuf) -> anyhow::Result<()> {
+    Ok(())
 }
 
 /// A port that is free now. Another process may take it before the server does, which then does not start and says so.

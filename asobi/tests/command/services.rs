@@ -51,6 +51,22 @@ async fn get(url: &str) -> anyhow::Result<(u16, String)> {
     Ok((response.status().as_u16(), response.text().await?))
 }
 
+/// The line that says how long the start took, and with what.
+async fn start_is_told(running: &Running) -> anyhow::Result<()> {
+    let mut told = String::new();
+    until("the line of the start", async || {
+        told = running.said().lines().find(|line| line.contains(" is ready ")).unwrap_or_default().to_owned();
+        Ok(!told.is_empty())
+    })
+    .await
+    .with_context(|| running.said())?;
+    let (_, longest) = told.split_once("start.longest=").with_context(|| told.clone())?;
+    assert!(told.contains("start.ms=") && longest.split(", ").all(|step| step.contains(" ms")), "{told}");
+    assert_eq!(longest.split(", ").count(), 3, "{told}");
+    assert_eq!(running.said().matches(" is ready ").count(), 1, "a start ends once");
+    Ok(())
+}
+
 async fn probes_are_answered(addresses: &Addresses) -> anyhow::Result<()> {
     let metrics = format!("http://{}", addresses.metrics);
     assert_eq!(get(&format!("{metrics}/ready")).await?, (200, "ready\n".into()));
@@ -109,6 +125,7 @@ async fn alone(command: &str, more: &[&str], services: &[&str]) -> anyhow::Resul
     arguments.extend(["--set", "shutdown.ready_delay_ms=0"]);
     let mut running = Running::start(&arguments, dir.path())?;
     let addresses = ready(&database, &mut running).await?;
+    start_is_told(&running).await?;
     probes_are_answered(&addresses).await?;
     grpc_is_answered(&addresses, services).await.with_context(|| running.said())?;
     assert_eq!(addresses.http.is_some(), more.contains(&"--http-listen"));
