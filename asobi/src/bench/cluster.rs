@@ -224,7 +224,7 @@ impl Target {
             .filter_map(|(name, pids)| {
                 let at = |spent: &Spent| spent.0.iter().find(|(n, _)| *n == name).map(|(_, cpu)| *cpu);
                 let cpu = ((at(&now)? - at(before)?) * 1e3).round() / 1e3;
-                let resident_kb: u64 = pids.iter().filter_map(|p| resident_kb(*p)).sum();
+                let resident_kb: u64 = pids.iter().filter_map(|p| share_kb(*p, pids.len())).sum();
                 Some(json!({"node": name, "cpu_s": cpu, "rss_mb": resident_kb / 1024}))
             })
             .collect()
@@ -307,6 +307,16 @@ fn cpu_seconds(pid: u32) -> Option<f64> {
     let ticks = fields.get(11)?.parse::<u32>().ok()?.checked_add(fields.get(12)?.parse().ok()?)?;
     let per_second = u32::try_from(sysconf(SysconfVar::CLK_TCK).ok().flatten()?).ok()?;
     Some(f64::from(ticks) / f64::from(per_second))
+}
+
+/// Of many processes that share memory, as PostgreSQL's do, each one's part of it; else all that is resident.
+fn share_kb(pid: u32, of: usize) -> Option<u64> {
+    if of < 2 {
+        return resident_kb(pid);
+    }
+    let Ok(rollup) = fs::read_to_string(format!("/proc/{pid}/smaps_rollup")) else { return resident_kb(pid) };
+    let line = rollup.lines().find(|l| l.starts_with("Pss:"))?;
+    line.split_whitespace().nth(1)?.parse().ok()
 }
 
 fn resident_kb(pid: u32) -> Option<u64> {

@@ -198,7 +198,7 @@ pub async fn run(args: BenchArgs) -> anyhow::Result<ExitCode> {
     player::raise_descriptors()?;
     let _progress = progress::Progress::start(common.quiet, common.progress);
     let mut target = Target::reach(common, &wanted).await?;
-    let outcome = rounds_of(scenario, rounds, &mut target).await;
+    let outcome = Box::pin(rounds_of(scenario, rounds, &mut target)).await;
     let known = target.knows_processes();
     target.stop().await;
     let summary = Summary::of(outcome?, command())?;
@@ -211,7 +211,7 @@ async fn rounds_of(scenario: &Scenario, rounds: u32, target: &mut Target) -> any
         if rounds > 1 {
             say!("round {round} of {rounds}");
         }
-        reports.push(scenario.measure(target).await?);
+        reports.push(Box::pin(scenario.measure(target)).await?);
     }
     Ok(reports)
 }

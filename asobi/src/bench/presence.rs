@@ -32,8 +32,10 @@ use super::{
     report::{Report, cpu_of, histogram, per, record},
 };
 
-/// Requests and connects under way at once, before anything is measured.
-const CONCURRENCY: usize = 16;
+/// Requests under way at once, before anything is measured.
+const CONCURRENCY: usize = 4;
+/// Before a request is repeated that found a busy service.
+const AGAIN: Duration = Duration::from_millis(500);
 /// How long the last changes may take to be heard of.
 const TAIL: Duration = Duration::from_secs(15);
 /// The shortest time between two changes of one player: what is quicker is no absence (`presence.grace_ms`).
@@ -224,11 +226,20 @@ async fn befriend(options: &Options, target: &Target, guests: &[Guest]) -> anyho
     Ok(())
 }
 
+/// A service that is busy says so; making friends is repeatable.
 async fn well(request: reqwest::RequestBuilder, by: &Guest) -> anyhow::Result<()> {
-    let response = request.bearer_auth(&by.access_token).send().await.context("a gateway cannot be reached")?;
-    let status = response.status();
-    ensure!(status.is_success(), "friends cannot be made, {status}: {}", response.text().await.unwrap_or_default());
-    Ok(())
+    let began = Instant::now();
+    loop {
+        let once = request.try_clone().context("the request cannot be repeated")?;
+        let response = once.bearer_auth(&by.access_token).send().await.context("a gateway cannot be reached")?;
+        let status = response.status();
+        if status.is_success() {
+            return Ok(());
+        }
+        let busy = status.as_u16() == 503 && began.elapsed() < DEADLINE;
+        ensure!(busy, "friends cannot be made, {status}: {}", response.text().await.unwrap_or_default());
+        sleep(AGAIN).await;
+    }
 }
 
 async fn enter(gateway: &str, guest: &Guest, watches: bool) -> anyhow::Result<Socket> {

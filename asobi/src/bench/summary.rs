@@ -177,16 +177,16 @@ fn settle(path: &str, value: &mut Value, figures: &BTreeMap<String, Figure>) {
 
 /// By what a figure is called: the scenarios name units and directions.
 fn better(name: &str) -> Better {
-    let last = name.split('.').next().unwrap_or(name);
-    let more = ["per_second"];
+    let (first, leaf) = (name.split('.').next().unwrap_or(name), name.rsplit('.').next().unwrap_or(name));
+    // Options that are repeated, and bounds.
+    let given = ["max_gap_ms", "paced_rate", "inputs_per_second", "steady_players_per_second"];
     let less =
-        ["_ms", "_s", "cpu_s", "_kb", "kb_per", "bytes_per", "rss", "ratio", "missing", "lost", "errors", "refused"];
-    let leaf = name.rsplit('.').next().unwrap_or(name);
-    if leaf == "rate" || last == "max_gap_ms" || last == "rounds" {
+        ["_ms", "cpu_s", "_kb", "_mb", "kb_per", "bytes_per", "ratio", "missing", "lost", "errors", "refused", "wrong"];
+    if given.contains(&first) {
         Better::Neither
-    } else if more.iter().any(|key| last.contains(key) && !last.contains("cpu")) {
+    } else if first.contains("per_second") {
         Better::More
-    } else if less.iter().any(|key| last.contains(key) || leaf.contains(key)) {
+    } else if first.ends_with("_s") || less.iter().any(|key| first.contains(key) || leaf.contains(key)) {
         Better::Less
     } else {
         Better::Neither

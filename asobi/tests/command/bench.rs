@@ -83,7 +83,7 @@ async fn each_scenario_measures_a_running_cluster() -> anyhow::Result<()> {
     let matchmaking =
         measured("matchmaking --burst 4 --bursts 1 --rate 4 --seconds 1 --strategy skill", &ready).await?;
     ensure!(matchmaking["burst_all_told_ms_median"].as_f64() > Some(0.0), "{matchmaking}");
-    let board = measured("boards --entries 200 --submitters 2 --rate 50 --seconds 1 --baseline", &ready).await?;
+    let board = measured("boards --entries 100 --submitters 2 --rate 50 --seconds 1 --baseline", &ready).await?;
     ensure!(board["scenario"] == "leaderboard" && board["paced_read_ms"]["p99"].as_f64() > Some(0.0), "{board}");
     cluster.stop().await?;
 

@@ -229,7 +229,7 @@ impl Vm {
             let table = self.lua.create_table()?;
             match answer {
                 Ok(json) => {
-                    table.raw_set("ok", decode(&self.lua, &self.world.array_marker, &self.world.keys, &json)?)?
+                    table.raw_set("ok", decode(&self.lua, &self.world.array_marker, &self.world.keys, &json)?)?;
                 }
                 Err(error) => table.raw_set("error", error.to_string())?,
             }
