@@ -26,6 +26,8 @@ use crate::bench::player::{Guest, Socket, call, open, ws};
 /// The first pause after a refusal without a time of its own; then twice as long, with a jitter of a half.
 const PAUSE_FIRST: Duration = Duration::from_millis(500);
 const PAUSE_MOST: Duration = Duration::from_secs(8);
+/// To get into a match before the storm.
+const ATTEMPTS: u32 = 60;
 /// For one answer.
 const ANSWER: Duration = Duration::from_secs(30);
 pub const MODE: &str = "storm";
@@ -103,10 +105,22 @@ impl Session {
             .await?;
         let joined = call(&mut socket, "chat.join", json!({"channel_id": self.channel})).await?;
         if self.plays {
-            call(&mut socket, "match.find_or_create", json!({"mode": MODE})).await?;
+            play(&mut socket).await?;
         }
         Ok(In { last_seq: joined["last_seq"].as_i64().unwrap_or(0), session: self, socket })
     }
+}
+
+/// Into some match; a machine that is busy with the others may need a moment.
+async fn play(socket: &mut Socket) -> anyhow::Result<()> {
+    for _ in 0..ATTEMPTS {
+        match call(socket, "match.find_or_create", json!({"mode": MODE})).await {
+            Ok(_) => return Ok(()),
+            Err(error) if error.to_string().contains("not_ready") => sleep(PAUSE_FIRST).await,
+            Err(error) => return Err(error),
+        }
+    }
+    bail!("no match was to be had");
 }
 
 impl In {
