@@ -38,6 +38,7 @@ use crate::{
     presence::Presence,
     queue::{self, Queue},
     relay::Relays,
+    seat,
 };
 
 /// Addresses and players whose rates are remembered at once.
@@ -86,6 +87,7 @@ pub struct Hub {
     pub(crate) connects: PerKey<IpAddr>,
     pub(crate) joins: PerKey<Uuid>,
     pub(crate) queue: Queue,
+    pub(crate) whereabouts: seat::Whereabouts,
     pub(crate) proxies: Proxies,
     pub(crate) admitted: AtomicUsize,
     pub(crate) count: Counts,
@@ -110,6 +112,8 @@ impl Hub {
         let (chat, chat_writes) = Chat::new(&config);
         let (presence, presence_writes) = Presence::new();
         let (inbox, inbox_gaps) = inbox::new();
+        let (queue, wishes) = Queue::new();
+        let (whereabouts, lookups) = seat::whereabouts();
         let hub = Arc::new_cyclic(|me| Self {
             me: Weak::clone(me),
             runtime: tokio::runtime::Handle::current(),
@@ -122,7 +126,8 @@ impl Hub {
             inbox,
             connects: PerKey::new(second, RATE_KEYS),
             joins: PerKey::new(60 * second, RATE_KEYS),
-            queue: Queue::new(),
+            queue,
+            whereabouts,
             proxies: Proxies::new(&config.http.trusted_proxies),
             admitted: AtomicUsize::new(0),
             count: Counts::new(),
@@ -146,7 +151,8 @@ impl Hub {
         moderation::start(&hub, &bus);
         crate::presence::start(&hub, &bus, presence_writes);
         inbox::start(&hub, &bus, inbox_gaps);
-        queue::start(&hub);
+        queue::start(&hub, wishes);
+        seat::start(&hub, lookups);
         let me = Arc::downgrade(&hub);
         telemetry::observe(move || {
             let Some(hub) = me.upgrade() else { return false };
