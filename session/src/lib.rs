@@ -26,6 +26,7 @@ pub mod queue;
 mod quick_play;
 mod relay;
 mod seat;
+mod together;
 
 pub use asyncapi::asyncapi;
 pub use conn::{Bounds, Push};

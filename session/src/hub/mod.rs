@@ -40,6 +40,7 @@ use crate::{
     presence::Presence,
     queue::{self, Queue},
     relay::Relays,
+    seat,
 };
 
 /// Addresses and players whose rates are remembered at once.
@@ -88,6 +89,7 @@ pub struct Hub {
     pub(crate) connects: PerKey<IpAddr>,
     pub(crate) joins: PerKey<Uuid>,
     pub(crate) queue: Queue,
+    pub(crate) whereabouts: seat::Whereabouts,
     pub(crate) proxies: Proxies,
     /// Sockets there are, and how many there may be.
     pub(crate) admitted: AtomicUsize,
@@ -119,6 +121,8 @@ impl Hub {
         let (look_ups, asked) = look_ups::new(pool.options().get_max_connections());
         let session = &config.session;
         let admission = Admission::new(session.connects_under_way, session.connect_wait(), Instant::now());
+        let (queue, wishes) = Queue::new();
+        let (whereabouts, lookups) = seat::whereabouts();
         let hub = Arc::new_cyclic(|me| Self {
             me: Weak::clone(me),
             runtime: tokio::runtime::Handle::current(),
@@ -131,7 +135,8 @@ impl Hub {
             inbox,
             connects: PerKey::new(second, RATE_KEYS),
             joins: PerKey::new(60 * second, RATE_KEYS),
-            queue: Queue::new(),
+            queue,
+            whereabouts,
             proxies: Proxies::new(&config.http.trusted_proxies),
             admitted: AtomicUsize::new(0),
             most_sockets: upgrade::most_sockets(config.session.max_sockets),
@@ -159,7 +164,8 @@ impl Hub {
         moderation::start(&hub, &bus);
         crate::presence::start(&hub, &bus, presence_writes);
         inbox::start(&hub, &bus, inbox_gaps);
-        queue::start(&hub);
+        queue::start(&hub, wishes);
+        seat::start(&hub, lookups);
         let me = Arc::downgrade(&hub);
         telemetry::observe(move || {
             let Some(hub) = me.upgrade() else { return false };

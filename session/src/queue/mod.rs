@@ -11,31 +11,53 @@ use asobi_proto::{
 };
 use asobi_store::{
     inbox::StoredEvent,
-    tickets::{self, CancelError, Created, TicketError, Wish, WishError},
+    tickets::{self, CancelError, Created, NewTicket, TicketError, Wish, WishError},
+    within,
 };
 use serde_json::Value;
+use sqlx::PgPool;
+use tokio::sync::mpsc;
+use tracing::Span;
 use uuid::Uuid;
 
-use crate::{conn::limits::PerKey, hub::Hub};
+use crate::{
+    conn::limits::PerKey,
+    frame::Frame,
+    hub::Hub,
+    together::{self, Ask, Together},
+};
 
 /// Of one call, from our side.
 const DEADLINE: Duration = Duration::from_secs(3);
 /// Players whose rate of invitations is remembered at once.
 const RATE_KEYS: usize = 100_000;
+/// Wishes that wait to be written; past it who wishes waits for room, within their deadline.
+const WISHES: usize = 4_096;
+
+type Wished = Result<Created, TicketError>;
 
 /// What a node keeps for its players' parties and tickets; the rest is rows.
 pub(crate) struct Queue {
     /// Invitations by their sender.
     pub invites: PerKey<Uuid>,
+    /// Tickets on their way into rows, but for those of parties.
+    tickets: Together<NewTicket, Wished>,
 }
 
+/// See [`write`].
+pub(crate) type Wishes = mpsc::Receiver<Ask<NewTicket, Wished>>;
+
 impl Queue {
-    pub(crate) fn new() -> Self {
-        Self { invites: PerKey::new(Duration::from_secs(60), RATE_KEYS) }
+    pub(crate) fn new() -> (Self, Wishes) {
+        let (tickets, wishes) = Together::new(WISHES);
+        (Self { invites: PerKey::new(Duration::from_secs(60), RATE_KEYS), tickets }, wishes)
     }
 }
 
-pub(crate) fn start(hub: &Arc<Hub>) {
+pub(crate) fn start(hub: &Arc<Hub>, wishes: Wishes) {
+    let most = hub.max_queue();
+    let pool = hub.pool.clone();
+    hub.spawn("tickets", together::run(wishes, move |wishes| write(pool.clone(), wishes, most)));
     hub.spawn("queue status", status::run(Arc::clone(hub)));
     hub.spawn("parties", watch::run(Arc::clone(hub)));
 }
@@ -71,11 +93,19 @@ impl Hub {
         let settings = self.modes.get(&asked.mode).await.ok_or(EnqueueError::UnknownMode)?;
         let wish = Wish { properties: &asked.properties, query: asked.query.as_deref() };
         tickets::check(wish, &settings)?;
-        let most = i64::try_from(self.config.matchmaker.max_queue).unwrap_or(i64::MAX);
         let created = bounded(async {
             let Some(party) = asked.party else {
-                return tickets::create(&self.pool, asked.player, &asked.mode, wish, &settings, most).await;
+                let new = NewTicket {
+                    player: asked.player,
+                    mode: asked.mode.clone(),
+                    properties: asked.properties.clone(),
+                    query: asked.query.clone(),
+                    settings: Arc::clone(&settings),
+                    span: Span::current(),
+                };
+                return self.queue.tickets.ask(new).await.unwrap_or_else(|| Err(unanswered()));
             };
+            let most = self.max_queue();
             let created =
                 tickets::create_party(&self.pool, party, asked.player, &asked.mode, wish, &settings, most).await?;
             self.publish_told(&created.told);
@@ -101,6 +131,10 @@ impl Hub {
         Ok(())
     }
 
+    fn max_queue(&self) -> i64 {
+        i64::try_from(self.config.matchmaker.max_queue).unwrap_or(i64::MAX)
+    }
+
     pub(crate) fn publish_told(&self, told: &[StoredEvent]) {
         for told in told {
             asobi_bus::inbox::publish(&self.publisher, told.player_id, told.seq, &told.event);
@@ -114,6 +148,27 @@ impl Hub {
 }
 
 async fn bounded<T>(work: impl Future<Output = Result<T, TicketError>>) -> Result<T, TicketError> {
-    let deadline = |_| TicketError::Db(asobi_store::Error::Deadline(DEADLINE));
-    tokio::time::timeout(DEADLINE, work).await.map_err(deadline)?
+    tokio::time::timeout(DEADLINE, work).await.map_err(|_| unanswered())?
+}
+
+fn unanswered() -> TicketError {
+    TicketError::Db(asobi_store::Error::Deadline(DEADLINE))
+}
+
+/// Writes the tickets of many players, each answered by themselves.
+///
+/// | what happens | what the players hear |
+/// | --- | --- |
+/// | the commit is confirmed | queued, or why not |
+/// | the database refuses something of the batch, or a lock is not to be had | nothing of it is stored; each is tried alone, as if they had come alone |
+/// | the connection is lost, or the time is over | `not_ready`; whether they are queued is unknown, and a repeat is answered the ticket that waits |
+/// | a player no longer waits for the answer | before it was begun: not written; after that: queued, as the repeat says |
+async fn write(pool: PgPool, wishes: Vec<NewTicket>, most: i64) -> Option<Vec<Wished>> {
+    match within(DEADLINE, tickets::create_many(&pool, &wishes, most)).await {
+        Ok(answers) => Some(answers),
+        Err(error) => {
+            tracing::warn!(%error, tickets = wishes.len(), "Whether tickets were written is unknown.");
+            None
+        }
+    }
 }

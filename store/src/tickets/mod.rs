@@ -4,6 +4,7 @@
 //! A party's ticket is one row per member: the head's, whose id everybody knows the ticket by, and the others', which name it.
 //! **Invariant:** all rows of a ticket change state together, in one statement that locked them by id; the head's id is the smallest.
 
+mod many;
 mod party;
 mod wish;
 
@@ -15,6 +16,7 @@ use uuid::Uuid;
 
 pub(crate) use self::party::{append, event, withdraw_of_party};
 pub use self::{
+    many::{NewTicket, create_many},
     party::{CreatedForParty, create_party},
     wish::{Wish, WishError, check, largest_party},
 };
