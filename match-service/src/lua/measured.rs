@@ -2,12 +2,13 @@
 
 use mlua::{Lua, Table, Value};
 
-use super::encode::Encoder;
+use super::{encode::Encoder, keys::Keys};
 
 /// A value of a VM on its way to the players.
 pub struct State {
     value: Value,
     array_marker: Table,
+    keys: Keys,
     json: String,
     _lua: Lua,
 }
@@ -20,6 +21,7 @@ impl State {
         Ok(Self {
             value: lua.load(source).eval()?,
             array_marker: lua.create_table()?,
+            keys: Keys::default(),
             json: String::with_capacity(1 << 16),
             _lua: lua,
         })
@@ -31,7 +33,7 @@ impl State {
     /// What has no JSON.
     pub fn encode(&mut self) -> Result<usize, super::encode::EncodeError> {
         self.json.clear();
-        Encoder::new(&mut self.json, 1 << 16, &self.array_marker).value(&self.value)?;
+        Encoder::new(&mut self.json, 1 << 16, &self.array_marker).knowing(&self.keys).value(&self.value)?;
         Ok(self.json.len())
     }
 }
