@@ -22,7 +22,6 @@ use uuid::Uuid;
 
 use crate::{
     conn::limits::PerKey,
-    frame::Frame,
     hub::Hub,
     together::{self, Ask, Together},
 };
