@@ -143,7 +143,10 @@ mod tests {
                 }
                 assert_eq!((count.0.load(Ordering::SeqCst), other_count.0.load(Ordering::SeqCst)), (1, 1));
                 wake_later(&queue);
-                std::thread::sleep(MOST);
+                let begun = Instant::now();
+                while begun.elapsed() < MOST {
+                    std::hint::spin_loop();
+                }
                 wake_later(&queue);
                 assert_eq!(count.0.load(Ordering::SeqCst), 2, "a long turn is not waited for");
                 keeper.abort();
