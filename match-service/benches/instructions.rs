@@ -1,5 +1,7 @@
 //! How many instructions a state costs on its way from the VM to JSON. `scripts/bench-instructions`
 
+#![expect(clippy::disallowed_methods, reason = "the harness's main ends its process itself")]
+
 use std::hint::black_box;
 
 use asobi_match_service::lua::measured::State;

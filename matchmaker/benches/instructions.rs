@@ -1,6 +1,8 @@
 //! How many instructions a ticket costs the queue's index: where it goes in, and where somebody is looked for.
 //! `scripts/bench-instructions`
 
+#![expect(clippy::disallowed_methods, reason = "the harness's main ends its process itself")]
+
 use std::{hint::black_box, sync::Arc};
 
 use asobi_matchmaker::{Index, Member, Ticket, Waiting};

@@ -1,5 +1,7 @@
 //! How many instructions a frame costs where it comes in, and a message where it goes out to many. `scripts/bench-instructions`
 
+#![expect(clippy::disallowed_methods, reason = "the harness's main ends its process itself")]
+
 use std::hint::black_box;
 
 use asobi_proto::frame::{Incoming, push_raw};

@@ -1,5 +1,7 @@
 //! How many instructions a player's rank costs, and a score, on a board of many. `scripts/bench-instructions`
 
+#![expect(clippy::disallowed_methods, reason = "the harness's main ends its process itself")]
+
 use std::hint::black_box;
 
 use asobi_social_service::measured::Ladder;
