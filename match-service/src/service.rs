@@ -170,6 +170,7 @@ async fn serve(
         hub: Arc::clone(&hub),
         readiness: readiness.clone(),
     });
+    starting::done("players' API");
     Announcer::new(config, node).announce(&host).await?;
     starting::done("announcing the modes");
     let (stop, relays) = (CancellationToken::new(), TaskTracker::new());
