@@ -94,6 +94,7 @@ async fn serve(
         hub: Arc::clone(&hub),
         readiness: readiness.clone(),
     });
+    starting::done("players' API");
     let ops = ops::routes(node, config).add_service(hub.chat_service(config.database.timeout()));
     server::serve_metrics(listeners.metrics.0, readiness.clone(), shutdown);
     server::serve_grpc(listeners.grpc.0, ops, readiness, node.access.clone(), shutdown);

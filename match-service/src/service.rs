@@ -179,6 +179,7 @@ async fn serve(
         hub: Arc::clone(&hub),
         readiness: readiness.clone(),
     });
+    starting::done("players' API");
     Announcer::new(config, node).announce(&host).await?;
     starting::done("announcing the modes");
     let (stop, relays) = (CancellationToken::new(), TaskTracker::new());
