@@ -58,7 +58,10 @@ pub fn cpu_of(processes: &[Value], of: &str) -> f64 {
     named.filter_map(|p| p["cpu_s"].as_f64()).sum()
 }
 
-/// A histogram of microseconds up to a minute.
+/// An hour, in microseconds: nothing that is waited for takes longer.
+const LONGEST: u64 = 3_600_000_000;
+
+/// A histogram of microseconds up to a minute, which grows when something took longer.
 pub fn histogram() -> Histogram<u64> {
     let mut histogram =
         Histogram::new_with_bounds(1, 60_000_000, 3).unwrap_or_else(|_| unreachable!("the bounds are valid"));
@@ -68,12 +71,16 @@ pub fn histogram() -> Histogram<u64> {
 
 pub fn record(histogram: &mut Histogram<u64>, elapsed: Duration) {
     progress::measured();
-    histogram.saturating_record(u64::try_from(elapsed.as_micros()).unwrap_or(u64::MAX).max(1));
+    let us = u64::try_from(elapsed.as_micros()).unwrap_or(u64::MAX).clamp(1, LONGEST);
+    // Past its bounds it grows; only what saturates would hide how long a stall was.
+    if histogram.record(us).is_err() {
+        histogram.saturating_record(us);
+    }
 }
 
 /// Milliseconds with three digits behind the point.
 pub fn quantiles(histogram: &Histogram<u64>) -> Value {
-    #[expect(clippy::cast_precision_loss, reason = "microseconds of at most a minute")]
+    #[expect(clippy::cast_precision_loss, reason = "microseconds of at most an hour")]
     let ms = |us: u64| us as f64 / 1e3;
     json!({
         "p50": ms(histogram.value_at_quantile(0.5)),
