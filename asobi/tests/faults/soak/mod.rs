@@ -84,6 +84,7 @@ impl People {
     async fn leave(self, cluster: &Cluster, news: usize) -> anyhow::Result<()> {
         let pool = &cluster.database.pool;
         let Self { talks, friends, crowds, mut fleet, scores, notifications } = self;
+        fleet.is_whole().await?;
         fleet.goes_on("after all faults").await?;
         fleet.is_whole().await?;
         let failovers = fleet.rows().await?.into_iter().map(|(_, _, _, failovers)| failovers).max().unwrap_or_default();

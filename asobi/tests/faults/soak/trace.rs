@@ -70,7 +70,8 @@ pub async fn mistakes(pool: &PgPool) -> anyhow::Result<Vec<String>> {
     let checkpoints: Vec<(Uuid, i64)> =
         sqlx::query_as("SELECT id, epoch FROM soak_checkpoints ORDER BY n").fetch_all(pool).await?;
     let mut wrong = of_matches(&matches);
-    wrong.extend(of_tickets(&tickets));
+    let ran = matches.iter().filter(|moment| moment.state == "running").map(|moment| moment.id).collect();
+    wrong.extend(of_tickets(&tickets, &ran));
     wrong.extend(of_seats(&seats));
     wrong.extend(of_checkpoints(&checkpoints));
     Ok(wrong)
@@ -103,15 +104,17 @@ fn of_matches(moments: &[Moment]) -> Vec<String> {
     wrong
 }
 
-/// A ticket ends once, in one way.
-fn of_tickets(moments: &[(Uuid, String, Option<Uuid>)]) -> Vec<String> {
+/// A ticket ends once, in one way. It waits again if its match came to nothing before it ran.
+fn of_tickets(moments: &[(Uuid, String, Option<Uuid>)], ran: &BTreeSet<Uuid>) -> Vec<String> {
     let mut ended = BTreeMap::<Uuid, (&str, Option<Uuid>)>::new();
     let mut wrong = Vec::new();
     for (id, state, match_id) in moments {
         if let Some(before) = ended.get(id).filter(|before| **before != (state.as_str(), *match_id)) {
             wrong.push(format!("ticket {id} was {before:?}, then {state} with {match_id:?}"));
         }
-        if !matches!(state.as_str(), "pending" | "claimed") {
+        if state == "pending" || match_id.is_some_and(|match_id| !ran.contains(&match_id)) {
+            ended.remove(id);
+        } else {
             ended.insert(*id, (state, *match_id));
         }
     }
@@ -205,11 +208,15 @@ mod tests {
     #[test]
     fn a_ticket_that_ends_twice_is_found() {
         let moment = |state: &str, match_id| (ID, state.to_owned(), match_id);
+        let of_tickets = |moments: &[_]| of_tickets(moments, &BTreeSet::from([OTHER])).len();
         let matched = moment("matched", Some(OTHER));
-        assert!(of_tickets(&[moment("pending", None), matched.clone(), matched.clone()]).is_empty());
-        assert_eq!(of_tickets(&[matched.clone(), moment("cancelled", None)]).len(), 1);
-        assert_eq!(of_tickets(&[matched, moment("matched", Some(ID))]).len(), 1);
-        assert_eq!(of_tickets(&[moment("expired", None), moment("pending", None)]).len(), 1);
+        assert_eq!(of_tickets(&[moment("pending", None), matched.clone(), matched.clone()]), 0);
+        assert_eq!(of_tickets(&[matched.clone(), moment("cancelled", None)]), 1);
+        assert_eq!(of_tickets(&[matched.clone(), moment("pending", None)]), 1);
+        assert_eq!(of_tickets(&[matched.clone(), moment("matched", Some(ID))]), 1);
+        assert_eq!(of_tickets(&[moment("expired", None), moment("pending", None)]), 1);
+        let never_ran = moment("matched", Some(ID));
+        assert_eq!(of_tickets(&[never_ran, moment("pending", None), matched]), 0);
     }
 
     #[test]
