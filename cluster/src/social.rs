@@ -54,7 +54,17 @@ impl SocialNodes {
     /// Whether any node is believed to be there.
     #[must_use]
     pub fn are_there(&self) -> bool {
-        !self.directory.by_role(Role::Social).is_empty()
+        self.directory.all().iter().any(|node| serves(node))
+    }
+
+    /// Those that are ready in the key's order, then those that are leaving, which serve all the same until they drain.
+    fn nodes(&self, key: &str) -> Vec<Arc<NodeRow>> {
+        let all = self.directory.all();
+        let serving = all.iter().filter(|node| serves(node)).cloned();
+        let (ready, leaving) = serving.partition(|node| node.is_ready());
+        let mut nodes = order(ready, key);
+        nodes.extend(order(leaving, key));
+        nodes
     }
 
     /// Calls some node, the same for one key as long as the nodes stay the same.
@@ -72,7 +82,7 @@ impl SocialNodes {
         M: Clone,
         F: Future<Output = Result<Response<T>, Status>>,
     {
-        let nodes = order(self.directory.by_role(Role::Social), key);
+        let nodes = self.nodes(key);
         let (mut failure, mut tried) = (None, 0);
         for address in nodes.iter().filter_map(|node| node.grpc_addr.as_deref()) {
             if tried == ATTEMPTS {
@@ -126,6 +136,10 @@ fn was_not_sent(status: &Status) -> bool {
 }
 
 /// The nodes in an order that depends on the key, so that different keys spread over them (rendezvous hashing).
+fn serves(node: &NodeRow) -> bool {
+    node.role == Role::Social.as_str() && node.alive && matches!(node.state.as_str(), "ready" | "draining")
+}
+
 fn order(mut nodes: Vec<Arc<NodeRow>>, key: &str) -> Vec<Arc<NodeRow>> {
     nodes.sort_by_cached_key(|node| weight(&node.node_id, key));
     nodes

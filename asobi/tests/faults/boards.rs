@@ -43,12 +43,12 @@ const BOARDS: [(&str, BoardOperator); 3] =
 
 /// What one player knows of one board: they submit one score after the other, and remember what came of each.
 #[derive(Debug, Default)]
-struct Ledger {
-    board: &'static str,
-    player: Uuid,
-    acknowledged: Vec<f64>,
+pub struct Ledger {
+    pub board: &'static str,
+    pub player: Uuid,
+    pub acknowledged: Vec<f64>,
     /// Refused, or not answered: it may be there all the same.
-    unknown: Vec<f64>,
+    pub unknown: Vec<f64>,
 }
 
 impl Ledger {
@@ -118,7 +118,9 @@ async fn no_acknowledged_score_is_lost_with_the_service_that_took_it() -> anyhow
     ensure!(before > 0 && between > before && all > between, "scores went on all the time");
 
     nothing_is_lost(&cluster, &ledgers).await?;
-    both_rank_as_the_rows(&cluster).await?;
+    for (board, _) in BOARDS {
+        all_rank_as_the_rows(&cluster, board, PLAYERS).await?;
+    }
     cluster.stop().await
 }
 
@@ -128,7 +130,7 @@ async fn guest(cluster: &Cluster, n: usize) -> anyhow::Result<Account> {
     Account::guest(&cluster.http, gateway.http.as_deref().context("http")?, &device, DEVICE_SECRET).await
 }
 
-async fn channel(cluster: &Cluster, process: &Process) -> anyhow::Result<ClusterChannel> {
+pub async fn channel(cluster: &Cluster, process: &Process) -> anyhow::Result<ClusterChannel> {
     let key: String = sqlx::query_scalar("SELECT value FROM cluster_keys").fetch_one(&cluster.database.pool).await?;
     Ok(Channels::new(key).get(process.grpc.as_deref().context("grpc")?))
 }
@@ -180,7 +182,7 @@ async fn submit(
     Ok(ledger)
 }
 
-async fn nothing_is_lost(cluster: &Cluster, ledgers: &[Ledger]) -> anyhow::Result<()> {
+pub async fn nothing_is_lost(cluster: &Cluster, ledgers: &[Ledger]) -> anyhow::Result<()> {
     for ledger in ledgers {
         let row: Option<f64> =
             sqlx::query_scalar("SELECT score FROM leaderboard_entries WHERE leaderboard_id = $1 AND player_id = $2")
@@ -193,27 +195,25 @@ async fn nothing_is_lost(cluster: &Cluster, ledgers: &[Ledger]) -> anyhow::Resul
     Ok(())
 }
 
-async fn both_rank_as_the_rows(cluster: &Cluster) -> anyhow::Result<()> {
-    for (board, _) in BOARDS {
-        let rows = sqlx::query(
-            "SELECT player_id, score FROM leaderboard_entries WHERE leaderboard_id = $1 ORDER BY score DESC, sub_score DESC, seq",
-        )
-        .bind(board)
-        .fetch_all(&cluster.database.pool)
+pub async fn all_rank_as_the_rows(cluster: &Cluster, board: &'static str, players: usize) -> anyhow::Result<()> {
+    let rows = sqlx::query(
+        "SELECT player_id, score FROM leaderboard_entries WHERE leaderboard_id = $1 ORDER BY score DESC, sub_score DESC, seq",
+    )
+    .bind(board)
+    .fetch_all(&cluster.database.pool)
+    .await?;
+    let expected: Vec<(String, f64)> =
+        rows.iter().map(|row| (row.get::<Uuid, _>("player_id").to_string(), row.get("score"))).collect();
+    ensure!(expected.len() == players, "{} players are on {board}", expected.len());
+    for process in cluster.processes("social_services") {
+        let boards = LeaderboardServiceClient::new(channel(cluster, &process).await?);
+        until(&format!("{} ranks {board} as the rows do", process.node_id), async || {
+            let request = ListTopRequest { leaderboard_id: board.into(), ..ListTopRequest::default() };
+            let entries = boards.clone().list_top(request).await?.into_inner().entries;
+            let ranked: Vec<_> = entries.into_iter().map(|entry| (entry.player_id, entry.score)).collect();
+            Ok(ranked == expected)
+        })
         .await?;
-        let expected: Vec<(String, f64)> =
-            rows.iter().map(|row| (row.get::<Uuid, _>("player_id").to_string(), row.get("score"))).collect();
-        ensure!(expected.len() == PLAYERS, "{} players are on {board}", expected.len());
-        for process in cluster.processes("social_services") {
-            let boards = LeaderboardServiceClient::new(channel(cluster, &process).await?);
-            until(&format!("{} ranks {board} as the rows do", process.node_id), async || {
-                let request = ListTopRequest { leaderboard_id: board.into(), ..ListTopRequest::default() };
-                let entries = boards.clone().list_top(request).await?.into_inner().entries;
-                let ranked: Vec<_> = entries.into_iter().map(|entry| (entry.player_id, entry.score)).collect();
-                Ok(ranked == expected)
-            })
-            .await?;
-        }
     }
     Ok(())
 }

@@ -15,6 +15,7 @@ mod notifications;
 mod outage;
 mod proxy;
 mod rolling;
+mod soak;
 mod storm;
 
 /// One fault at a time: they take what they can get of two cores, and some are everybody's.

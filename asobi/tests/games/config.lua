@@ -7,4 +7,5 @@ return {
   skill = "queue/skill.lua",
   wishes = "queue/wishes.lua",
   refill = "queue/refill.lua",
+  brief = "queue/brief.lua",
 }

@@ -22,13 +22,16 @@ use tokio::process::{Child, Command};
 
 use super::{
     Client, PATIENCE, Proxy,
-    proxy::upstream_of,
+    proxy::{Upstream, upstream_of},
     rest::{Account, request},
 };
 
 /// The roles of the ready file, with what their nodes' ids begin with.
 const ROLES: [(&str, &str); 4] =
     [("gateways", "gateway"), ("match_hosts", "match"), ("matchmakers", "matchmaker"), ("social_services", "social")];
+
+/// The database of a cluster's own PostgreSQL, but for its port.
+const OWN_DATABASE: &str = "postgres://asobi@127.0.0.1/asobi";
 
 /// What to start.
 pub struct Builder {
@@ -385,16 +388,15 @@ impl Builder {
         ROLES.into_iter().zip(counts).flat_map(ids).collect()
     }
 
-    async fn proxies(&self, database_url: Option<&str>) -> anyhow::Result<BTreeMap<String, Proxy>> {
+    async fn proxies(&self, upstream: &Upstream) -> anyhow::Result<BTreeMap<String, Proxy>> {
         let nodes = match &self.proxied {
             Proxied::None => return Ok(BTreeMap::new()),
             Proxied::All => self.node_ids(),
             Proxied::These(nodes) => nodes.clone(),
         };
-        let upstream = upstream_of(database_url.context("the own PostgreSQL has no proxies")?)?;
         let mut proxies = BTreeMap::new();
         for node in nodes {
-            proxies.insert(node, Proxy::start(upstream.clone()).await?);
+            proxies.insert(node, Proxy::before(upstream.clone()).await?);
         }
         Ok(proxies)
     }
@@ -410,9 +412,12 @@ impl Builder {
             }
         };
         let database_url = database.as_ref().map(|(_, url)| url.as_str());
-        let proxies = self.proxies(database_url).await?;
         // PostgreSQL does not run as root, and its user has to get in.
         let dir = tempfile::Builder::new().permissions(fs::Permissions::from_mode(0o755)).tempdir()?;
+        let proxies = match database_url {
+            Some(url) => self.proxies(&Upstream::At(upstream_of(url)?)).await?,
+            None => self.proxies(&Upstream::Of(dir.path().join("data/postgres/postmaster.pid"))).await?,
+        };
         let (ready_file, log) = (dir.path().join("ready.json"), dir.path().join("log"));
         let project = Path::new(env!("CARGO_MANIFEST_DIR")).parent().context("the workspace")?;
         let output = fs::File::create(&log)?;
@@ -438,9 +443,10 @@ impl Builder {
             .kill_on_drop(false);
         if let Some(url) = database_url {
             command.args(["--no-restart", "--database-url", url]);
-            for (node, proxy) in &proxies {
-                command.args(["--set-node", &format!("{node}:database.url={}", proxy.url(url)?)]);
-            }
+        }
+        for (node, proxy) in &proxies {
+            let url = proxy.url(database_url.unwrap_or(OWN_DATABASE))?;
+            command.args(["--set-node", &format!("{node}:database.url={url}")]);
         }
         // Plays are about players, not about one address that registers them all.
         let open = ["connects_per_second", "register_per_second", "auth_per_second", "requests_per_second"];

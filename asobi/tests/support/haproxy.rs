@@ -27,8 +27,8 @@ const GATEWAYS: u16 = 0;
 const MATCH_HOSTS: u16 = 100;
 const BALANCER: u16 = 200;
 const STATISTICS: u16 = 201;
-/// Of each kind, as `haproxy.cfg` has them.
-const NODES: u16 = 2;
+/// Of each kind at most; `haproxy.cfg` has two.
+const NODES: u16 = 3;
 
 /// Fixed ports of this machine that are free, for nodes that come back where they were. Below those that outgoing
 /// connections are given, so that nobody takes one while its node is away.

@@ -19,8 +19,9 @@
 
 use std::{
     collections::VecDeque,
-    io,
+    fs, io,
     net::{Ipv4Addr, SocketAddr},
+    path::PathBuf,
     time::Duration,
 };
 
@@ -83,6 +84,31 @@ impl Weather {
     }
 }
 
+/// The server behind a proxy.
+#[derive(Debug, Clone)]
+pub enum Upstream {
+    /// At `host:port`.
+    At(String),
+    /// Where the `postmaster.pid` of a server of this machine says that it listens; it need not be there yet.
+    Of(PathBuf),
+}
+
+impl Upstream {
+    /// # Errors
+    /// If the server has not started yet.
+    pub fn address(&self) -> io::Result<String> {
+        match self {
+            Self::At(address) => Ok(address.clone()),
+            Self::Of(file) => {
+                // The port is the fourth line.
+                let text = fs::read_to_string(file)?;
+                let port = text.lines().nth(3).ok_or(io::ErrorKind::NotConnected)?;
+                Ok(format!("{}:{port}", Ipv4Addr::LOCALHOST))
+            }
+        }
+    }
+}
+
 /// The proxy of one node. It ends, with its connections, when it is dropped.
 pub struct Proxy {
     address: SocketAddr,
@@ -93,6 +119,11 @@ pub struct Proxy {
 impl Proxy {
     /// A proxy on a free port, before a server (`host:port`).
     pub async fn start(upstream: String) -> anyhow::Result<Self> {
+        Self::before(Upstream::At(upstream)).await
+    }
+
+    /// A proxy on a free port, before a server that is looked up for each connection.
+    pub async fn before(upstream: Upstream) -> anyhow::Result<Self> {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await?;
         let address = listener.local_addr()?;
         let (weather, _) = watch::channel(Weather {
@@ -177,7 +208,7 @@ pub fn upstream_of(database_url: &str) -> anyhow::Result<String> {
     Ok(format!("{}:{}", url.host_str().context("a URL with a host")?, url.port().unwrap_or(5432)))
 }
 
-async fn accept(listener: TcpListener, upstream: String, weather: watch::Sender<Weather>) {
+async fn accept(listener: TcpListener, upstream: Upstream, weather: watch::Sender<Weather>) {
     loop {
         let Ok((node, _)) = listener.accept().await else { continue };
         let mut number = 0;
@@ -202,7 +233,7 @@ async fn finish(mut stream: TcpStream, end: End) {
     }
 }
 
-async fn connection(number: u64, mut node: TcpStream, upstream: String, weather: watch::Receiver<Weather>) {
+async fn connection(number: u64, mut node: TcpStream, upstream: Upstream, weather: watch::Receiver<Weather>) {
     let mut watched = weather.clone();
     let ended = async {
         // The sender lives as long as somebody accepts.
@@ -213,7 +244,7 @@ async fn connection(number: u64, mut node: TcpStream, upstream: String, weather:
         // A node that connects into a black hole hears nothing from the server, not even a refusal.
         let mut open = weather.clone();
         open.wait_for(|w| w.to_database).await.map_err(io::Error::other)?;
-        let database = database.insert(TcpStream::connect(upstream).await?);
+        let database = database.insert(TcpStream::connect(upstream.address()?).await?);
         let (node_reads, node_writes) = node.split();
         let (database_reads, database_writes) = database.split();
         tokio::try_join!(

@@ -193,7 +193,13 @@ async fn live(
     let making = make(host, factory.as_ref(), &new, &fence).instrument(span);
     match making.await {
         Ok(room) => {
-            tracing::info!(game.match_id = %new.match_id, game.mode = new.mode, players = room.seats.len(), "A match runs.");
+            tracing::info!(
+                game.match_id = %new.match_id,
+                match.epoch = new.epoch,
+                game.mode = new.mode,
+                players = room.seats.len(),
+                "A match runs."
+            );
             tell.send_replace(Some(Ok(Instant::now())));
             let around = Surroundings {
                 rows: Arc::clone(&host.rows),

@@ -49,7 +49,8 @@ impl<T, A> Together<T, A> {
                 // The batch it was in came to nothing.
                 Err(oneshot::error::TryRecvError::Closed) => return Err(Error::Deadline(bound)),
                 Err(oneshot::error::TryRecvError::Empty) => {
-                    if !self.gather.is_zero() {
+                    // A batch that is full already waits for nobody.
+                    if !self.gather.is_zero() && self.waiting.lock().len() < BATCH {
                         tokio::time::sleep(self.gather).await;
                     }
                     let (items, waiting) = self.batch();

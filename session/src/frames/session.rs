@@ -184,10 +184,10 @@ async fn first(hub: &Arc<Hub>, asker: &Asker, claims: Claims, names: &[String]) 
     hub.presence.arrive(conn.session_id, player);
     let Welcome { seq, unread, live, party } = match hub.look_ups.welcomes.ask(player, patience).await {
         Ok(welcome) => welcome,
-        // Better not connected than connected without one's match.
+        // Better not connected than connected without one's match: nothing would bring the session to it later.
         Err(Unanswered::Late) => return too_late(conn),
-        // What was missed is found by the next sweep.
-        Err(Unanswered::Failed) => Welcome { seq: cursor, ..Welcome::default() },
+        // The database went away since the first question. The client comes again on another socket, as this one is half let in.
+        Err(Unanswered::Failed) => return conn.close(Close::TryAgainLater),
     };
     if seq > cursor {
         here.mailbox.offer(hub, &here, seq, None);

@@ -125,12 +125,19 @@ impl Fleet {
             }
             ensure!(
                 since.elapsed() < PATIENCE,
-                "{what}: {waiting} of {} players have no state, inputs of {uncounted} are not counted; {}",
+                "{what}: {waiting} of {} players have no state, inputs of {uncounted} are not counted; {}; left behind are {:?}",
                 self.shown.len(),
-                self.summary()
+                self.summary(),
+                self.left_behind(since)
             );
             sleep(Duration::from_millis(50)).await;
         }
+    }
+
+    /// Whose inputs have not been counted since then, by who they are.
+    fn left_behind(&self, since: Instant) -> BTreeMap<String, Seen> {
+        let behind = self.seen().filter(|seen| seen.last_sent.is_none_or(|at| at < since));
+        behind.map(|seen| (seen.who.clone(), seen)).collect()
     }
 
     /// Forgets the longest gaps: what comes is about what is done now.

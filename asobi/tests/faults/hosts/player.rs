@@ -40,6 +40,9 @@ const SETTLED: u32 = 3;
 /// What of a player can be seen from outside while they play.
 #[derive(Debug, Clone, Default)]
 pub struct Seen {
+    /// Who it is, and the node of the last socket.
+    pub who: String,
+    pub place: String,
     /// Of the last state.
     pub at: Option<Instant>,
     /// The last input that it counts, and when that was sent.
@@ -101,6 +104,7 @@ impl Player {
         let wish = json!({"type": "matchmaker.add", "payload": {"mode": "ledger"}});
         socket.send(Message::text(wish.to_string())).await?;
         let now = Instant::now();
+        let seen = Seen { who: account.player_id.clone(), place: gateways[gateway].clone(), ..Seen::default() };
         Ok(Self {
             account,
             gateways,
@@ -109,7 +113,7 @@ impl Player {
             socket,
             direct: false,
             over,
-            shown: Arc::default(),
+            shown: Arc::new(Mutex::new(seen)),
             sent_at: Vec::new(),
             sent: 0,
             tick: 0,
@@ -257,7 +261,7 @@ impl Player {
         match connect(url, hello).await {
             Ok((socket, _)) => {
                 self.arrived(socket, true);
-                self.note(|seen| seen.migrations += 1);
+                self.note(|seen| (seen.migrations, seen.place) = (seen.migrations + 1, url.to_owned()));
                 Ok(())
             }
             Err(_) => self.fall_back().await,
@@ -277,6 +281,7 @@ impl Player {
                     let expected = !self.finished || self.farewell.is_some();
                     ensure!(expected, "{} has no match any more", self.account.player_id);
                     self.arrived(socket, false);
+                    self.note(|seen| seen.place.clone_from(&self.gateways[self.gateway]));
                     self.settling = SETTLED;
                     return Ok(());
                 }

@@ -23,6 +23,8 @@ pub struct Heard {
     pub tickets: BTreeSet<String>,
     /// Tickets whose withdrawal was acknowledged.
     pub withdrawn: BTreeSet<String>,
+    /// Tickets whose withdrawal was asked for, and the answer was lost with the socket.
+    pub doubtful: BTreeSet<String>,
     /// Matches that the player was told of: `match.matched`, or `session.connected` when coming back.
     pub told: BTreeSet<String>,
     /// Told that a ticket expired or failed.
@@ -38,9 +40,31 @@ pub struct Crowd {
     over: watch::Sender<bool>,
 }
 
+/// What the players of a crowd do.
+#[derive(Debug, Clone, Copy)]
+pub struct Habits {
+    pub mode: &'static str,
+    /// How often one who waits thinks better of it within a second or two, of 100 times.
+    pub fickle: u32,
+}
+
+/// They duel, and wait as long as it takes.
+const DUELLISTS: Habits = Habits { mode: "duel", fickle: 0 };
+
 impl Crowd {
     /// Registers the players, half of them on each gateway or all of them by one door, and lets them play.
     pub async fn enter(cluster: &Cluster, door: Option<&Door>, players: usize, seed: u64) -> anyhow::Result<Self> {
+        Self::enter_with(cluster, door, players, seed, DUELLISTS).await
+    }
+
+    /// [`Self::enter`], with other habits.
+    pub async fn enter_with(
+        cluster: &Cluster,
+        door: Option<&Door>,
+        players: usize,
+        seed: u64,
+        habits: Habits,
+    ) -> anyhow::Result<Self> {
         let over = watch::Sender::new(false);
         let (mut bots, complaints) = (JoinSet::new(), Arc::<Mutex<Vec<String>>>::default());
         for n in 0..players {
@@ -53,6 +77,7 @@ impl Crowd {
                 heard: Heard { player_id: account.player_id.clone(), ..Heard::default() },
                 client: Client::connect(&first.ws, account, &[]).await?,
                 door: door.cloned(),
+                habits,
                 asked: None,
                 over: over.subscribe(),
                 random: StdRng::seed_from_u64(seed.wrapping_add(n as u64)),
@@ -100,6 +125,7 @@ struct Bot {
     nodes: PgPool,
     /// The way back, where it is always the same.
     door: Option<Door>,
+    habits: Habits,
     /// When the ticket was acknowledged that waits.
     asked: Option<Instant>,
     client: Client,
@@ -151,7 +177,7 @@ impl Bot {
 
     async fn queue(&mut self) -> anyhow::Result<At> {
         tokio::time::sleep(Duration::from_millis(self.random.random_range(0..200))).await;
-        let answer = self.client.ask("matchmaker.add", json!({"mode": "duel"})).await?;
+        let answer = self.client.ask("matchmaker.add", json!({"mode": self.habits.mode})).await?;
         let payload = &answer["payload"];
         if answer["type"] == "matchmaker.queued" {
             let ticket_id = payload["ticket_id"].as_str().context("ticket_id")?.to_owned();
@@ -192,9 +218,12 @@ impl Bot {
             frame.get("cid").is_none()
                 && matches!(kind, "match.matched" | "match.matchmaker_expired" | "match.matchmaker_failed")
         };
+        let fickle = self.random.random_range(0..100) < self.habits.fickle;
+        let soon = Duration::from_millis(self.random.random_range(0..2_000));
         let mut ended = tokio::select! {
             frame = self.client.wait(&what, ends) => Some(frame?),
             over = self.over.wait_for(|over| *over) => over.map(|_| None)?,
+            () = tokio::time::sleep(soon), if fickle => None,
         };
         if ended.is_none() {
             ended = self.withdraw(ticket_id, ends).await?;
@@ -212,7 +241,12 @@ impl Bot {
 
     /// Answers what became of the ticket instead, if it had been claimed already.
     async fn withdraw(&mut self, ticket_id: &str, ends: impl Fn(&Value) -> bool) -> anyhow::Result<Option<Value>> {
+        self.heard.doubtful.insert(ticket_id.to_owned());
         let answer = self.client.ask("matchmaker.remove", json!({"ticket_id": ticket_id})).await?;
+        // The database may have done it without an answer in time.
+        if answer["payload"]["reason"] != "not_ready" {
+            self.heard.doubtful.remove(ticket_id);
+        }
         if answer["type"] == "matchmaker.removed" {
             self.heard.withdrawn.insert(ticket_id.to_owned());
             self.asked = None;

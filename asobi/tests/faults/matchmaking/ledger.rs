@@ -77,7 +77,7 @@ fn of_ticket(ticket: &Ticket, heard: &Heard, matches: &BTreeMap<Uuid, Match>) ->
             }
             Some(_) => None,
         },
-        ("cancelled", None) if withdrawn => None,
+        ("cancelled", None) if withdrawn || heard.doubtful.contains(&id) => None,
         ("cancelled", _) => Some("nobody withdrew it".into()),
         ("expired" | "failed", _) if heard.ended > 0 => None,
         ("expired" | "failed", _) => Some("the player was not told".into()),

@@ -3,7 +3,7 @@
 //! and no match comes to nothing. How long anybody heard nothing is printed.
 
 mod steady;
-mod talk;
+pub mod talk;
 
 use std::{fmt::Write as _, time::Duration};
 

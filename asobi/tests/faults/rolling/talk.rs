@@ -27,6 +27,7 @@ const PAUSE_MS: u64 = 300;
 pub struct Conversation {
     talking: JoinSet<anyhow::Result<Vec<Line>>>,
     reading: JoinSet<anyhow::Result<Reader>>,
+    channel: String,
     stop: watch::Sender<bool>,
     last: watch::Sender<Option<i64>>,
 }
@@ -42,22 +43,32 @@ pub struct Talked {
 
 impl Conversation {
     pub async fn begin(http: &reqwest::Client, door: &Door, seed: u64) -> anyhow::Result<Self> {
+        Self::begin_in(CHANNEL, http, std::slice::from_ref(door), seed).await
+    }
+
+    /// In a channel, by several doors: whoever loses one takes the next.
+    pub async fn begin_in(channel: &str, http: &reqwest::Client, doors: &[Door], seed: u64) -> anyhow::Result<Self> {
+        let gateways = |n: usize| {
+            let mut all: Vec<String> = doors.iter().map(|door| door.ws.clone()).collect();
+            all.rotate_left(n % doors.len());
+            all
+        };
         let (stop, last) = (watch::Sender::new(false), watch::Sender::new(None));
         let (mut talking, mut reading) = (JoinSet::new(), JoinSet::new());
         for n in 0..READERS {
-            let account = Account::register(http, &door.http, &format!("reader{n}")).await?;
-            let mut reader = Reader::new(account, CHANNEL, vec![door.ws.clone()]);
+            let account = Account::register(http, &doors[n % doors.len()].http, &format!("reader{n}")).await?;
+            let mut reader = Reader::new(account, channel, gateways(n));
             let client = reader.join().await?;
             reading.spawn(reader.read(client, last.subscribe()));
         }
         for n in 0..TALKERS {
-            let account = Account::register(http, &door.http, &format!("talker{n}")).await?;
+            let account = Account::register(http, &doors[n % doors.len()].http, &format!("talker{n}")).await?;
             let random = StdRng::seed_from_u64(seed.wrapping_add(n as u64));
-            let (channel, gateways) = (CHANNEL.to_owned(), vec![door.ws.clone()]);
+            let (channel, gateways) = (channel.to_owned(), gateways(n));
             let talker = Talker { account, channel, gateways, random, pause_ms: PAUSE_MS };
             talking.spawn(talker.talk(stop.subscribe()));
         }
-        Ok(Self { talking, reading, stop, last })
+        Ok(Self { talking, reading, channel: channel.to_owned(), stop, last })
     }
 
     pub async fn end(mut self, pool: &PgPool) -> anyhow::Result<Talked> {
@@ -66,7 +77,7 @@ impl Conversation {
         while let Some(lines) = self.talking.join_next().await {
             ledger.sent.extend(lines?.context("a talker")?);
         }
-        ledger.rows = rows(pool, CHANNEL).await?;
+        ledger.rows = rows(pool, &self.channel).await?;
         self.last.send_replace(Some(ledger.rows.last().map_or(0, |row| row.seq)));
         let mut silences = Vec::new();
         while let Some(reader) = self.reading.join_next().await {
@@ -75,7 +86,7 @@ impl Conversation {
             ledger.heard.insert(reader.account.username, reader.heard);
         }
         if let Some(mistakes) = ledger.mistakes() {
-            anyhow::bail!("the conversation is wrong:\n{mistakes}");
+            anyhow::bail!("the conversation in {} is wrong:\n{mistakes}", self.channel);
         }
         let took = ledger.sent.iter().map(|line| line.took).collect();
         Ok(Talked { ledger, silences, took })

@@ -1,0 +1,245 @@
+//! What became of each match and each ticket, change by change: triggers in the cluster's database write it down, so that
+//! nothing that lasts for a moment only is missed.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use sqlx::PgPool;
+use uuid::Uuid;
+
+/// Rows of one match or ticket change under its lock, so their numbers are in the order of the changes.
+const TRIGGERS: &str = "
+CREATE TABLE soak_matches (
+    n bigint GENERATED ALWAYS AS IDENTITY, id uuid, state text, epoch bigint, host text, incarnation bigint
+);
+CREATE FUNCTION soak_match() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+    INSERT INTO soak_matches (id, state, epoch, host, incarnation)
+    VALUES (NEW.id, NEW.state, NEW.epoch, NEW.host_node, NEW.host_incarnation);
+    RETURN NULL;
+END $$;
+CREATE TRIGGER soak AFTER INSERT OR UPDATE ON matches FOR EACH ROW EXECUTE FUNCTION soak_match();
+CREATE TABLE soak_tickets (n bigint GENERATED ALWAYS AS IDENTITY, id uuid, state text, match_id uuid);
+CREATE FUNCTION soak_ticket() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+    INSERT INTO soak_tickets (id, state, match_id) VALUES (NEW.id, NEW.state, NEW.match_id);
+    RETURN NULL;
+END $$;
+CREATE TRIGGER soak AFTER INSERT OR UPDATE ON tickets FOR EACH ROW EXECUTE FUNCTION soak_ticket();
+CREATE TABLE soak_seats (n bigint GENERATED ALWAYS AS IDENTITY, player uuid, match_id uuid, taken boolean);
+CREATE FUNCTION soak_seat() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+    IF TG_OP <> 'INSERT' THEN
+        INSERT INTO soak_seats (player, match_id, taken) VALUES (OLD.player_id, OLD.match_id, false);
+    END IF;
+    IF TG_OP <> 'DELETE' THEN
+        INSERT INTO soak_seats (player, match_id, taken) VALUES (NEW.player_id, NEW.match_id, true);
+    END IF;
+    RETURN NULL;
+END $$;
+CREATE TRIGGER soak AFTER INSERT OR UPDATE OR DELETE ON match_players FOR EACH ROW EXECUTE FUNCTION soak_seat();
+CREATE TABLE soak_checkpoints (n bigint GENERATED ALWAYS AS IDENTITY, id uuid, epoch bigint);
+CREATE FUNCTION soak_checkpoint() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+    INSERT INTO soak_checkpoints (id, epoch) VALUES (NEW.match_id, NEW.epoch);
+    RETURN NULL;
+END $$;
+CREATE TRIGGER soak AFTER INSERT OR UPDATE ON match_checkpoints FOR EACH ROW EXECUTE FUNCTION soak_checkpoint();
+";
+
+/// A match's row, at one moment.
+#[derive(Debug, Clone, PartialEq, Eq, sqlx::FromRow)]
+struct Moment {
+    id: Uuid,
+    state: String,
+    epoch: i64,
+    host: String,
+    incarnation: i64,
+}
+
+pub async fn begin(pool: &PgPool) -> anyhow::Result<()> {
+    sqlx::raw_sql(TRIGGERS).execute(pool).await?;
+    Ok(())
+}
+
+/// Everything that must not have been, one line each.
+pub async fn mistakes(pool: &PgPool) -> anyhow::Result<Vec<String>> {
+    let matches: Vec<Moment> =
+        sqlx::query_as("SELECT id, state, epoch, host, incarnation FROM soak_matches ORDER BY n")
+            .fetch_all(pool)
+            .await?;
+    let tickets: Vec<(Uuid, String, Option<Uuid>)> =
+        sqlx::query_as("SELECT id, state, match_id FROM soak_tickets ORDER BY n").fetch_all(pool).await?;
+    let seats: Vec<(Uuid, Uuid, bool)> =
+        sqlx::query_as("SELECT player, match_id, taken FROM soak_seats ORDER BY n").fetch_all(pool).await?;
+    let checkpoints: Vec<(Uuid, i64)> =
+        sqlx::query_as("SELECT id, epoch FROM soak_checkpoints ORDER BY n").fetch_all(pool).await?;
+    let mut wrong = of_matches(&matches);
+    let ran = matches.iter().filter(|moment| moment.state == "running").map(|moment| moment.id).collect();
+    wrong.extend(of_tickets(&tickets, &ran));
+    wrong.extend(of_seats(&seats));
+    wrong.extend(of_checkpoints(&checkpoints));
+    Ok(wrong)
+}
+
+fn is_open(state: &str) -> bool {
+    matches!(state, "allocating" | "running")
+}
+
+/// Each epoch of a match belongs to one process, epochs never go back, and what has ended stays so.
+fn of_matches(moments: &[Moment]) -> Vec<String> {
+    let mut wrong = Vec::new();
+    let mut last = BTreeMap::<Uuid, &Moment>::new();
+    for now in moments {
+        let Some(before) = last.insert(now.id, now) else { continue };
+        let same_process = (&before.host, before.incarnation) == (&now.host, now.incarnation);
+        let why = if now.epoch < before.epoch {
+            "its epoch went back"
+        } else if now.epoch == before.epoch && !same_process {
+            "two processes had it under one epoch"
+        } else if !is_open(&before.state) && (now.state != before.state || now.epoch != before.epoch) {
+            "it changed after its end"
+        } else if now.epoch == before.epoch && before.state == "running" && now.state == "allocating" {
+            "it was given away without a new epoch"
+        } else {
+            continue;
+        };
+        wrong.push(format!("match {}: {why}: {before:?}, then {now:?}", now.id));
+    }
+    wrong
+}
+
+/// A ticket ends once, in one way. It waits again if its match came to nothing before it ran.
+fn of_tickets(moments: &[(Uuid, String, Option<Uuid>)], ran: &BTreeSet<Uuid>) -> Vec<String> {
+    let mut ended = BTreeMap::<Uuid, (&str, Option<Uuid>)>::new();
+    let mut wrong = Vec::new();
+    for (id, state, match_id) in moments {
+        if let Some(before) = ended.get(id).filter(|before| **before != (state.as_str(), *match_id)) {
+            wrong.push(format!("ticket {id} was {before:?}, then {state} with {match_id:?}"));
+        }
+        if state == "pending" || match_id.is_some_and(|match_id| !ran.contains(&match_id)) {
+            ended.remove(id);
+        } else {
+            ended.insert(*id, (state, *match_id));
+        }
+    }
+    wrong
+}
+
+/// Nobody takes a seat while they have another one.
+fn of_seats(moments: &[(Uuid, Uuid, bool)]) -> Vec<String> {
+    let mut seated = BTreeMap::<Uuid, BTreeSet<Uuid>>::new();
+    let mut wrong = Vec::new();
+    for (player, match_id, taken) in moments {
+        let of_player = seated.entry(*player).or_default();
+        if *taken {
+            of_player.insert(*match_id);
+        } else {
+            of_player.remove(match_id);
+        }
+        if of_player.len() > 1 {
+            wrong.push(format!("player {player} had seats in {of_player:?} at once"));
+        }
+    }
+    wrong
+}
+
+/// Nothing is written for an epoch after something was for a later one.
+fn of_checkpoints(moments: &[(Uuid, i64)]) -> Vec<String> {
+    let mut last = BTreeMap::<Uuid, i64>::new();
+    let mut wrong = Vec::new();
+    for (id, epoch) in moments {
+        if let Some(before) = last.insert(*id, *epoch).filter(|before| before > epoch) {
+            wrong.push(format!("match {id} was written for epoch {epoch} after {before}"));
+        }
+    }
+    wrong
+}
+
+/// Which process said in its log that it runs a match under an epoch: more than one for the same is a mistake.
+pub fn of_log(log: &str) -> Vec<String> {
+    let mut runs = BTreeMap::<(&str, &str), BTreeSet<&str>>::new();
+    for line in log.lines().filter(|line| line.contains("A match runs.")) {
+        let value = |key: &str| line.split_once(key)?.1.split([' ', ',', '"']).find(|word| !word.is_empty());
+        // Each line begins with the node that wrote it.
+        let node = line.split_whitespace().next();
+        if let (Some(id), Some(epoch), Some(node)) = (value("match_id="), value("epoch="), node) {
+            runs.entry((id, epoch)).or_default().insert(node);
+        }
+    }
+    let twice = runs.iter().filter(|(_, nodes)| nodes.len() > 1);
+    let mut wrong: Vec<String> =
+        twice.map(|((id, epoch), nodes)| format!("match {id} ran at {nodes:?} under epoch {epoch}")).collect();
+    if runs.is_empty() {
+        wrong.push("no host has said that it runs a match".to_owned());
+    }
+    wrong
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const ID: Uuid = Uuid::from_u128(1);
+    const OTHER: Uuid = Uuid::from_u128(2);
+
+    fn moment(state: &str, epoch: i64, host: &str) -> Moment {
+        Moment { id: ID, state: state.into(), epoch, host: host.into(), incarnation: 1 }
+    }
+
+    #[test]
+    fn a_match_that_is_handed_on_properly_is_right() {
+        let (a, b) = (|state| moment(state, 1, "a"), |state| moment(state, 2, "b"));
+        assert!(of_matches(&[a("allocating"), a("running"), b("allocating"), b("running"), b("finished")]).is_empty());
+    }
+
+    #[test]
+    fn a_match_of_two_hosts_is_found() {
+        let first = moment("running", 2, "a");
+        for (second, why) in [
+            (moment("running", 1, "a"), "its epoch went back"),
+            (moment("running", 2, "b"), "two processes had it under one epoch"),
+            (Moment { incarnation: 2, ..first.clone() }, "two processes had it under one epoch"),
+            (moment("allocating", 2, "a"), "without a new epoch"),
+        ] {
+            let wrong = of_matches(&[first.clone(), second]);
+            assert!(wrong.len() == 1 && wrong[0].contains(why), "{wrong:?}");
+        }
+        let ended = moment("finished", 2, "a");
+        assert_eq!(of_matches(&[first, ended.clone(), moment("running", 3, "b")]).len(), 1);
+        assert!(of_matches(&[ended.clone(), ended]).is_empty(), "its players are told afterwards");
+    }
+
+    #[test]
+    fn a_ticket_that_ends_twice_is_found() {
+        let moment = |state: &str, match_id| (ID, state.to_owned(), match_id);
+        let of_tickets = |moments: &[_]| of_tickets(moments, &BTreeSet::from([OTHER])).len();
+        let matched = moment("matched", Some(OTHER));
+        assert_eq!(of_tickets(&[moment("pending", None), matched.clone(), matched.clone()]), 0);
+        assert_eq!(of_tickets(&[matched.clone(), moment("cancelled", None)]), 1);
+        assert_eq!(of_tickets(&[matched.clone(), moment("pending", None)]), 1);
+        assert_eq!(of_tickets(&[matched.clone(), moment("matched", Some(ID))]), 1);
+        assert_eq!(of_tickets(&[moment("expired", None), moment("pending", None)]), 1);
+        let never_ran = moment("matched", Some(ID));
+        assert_eq!(of_tickets(&[never_ran, moment("pending", None), matched]), 0);
+    }
+
+    #[test]
+    fn two_seats_and_old_checkpoints_are_found() {
+        let (first, second) = (Uuid::from_u128(7), Uuid::from_u128(8));
+        assert!(
+            of_seats(&[(ID, first, true), (ID, first, false), (ID, second, true), (OTHER, first, true)]).is_empty()
+        );
+        assert_eq!(of_seats(&[(ID, first, true), (ID, second, true)]).len(), 1);
+        assert!(of_checkpoints(&[(ID, 1), (ID, 1), (ID, 2), (OTHER, 1)]).is_empty());
+        assert_eq!(of_checkpoints(&[(ID, 2), (ID, 1)]).len(), 1);
+    }
+
+    #[test]
+    fn a_log_of_two_hosts_is_read() {
+        let line = |node, epoch| {
+            format!("{node} | 12:00 INFO A match runs. game.match_id={ID} match.epoch={epoch} game.mode=\"x\"\n")
+        };
+        assert!(of_log(&(line("a", 1) + &line("b", 2))).is_empty());
+        assert_eq!(
+            of_log(&(line("a", 1) + &line("b", 1))),
+            [format!("match {ID} ran at {{\"a\", \"b\"}} under epoch 1")]
+        );
+        assert_eq!(of_log("nothing").len(), 1);
+    }
+}
