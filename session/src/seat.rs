@@ -313,11 +313,11 @@ pub(crate) async fn leave(hub: &Arc<Hub>, conn: &Arc<Conn>, match_id: Uuid) -> R
 
 /// The player was matched: every session is attached, then told, then offered to migrate.
 pub(crate) async fn matched(hub: &Arc<Hub>, player: &Arc<Player>, match_id: Uuid, frame: Option<Frame>) {
-    let live = match within(DEADLINE, matches::live(&hub.pool, match_id)).await {
-        Ok(live) => live,
+    let (live, unread) = match within(DEADLINE, matches::live(&hub.pool, match_id)).await {
+        Ok(live) => (live, false),
         Err(error) => {
-            tracing::warn!(%error, match.id = %match_id, "A match that was made could not be looked up; its player is told all the same.");
-            None
+            tracing::warn!(%error, match.id = %match_id, "A match that was made could not be looked up; its player is told all the same, and brought there later.");
+            (None, true)
         }
     };
     let conns = player.conns();
@@ -341,6 +341,10 @@ pub(crate) async fn matched(hub: &Arc<Hub>, player: &Arc<Player>, match_id: Uuid
     }
     for (conn, at) in places {
         offer_migration(hub, conn, &at, "matched");
+    }
+    // Nothing else would: this was the only time that the match is heard of.
+    for conn in conns.iter().filter(|_| unread) {
+        hub.spawn("pursue match", pursue(Arc::clone(hub), Arc::clone(conn), match_id, Ending::Untold));
     }
 }
 
