@@ -340,11 +340,15 @@ async fn runs_at(pool: PgPool, ids: Vec<Uuid>) -> Option<Vec<Option<LiveSeat>>> 
 
 /// The player was matched: every session is attached, then told, then offered to migrate.
 pub(crate) async fn matched(hub: &Arc<Hub>, player: &Arc<Player>, match_id: Uuid, frame: Option<Frame>) {
-    let asked = timeout(DEADLINE, hub.whereabouts.ask(match_id)).await;
-    let live = asked.ok().flatten().unwrap_or_else(|| {
-        tracing::warn!(match.id = %match_id, "A match that was made could not be looked up; its player is told all the same.");
-        None
-    });
+    let asked = timeout(DEADLINE, hub.whereabouts.ask(match_id)).await.ok().flatten();
+    let unread = asked.is_none();
+    if unread {
+        tracing::warn!(
+            match.id = %match_id,
+            "A match that was made could not be looked up; its player is told all the same, and brought there later."
+        );
+    }
+    let live = asked.flatten();
     let conns = player.conns();
     for conn in &conns {
         conn.outbox.hold();
@@ -366,6 +370,10 @@ pub(crate) async fn matched(hub: &Arc<Hub>, player: &Arc<Player>, match_id: Uuid
     }
     for (conn, at) in places {
         offer_migration(hub, conn, &at, "matched");
+    }
+    // Nothing else would: this was the only time that the match is heard of.
+    for conn in conns.iter().filter(|_| unread) {
+        hub.spawn("pursue match", pursue(Arc::clone(hub), Arc::clone(conn), match_id, Ending::Untold));
     }
 }
 
