@@ -5,6 +5,7 @@ use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use asobi_store::{
     chat, inbox,
+    matches::{self, LiveSeat},
     welcome::{self, Bond, Friend, Welcome},
     within,
 };
@@ -31,6 +32,8 @@ pub(crate) struct LookUps {
     pub access: Batched<(Uuid, ChannelId), bool>,
     /// Where a channel stands.
     pub channels: Batched<String, i64>,
+    /// Where a match runs, if it does: a burst of matches is told at one moment.
+    pub whereabouts: Batched<Uuid, Option<LiveSeat>>,
     permits: Arc<Semaphore>,
     /// For [`Self::alone`], which may be many: they do not get in the way of reads for all.
     alone: Semaphore,
@@ -43,6 +46,7 @@ pub(crate) struct Asked {
     friends: Questions<Uuid, Vec<Friend>>,
     access: Questions<(Uuid, ChannelId), bool>,
     channels: Questions<String, i64>,
+    whereabouts: Questions<Uuid, Option<LiveSeat>>,
 }
 
 /// With permits for a part of a pool of so many connections.
@@ -53,15 +57,17 @@ pub(crate) fn new(connections: u32) -> (LookUps, Asked) {
     let (friends, of_friends) = batch::new();
     let (access, of_access) = batch::new();
     let (channels, of_channels) = batch::new();
+    let (whereabouts, of_whereabouts) = batch::new();
     let asked = Asked {
         inboxes: of_inboxes,
         welcomes: of_welcomes,
         friends: of_friends,
         access: of_access,
         channels: of_channels,
+        whereabouts: of_whereabouts,
     };
     let (permits, alone) = (Arc::new(Semaphore::new(part)), Semaphore::new(part));
-    (LookUps { inboxes, welcomes, friends, access, channels, permits, alone }, asked)
+    (LookUps { inboxes, welcomes, friends, access, channels, whereabouts, permits, alone }, asked)
 }
 
 pub(crate) fn start(hub: &Arc<Hub>, asked: Asked) {
@@ -91,11 +97,20 @@ pub(crate) fn start(hub: &Arc<Hub>, asked: Asked) {
         let pool = from.clone();
         async move { Ok(within(DEADLINE, chat::positions(&pool, &ids)).await?.into_iter().collect()) }
     });
+    let from = pool();
+    let whereabouts = batch::answer(asked.whereabouts, permits(), "whereabouts", move |ids| {
+        let pool = from.clone();
+        async move {
+            let live = within(DEADLINE, matches::whereabouts(&pool, &ids)).await?;
+            Ok(live.into_iter().map(|live| (live.match_id, Some(live))).collect())
+        }
+    });
     hub.spawn("look-ups of inboxes", inboxes);
     hub.spawn("look-ups of welcomes", welcomes);
     hub.spawn("look-ups of friends", friends);
     hub.spawn("look-ups of access", access);
     hub.spawn("look-ups of channels", channels);
+    hub.spawn("look-ups of whereabouts", whereabouts);
 }
 
 /// One statement for each kind of channel that is asked about.

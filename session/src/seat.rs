@@ -4,7 +4,7 @@
 //! Invariant: a client sees frames of a match only after it was told of it (`match.matched`, `match.joined`,
 //! `session.connected`): they are held back from before the link is asked until after the announcement was queued.
 
-use std::{collections::HashMap, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
 use asobi_proto::frame;
 use asobi_service_kit::config::MigrateVia;
@@ -13,11 +13,7 @@ use asobi_store::{
     within,
 };
 use serde_json::json;
-use sqlx::PgPool;
-use tokio::{
-    sync::mpsc,
-    time::{Instant, timeout},
-};
+use tokio::time::Instant;
 use uuid::Uuid;
 
 use crate::{
@@ -27,7 +23,6 @@ use crate::{
     hub::{Hub, Player},
     link::{Entered, Entry, LinkError, MatchLink, MovedTo},
     relay::Relays,
-    together::{self, Ask, Together},
 };
 
 const DEADLINE: Duration = Duration::from_secs(2);
@@ -35,8 +30,6 @@ const DEADLINE: Duration = Duration::from_secs(2);
 const SOUGHT: Duration = Duration::from_secs(3);
 /// How long it is sought on without anybody waiting, before the seat counts as lost.
 const PURSUED: Duration = Duration::from_secs(30);
-/// Matches that wait to be looked up; past it who asks waits for room.
-const LOOKUPS: usize = 4_096;
 const PAUSE_FIRST: Duration = Duration::from_millis(40);
 const PAUSE_MOST: Duration = Duration::from_millis(400);
 /// How long a host that counts as dead may take to prove the opposite before its players' clients are answered without it.
@@ -318,37 +311,17 @@ pub(crate) async fn leave(hub: &Arc<Hub>, conn: &Arc<Conn>, match_id: Uuid) -> R
     Ok(())
 }
 
-/// Where matches run, looked up for many players at once: a burst of matches is told at one moment.
-pub(crate) type Whereabouts = Together<Uuid, Option<LiveSeat>>;
-type Lookups = mpsc::Receiver<Ask<Uuid, Option<LiveSeat>>>;
-
-pub(crate) fn whereabouts() -> (Whereabouts, Lookups) {
-    Together::new(LOOKUPS)
-}
-
-pub(crate) fn start(hub: &Arc<Hub>, lookups: Lookups) {
-    let pool = hub.pool.clone();
-    hub.spawn("whereabouts", together::run(lookups, move |ids| runs_at(pool.clone(), ids)));
-}
-
-async fn runs_at(pool: PgPool, ids: Vec<Uuid>) -> Option<Vec<Option<LiveSeat>>> {
-    let live = within(DEADLINE, matches::whereabouts(&pool, &ids)).await;
-    let live = live.inspect_err(|error| tracing::warn!(%error, "Where matches run could not be read.")).ok()?;
-    let live: HashMap<Uuid, LiveSeat> = live.into_iter().map(|live| (live.match_id, live)).collect();
-    Some(ids.iter().map(|id| live.get(id).cloned()).collect())
-}
-
 /// The player was matched: every session is attached, then told, then offered to migrate.
 pub(crate) async fn matched(hub: &Arc<Hub>, player: &Arc<Player>, match_id: Uuid, frame: Option<Frame>) {
-    let asked = timeout(DEADLINE, hub.whereabouts.ask(match_id)).await.ok().flatten();
-    let unread = asked.is_none();
+    let read = hub.look_ups.whereabouts.ask(match_id, DEADLINE).await;
+    let unread = read.is_err();
     if unread {
         tracing::warn!(
             match.id = %match_id,
             "A match that was made could not be looked up; its player is told all the same, and brought there later."
         );
     }
-    let live = asked.flatten();
+    let live = read.ok().flatten();
     let conns = player.conns();
     for conn in &conns {
         conn.outbox.hold();

@@ -40,7 +40,6 @@ use crate::{
     presence::Presence,
     queue::{self, Queue},
     relay::Relays,
-    seat,
 };
 
 /// Addresses and players whose rates are remembered at once.
@@ -89,7 +88,6 @@ pub struct Hub {
     pub(crate) connects: PerKey<IpAddr>,
     pub(crate) joins: PerKey<Uuid>,
     pub(crate) queue: Queue,
-    pub(crate) whereabouts: seat::Whereabouts,
     pub(crate) proxies: Proxies,
     /// Sockets there are, and how many there may be.
     pub(crate) admitted: AtomicUsize,
@@ -122,7 +120,6 @@ impl Hub {
         let session = &config.session;
         let admission = Admission::new(session.connects_under_way, session.connect_wait(), Instant::now());
         let (queue, wishes) = Queue::new();
-        let (whereabouts, lookups) = seat::whereabouts();
         let hub = Arc::new_cyclic(|me| Self {
             me: Weak::clone(me),
             runtime: tokio::runtime::Handle::current(),
@@ -136,7 +133,6 @@ impl Hub {
             connects: PerKey::new(second, RATE_KEYS),
             joins: PerKey::new(60 * second, RATE_KEYS),
             queue,
-            whereabouts,
             proxies: Proxies::new(&config.http.trusted_proxies),
             admitted: AtomicUsize::new(0),
             most_sockets: upgrade::most_sockets(config.session.max_sockets),
@@ -165,7 +161,6 @@ impl Hub {
         crate::presence::start(&hub, &bus, presence_writes);
         inbox::start(&hub, &bus, inbox_gaps);
         queue::start(&hub, wishes);
-        seat::start(&hub, lookups);
         let me = Arc::downgrade(&hub);
         telemetry::observe(move || {
             let Some(hub) = me.upgrade() else { return false };

@@ -143,7 +143,7 @@ pub(super) const TABLE: &[Metric] = &[
         PLAYERS,
         "Questions about players and channels that one statement answers.",
     )
-    .by(&[Of("what", &["inboxes", "welcomes", "friends", "access", "channels"])]),
+    .by(&[Of("what", &["inboxes", "welcomes", "friends", "access", "channels", "whereabouts"])]),
     counter(
         "asobi_session_resyncs_total",
         PLAYERS,
