@@ -8,21 +8,20 @@ use std::{
 
 use anyhow::Context as _;
 use clap::Args;
-use futures_util::{SinkExt as _, StreamExt as _};
+use futures_util::StreamExt as _;
 use hdrhistogram::Histogram;
 use serde_json::json;
 use sqlx::PgPool;
 use tokio::{
     sync::watch,
     task::JoinSet,
-    time::{sleep, sleep_until, timeout},
+    time::{sleep, sleep_until},
 };
-use tokio_tungstenite::tungstenite::Message;
 
 use super::{
     Common,
     cluster::{Target, Wanted},
-    player::{DEADLINE, Guest, Socket, call, descriptors, open, sign_in_many, ws},
+    player::{DEADLINE, Guest, Socket, call, descriptors, heartbeat, open, sign_in_many, ws},
     report::{Report, cpu_of, histogram, per, record},
     storm::Refused,
 };
@@ -230,17 +229,7 @@ async fn beats(
         if !idle(&mut socket, sleep_until(due.into())).await {
             return (latency, false);
         }
-        let answered = async {
-            socket.send(Message::text(r#"{"type":"session.heartbeat","payload":{}}"#)).await.ok()?;
-            loop {
-                if let Message::Text(text) = socket.next().await?.ok()?
-                    && text.contains("session.heartbeat")
-                {
-                    return Some(());
-                }
-            }
-        };
-        if !timeout(DEADLINE, answered).await.is_ok_and(|answer| answer.is_some()) {
+        if !heartbeat(&mut socket, DEADLINE).await {
             return (latency, false);
         }
         record(&mut latency, due.elapsed());

@@ -55,6 +55,21 @@ async fn connect(http: &reqwest::Client, gateway: &str, device_id: String) -> an
     Ok(socket)
 }
 
+/// A heartbeat, until it is answered. False: the connection is lost, or no answer came within the time.
+pub async fn heartbeat(socket: &mut Socket, within: Duration) -> bool {
+    let answered = async {
+        socket.send(Message::text(r#"{"type":"session.heartbeat","payload":{}}"#)).await.ok()?;
+        loop {
+            if let Message::Text(text) = socket.next().await?.ok()?
+                && text.contains("session.heartbeat")
+            {
+                return Some(());
+            }
+        }
+    };
+    tokio::time::timeout(within, answered).await.is_ok_and(|answer| answer.is_some())
+}
+
 /// A guest's account.
 #[derive(Debug, Clone)]
 pub struct Guest {

@@ -3,15 +3,13 @@
 
 use std::time::{Duration, Instant};
 
-use futures_util::{SinkExt as _, StreamExt as _};
 use hdrhistogram::Histogram;
 use serde_json::{Value, json};
 use tokio::{sync::watch, task::JoinSet, time::timeout};
-use tokio_tungstenite::tungstenite::Message;
 
 use crate::bench::{
     cluster::Host,
-    player::{Guest, call, open, ws},
+    player::{Guest, call, heartbeat, open, ws},
     report::{histogram, quantiles, record},
 };
 
@@ -146,17 +144,7 @@ async fn beat(gateway: String, guest: Guest, mut over: watch::Receiver<bool>) ->
     };
     while next(&mut over).await {
         let since = Instant::now();
-        let answered = async {
-            socket.send(Message::text(r#"{"type":"session.heartbeat","payload":{}}"#)).await.ok()?;
-            loop {
-                if let Message::Text(text) = socket.next().await?.ok()?
-                    && text.contains("session.heartbeat")
-                {
-                    return Some(());
-                }
-            }
-        };
-        let well = timeout(DEADLINE, answered).await.is_ok_and(|answer| answer.is_some());
+        let well = heartbeat(&mut socket, DEADLINE).await;
         asked.note(since, well);
         if !well {
             break;
