@@ -6,7 +6,7 @@ use std::{sync::Arc, time::Duration};
 use anyhow::Context as _;
 use asobi_cluster::{Membership, Node, NodeState, Role, ops};
 use asobi_rest::{Listeners, RestDeps};
-use asobi_service_kit::{Config, Shutdown, health::Readiness, server, starting};
+use asobi_service_kit::{Config, Shutdown, health::Readiness, server, service::Running, starting};
 use asobi_session::{
     auth::{Issuer, Verifier},
     hub::{self, Hub, HubDeps},
@@ -23,7 +23,12 @@ const PARTING: u32 = 1_000;
 ///
 /// # Errors
 /// An address is taken, or the cluster cannot be joined; each as a sentence that says what to do.
-pub async fn run(config: Arc<Config>, shutdown: Shutdown) -> anyhow::Result<()> {
+#[must_use]
+pub fn run(config: Arc<Config>, shutdown: Shutdown) -> Running {
+    Box::pin(serve_until_told(config, shutdown))
+}
+
+async fn serve_until_told(config: Arc<Config>, shutdown: Shutdown) -> anyhow::Result<()> {
     let listeners = Listeners::bind(&config).await?;
     starting::done("addresses");
     let topics = hub::topics();

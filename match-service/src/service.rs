@@ -10,7 +10,7 @@ use anyhow::Context as _;
 use asobi_cluster::{DatabaseIncarnation, Node, NodeState, Role, ops};
 use asobi_proto::match_v1::match_host_service_server::MatchHostServiceServer;
 use asobi_rest::{Listeners, RestDeps};
-use asobi_service_kit::{Config, Shutdown, config::MoveTo, health::Readiness, server, starting};
+use asobi_service_kit::{Config, Shutdown, config::MoveTo, health::Readiness, server, service::Running, starting};
 use asobi_session::{
     auth::{Issuer, Verifier},
     hub::{self, Hub, HubDeps},
@@ -40,8 +40,9 @@ const LAST_WORDS: Duration = Duration::from_millis(3500);
 ///
 /// # Errors
 /// Games that do not load, an address that is taken, a cluster that cannot be joined; each as a sentence that says what to do.
-pub async fn run(config: Arc<Config>, shutdown: Shutdown) -> anyhow::Result<()> {
-    run_with(config, shutdown, Registry::default()).await
+#[must_use]
+pub fn run(config: Arc<Config>, shutdown: Shutdown) -> Running {
+    Box::pin(run_with(config, shutdown, Registry::default()))
 }
 
 /// [`run`], with games in Rust besides those in Lua. A mode of both is the Rust one.

@@ -21,7 +21,7 @@ use asobi_cluster::{
     lock_keys,
 };
 use asobi_proto::bus::Topic;
-use asobi_service_kit::{Config, Readiness, Shutdown, config::MoveTo, server, starting};
+use asobi_service_kit::{Config, Readiness, Shutdown, config::MoveTo, server, service::Running, starting};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
@@ -39,8 +39,9 @@ const EVENTS: usize = 1_024;
 ///
 /// # Errors
 /// When an address cannot be bound or the cluster cannot be joined.
-pub async fn run(config: Arc<Config>, shutdown: Shutdown) -> anyhow::Result<()> {
-    run_with(config, shutdown, Strategies::default()).await
+#[must_use]
+pub fn run(config: Arc<Config>, shutdown: Shutdown) -> Running {
+    Box::pin(run_with(config, shutdown, Strategies::default()))
 }
 
 /// The same with a studio's own strategies for some modes, see [`Strategies`].

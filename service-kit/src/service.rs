@@ -93,6 +93,9 @@ where
     code
 }
 
+/// A service under way. Boxed where it is written: its code is compiled there, and not once more by everybody who runs it.
+pub type Running = std::pin::Pin<Box<dyn Future<Output = anyhow::Result<()>> + Send>>;
+
 type Supervised<'a> = std::pin::Pin<Box<dyn Future<Output = ExitCode> + 'a>>;
 
 fn health_check(role: &str, config: &Config) -> ExitCode {

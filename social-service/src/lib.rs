@@ -28,7 +28,7 @@ use asobi_proto::{
         notification_service_server::NotificationServiceServer,
     },
 };
-use asobi_service_kit::{Config, Readiness, Shutdown, server, starting};
+use asobi_service_kit::{Config, Readiness, Shutdown, server, service::Running, starting};
 use asobi_store::effects_apply::Applier;
 use tokio::sync::Notify;
 use uuid::Uuid;
@@ -53,7 +53,12 @@ const PRELOAD: Duration = Duration::from_secs(10);
 ///
 /// # Errors
 /// When an address cannot be bound or the cluster cannot be joined.
-pub async fn run(config: Arc<Config>, shutdown: Shutdown) -> anyhow::Result<()> {
+#[must_use]
+pub fn run(config: Arc<Config>, shutdown: Shutdown) -> Running {
+    Box::pin(serve_until_told(config, shutdown))
+}
+
+async fn serve_until_told(config: Arc<Config>, shutdown: Shutdown) -> anyhow::Result<()> {
     let (grpc, grpc_addr) = server::bind("grpc.listen", &config.grpc.listen).await?;
     let (metrics, metrics_addr) = server::bind("metrics.listen", &config.metrics.listen).await?;
     starting::done("addresses");

@@ -91,7 +91,9 @@ pub async fn hold(conn: &mut PgConnection, player: Uuid) -> Result<()> {
 /// When the database does not answer.
 pub async fn positions(pool: &PgPool, players: &[Uuid]) -> Result<Vec<(Uuid, i64)>> {
     let rows =
-        sqlx::query!("SELECT player_id, seq FROM inboxes WHERE player_id = ANY($1)", players).fetch_all(pool).await?;
+        sqlx::query!("SELECT player_id, seq FROM inboxes WHERE player_id = ANY((SELECT $1::uuid[])::uuid[])", players)
+            .fetch_all(pool)
+            .await?;
     Ok(rows.into_iter().map(|row| (row.player_id, row.seq)).collect())
 }
 
@@ -105,7 +107,7 @@ pub async fn after(pool: &PgPool, cursors: &[(Uuid, i64)], limit: i64) -> Result
     let seqs: Vec<i64> = cursors.iter().map(|c| c.1).collect();
     let rows = sqlx::query!(
         r#"SELECT e.player_id AS "player_id!", e.seq AS "seq!", e.event AS "event!"
-           FROM UNNEST($1::uuid[], $2::bigint[]) AS c(player_id, seq)
+           FROM UNNEST((SELECT $1::uuid[]), (SELECT $2::bigint[])) AS c(player_id, seq)
            CROSS JOIN LATERAL (
                SELECT i.player_id, i.seq, i.event FROM inbox_events i
                WHERE i.player_id = c.player_id AND i.seq > c.seq AND i.expires_at > now()

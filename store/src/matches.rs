@@ -107,7 +107,7 @@ pub async fn whereabouts(pool: &PgPool, match_ids: &[Uuid]) -> Result<Vec<LiveSe
     Ok(sqlx::query_as!(
         LiveSeat,
         "SELECT id AS match_id, mode, host_node, host_incarnation, epoch FROM matches
-         WHERE id = ANY($1) AND (state = 'running' OR (state = 'allocating' AND failovers > 0))",
+         WHERE id = ANY((SELECT $1::uuid[])::uuid[]) AND (state = 'running' OR (state = 'allocating' AND failovers > 0))",
         match_ids,
     )
     .fetch_all(pool)

@@ -50,7 +50,7 @@ pub async fn insert(pool: &PgPool, owner: Owner<'_>, sessions: &[NewSession]) ->
         "INSERT INTO sessions (session_id, player_id, node_id, incarnation, status, connected_at)
          SELECT n.id, n.player, $5, $6, COALESCE(n.status, (SELECT s.status FROM sessions s WHERE s.player_id = n.player
                 ORDER BY s.connected_at DESC, s.session_id DESC LIMIT 1), 'online'), now() - make_interval(secs => n.age)
-         FROM UNNEST($1::uuid[], $2::uuid[], $3::text[], $4::float8[]) AS n(id, player, status, age)
+         FROM UNNEST((SELECT $1::uuid[]), (SELECT $2::uuid[]), (SELECT $3::text[]), (SELECT $4::float8[])) AS n(id, player, status, age)
          ON CONFLICT (session_id) DO UPDATE SET status = excluded.status
          RETURNING session_id, status",
         &ids,
@@ -73,7 +73,7 @@ pub async fn set_statuses(pool: &PgPool, statuses: &[(Uuid, String)]) -> Result<
     let players: Vec<Uuid> = statuses.iter().map(|s| s.0).collect();
     let texts: Vec<String> = statuses.iter().map(|s| s.1.clone()).collect();
     sqlx::query!(
-        "UPDATE sessions s SET status = n.status FROM UNNEST($1::uuid[], $2::text[]) AS n(player, status)
+        "UPDATE sessions s SET status = n.status FROM UNNEST((SELECT $1::uuid[]), (SELECT $2::text[])) AS n(player, status)
          WHERE s.player_id = n.player AND s.status <> n.status",
         &players,
         &texts
@@ -88,7 +88,9 @@ pub async fn set_statuses(pool: &PgPool, statuses: &[(Uuid, String)]) -> Result<
 /// # Errors
 /// When the database does not answer.
 pub async fn mark_leaving(pool: &PgPool, sessions: &[Uuid]) -> Result<()> {
-    sqlx::query!("UPDATE sessions SET leaving = true WHERE session_id = ANY($1)", sessions).execute(pool).await?;
+    sqlx::query!("UPDATE sessions SET leaving = true WHERE session_id = ANY((SELECT $1::uuid[])::uuid[])", sessions)
+        .execute(pool)
+        .await?;
     Ok(())
 }
 
@@ -105,7 +107,7 @@ pub async fn surplus(pool: &PgPool, owner: Owner<'_>, players: &[Uuid], most: i6
                  (PARTITION BY s.player_id ORDER BY s.connected_at DESC, s.session_id DESC) AS place
              FROM sessions s
              JOIN nodes n ON n.node_id = s.node_id AND n.incarnation = s.incarnation AND n.lease_until > now()
-             WHERE s.player_id = ANY($1) AND NOT s.leaving) AS ranked
+             WHERE s.player_id = ANY((SELECT $1::uuid[])::uuid[]) AND NOT s.leaving) AS ranked
          WHERE place > $2 AND node_id = $3 AND incarnation = $4",
         players,
         most,
@@ -128,7 +130,9 @@ pub async fn remove(pool: &PgPool, lock: i32, sessions: &[(Uuid, Uuid)]) -> Resu
     let players: Vec<Uuid> = sessions.iter().map(|s| s.1).collect::<BTreeSet<_>>().into_iter().collect();
     let mut tx = crate::begin(pool).await?;
     lock_players(&mut tx, lock, &players).await?;
-    sqlx::query!("DELETE FROM sessions WHERE session_id = ANY($1)", &ids).execute(&mut *tx).await?;
+    sqlx::query!("DELETE FROM sessions WHERE session_id = ANY((SELECT $1::uuid[])::uuid[])", &ids)
+        .execute(&mut *tx)
+        .await?;
     let gone = without_sessions(&mut tx, &players).await?;
     tx.commit().await?;
     Ok(gone)
@@ -203,7 +207,7 @@ async fn dead_holders(pool: &PgPool) -> Result<(Vec<String>, Vec<i64>)> {
 pub async fn statuses(pool: &PgPool, players: &[Uuid]) -> Result<Vec<PlayerStatus>> {
     Ok(sqlx::query_as!(
         PlayerStatus,
-        "SELECT DISTINCT ON (player_id) player_id, status, node_id FROM sessions WHERE player_id = ANY($1)
+        "SELECT DISTINCT ON (player_id) player_id, status, node_id FROM sessions WHERE player_id = ANY((SELECT $1::uuid[])::uuid[])
          ORDER BY player_id, connected_at DESC, session_id DESC",
         players
     )
@@ -215,7 +219,7 @@ async fn lock_players(conn: &mut PgConnection, lock: i32, players: &[Uuid]) -> R
     // One order for everybody: by the hash that is locked, since two players may share one.
     sqlx::query!(
         "SELECT count(pg_advisory_xact_lock($1, h)) FROM
-           (SELECT DISTINCT hashtext(p::text) AS h FROM UNNEST($2::uuid[]) AS p ORDER BY 1) AS sorted",
+           (SELECT DISTINCT hashtext(p::text) AS h FROM UNNEST((SELECT $2::uuid[])) AS p ORDER BY 1) AS sorted",
         lock,
         players
     )
@@ -226,7 +230,7 @@ async fn lock_players(conn: &mut PgConnection, lock: i32, players: &[Uuid]) -> R
 
 async fn without_sessions(conn: &mut PgConnection, players: &[Uuid]) -> Result<Vec<Uuid>> {
     Ok(sqlx::query_scalar!(
-        r#"SELECT p AS "player!" FROM UNNEST($1::uuid[]) AS p WHERE NOT EXISTS (SELECT 1 FROM sessions s WHERE s.player_id = p)"#,
+        r#"SELECT p AS "player!" FROM UNNEST((SELECT $1::uuid[])) AS p WHERE NOT EXISTS (SELECT 1 FROM sessions s WHERE s.player_id = p)"#,
         players
     )
     .fetch_all(conn)

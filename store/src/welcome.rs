@@ -45,7 +45,7 @@ pub async fn welcomes(pool: &PgPool, players: &[Uuid]) -> Result<HashMap<Uuid, W
              (SELECT p.party_id FROM party_members p WHERE p.player_id = w.player_id) AS party_id,
              m.id AS "match_id?", m.mode AS "mode?", m.host_node AS "host_node?", m.host_incarnation AS "host_incarnation?",
              m.epoch AS "epoch?"
-           FROM UNNEST($1::uuid[]) AS w(player_id)
+           FROM UNNEST((SELECT $1::uuid[])) AS w(player_id)
            LEFT JOIN match_players s ON s.player_id = w.player_id
            LEFT JOIN matches m ON m.id = s.match_id
              AND (m.state = 'running' OR (m.state = 'allocating' AND m.failovers > 0))"#,
@@ -87,7 +87,7 @@ pub async fn welcomes(pool: &PgPool, players: &[Uuid]) -> Result<HashMap<Uuid, W
 pub async fn friends(pool: &PgPool, players: &[Uuid]) -> Result<HashMap<Uuid, Vec<Friend>>> {
     let rows = sqlx::query!(
         r#"SELECT w.player_id AS "player_id!", f.friend AS "friend!", s.status AS "status?"
-           FROM UNNEST($1::uuid[]) AS w(player_id)
+           FROM UNNEST((SELECT $1::uuid[])) AS w(player_id)
            CROSS JOIN LATERAL (
              SELECT a.friend_id AS friend FROM friendships a WHERE a.player_id = w.player_id AND a.status = 'accepted'
              UNION SELECT b.player_id FROM friendships b WHERE b.friend_id = w.player_id AND b.status = 'accepted') AS f
@@ -124,7 +124,7 @@ pub async fn bound(pool: &PgPool, bond: Bond, pairs: &[(Uuid, Uuid)]) -> Result<
     let (a, b): (Vec<Uuid>, Vec<Uuid>) = pairs.iter().copied().unzip();
     let found: Vec<(Uuid, Uuid)> = match bond {
         Bond::Seat => sqlx::query!(
-            r#"SELECT t.a AS "a!", t.b AS "b!" FROM UNNEST($1::uuid[], $2::uuid[]) AS t(a, b)
+            r#"SELECT t.a AS "a!", t.b AS "b!" FROM UNNEST((SELECT $1::uuid[]), (SELECT $2::uuid[])) AS t(a, b)
                WHERE EXISTS (SELECT 1 FROM match_players p WHERE p.player_id = t.a AND p.match_id = t.b)"#,
             &a,
             &b,
@@ -135,7 +135,7 @@ pub async fn bound(pool: &PgPool, bond: Bond, pairs: &[(Uuid, Uuid)]) -> Result<
         .map(|row| (row.a, row.b))
         .collect(),
         Bond::Group => sqlx::query!(
-            r#"SELECT t.a AS "a!", t.b AS "b!" FROM UNNEST($1::uuid[], $2::uuid[]) AS t(a, b)
+            r#"SELECT t.a AS "a!", t.b AS "b!" FROM UNNEST((SELECT $1::uuid[]), (SELECT $2::uuid[])) AS t(a, b)
                WHERE EXISTS (SELECT 1 FROM group_members m WHERE m.player_id = t.a AND m.group_id = t.b)"#,
             &a,
             &b,
@@ -146,7 +146,7 @@ pub async fn bound(pool: &PgPool, bond: Bond, pairs: &[(Uuid, Uuid)]) -> Result<
         .map(|row| (row.a, row.b))
         .collect(),
         Bond::Block => sqlx::query!(
-            r#"SELECT t.a AS "a!", t.b AS "b!" FROM UNNEST($1::uuid[], $2::uuid[]) AS t(a, b)
+            r#"SELECT t.a AS "a!", t.b AS "b!" FROM UNNEST((SELECT $1::uuid[]), (SELECT $2::uuid[])) AS t(a, b)
                WHERE EXISTS (SELECT 1 FROM friendships f WHERE f.status = 'blocked'
                  AND least(f.player_id, f.friend_id) = least(t.a, t.b)
                  AND greatest(f.player_id, f.friend_id) = greatest(t.a, t.b))"#,

@@ -2,7 +2,7 @@
 //! heartbeat is answered among so many.
 
 use std::{
-    sync::Arc,
+    sync::{Arc, Mutex, PoisonError},
     time::{Duration, Instant},
 };
 
@@ -21,7 +21,7 @@ use tokio::{
 use super::{
     Common,
     cluster::{Target, Wanted},
-    player::{DEADLINE, Guest, Socket, call, descriptors, heartbeat, open, sign_in_many, ws},
+    player::{Closed, DEADLINE, Guest, Socket, call, descriptors, heartbeat, open, sign_in_many, ws},
     report::{Report, cpu_of, histogram, per, record},
     storm::Refused,
 };
@@ -59,6 +59,10 @@ const FIRST: usize = 5;
 const ATTEMPTS: u32 = 20;
 /// Connects under way with `--rate 0`.
 const AT_ONCE: usize = 64;
+/// With what a gateway that is busy closes a socket whose upgrade it had accepted.
+const BUSY: u16 = 1013;
+/// How long such a player waits, with a jitter of a half.
+const PAUSE: Duration = Duration::from_secs(1);
 /// What is still being freed or grown.
 const SETTLE: Duration = Duration::from_secs(3);
 
@@ -155,9 +159,7 @@ async fn come(options: &Options, target: &Target, guests: &[Guest]) -> anyhow::R
             (None, due)
         };
         coming.spawn(async move {
-            let (mut socket, turned_away) = admitted(&urls[n as usize % urls.len()]).await?;
-            let hello = json!({"token": token, "capabilities": ["presence"]});
-            call(&mut socket, "session.connect", hello).await?;
+            let (socket, turned_away) = admitted(&urls[n as usize % urls.len()], &token).await?;
             let took = due.elapsed();
             drop(permit);
             anyhow::Ok((socket, took, turned_away))
@@ -175,18 +177,25 @@ async fn come(options: &Options, target: &Target, guests: &[Guest]) -> anyhow::R
     Ok(came)
 }
 
-/// A socket, and how often 503 said to come later before it was there.
-async fn admitted(url: &str) -> anyhow::Result<(Socket, u32)> {
+/// A session, and how often a gateway that was busy said to come later before it was there: at the upgrade, or after it.
+async fn admitted(url: &str, token: &str) -> anyhow::Result<(Socket, u32)> {
     for turned_away in 0..ATTEMPTS {
-        match open(url).await {
+        match connected(url, token).await {
             Ok(socket) => return Ok((socket, turned_away)),
-            Err(error) => match Refused::of(&error).after {
-                Some(after) => sleep(after).await,
-                None => return Err(error),
-            },
+            Err(error) => {
+                let busy = matches!(error.downcast_ref(), Some(Closed(BUSY)));
+                let pause = || busy.then(|| PAUSE.mul_f64(rand::random_range(0.5..1.5)));
+                sleep(Refused::of(&error).after.or_else(pause).ok_or(error)?).await;
+            }
         }
     }
     anyhow::bail!("was turned away {ATTEMPTS} times")
+}
+
+async fn connected(url: &str, token: &str) -> anyhow::Result<Socket> {
+    let mut socket = open(url).await?;
+    call(&mut socket, "session.connect", json!({"token": token, "capabilities": ["presence"]})).await?;
+    Ok(socket)
 }
 
 /// All of them beat for as long as is measured; the latencies of the answers, and how many connections were lost.
@@ -197,22 +206,20 @@ async fn beat(options: &Options, sockets: Vec<Socket>) -> (Histogram<u64>, u64) 
     let end = begun + options.common.measured();
     // Nobody leaves while others are measured.
     let (leave, stay) = watch::channel(());
+    // One for all: one of its own would be ten times the size of a connection.
+    let answers = Arc::new(Mutex::new(histogram()));
     let mut beating = JoinSet::new();
     for (n, socket) in sockets.into_iter().enumerate() {
         #[expect(clippy::cast_precision_loss, reason = "a share of some thousands")]
         let first = begun + gap.mul_f64(n as f64 / count as f64);
-        beating.spawn(beats(socket, first, gap, end, stay.clone()));
+        beating.spawn(beats(socket, first, gap, end, Arc::clone(&answers), stay.clone()));
     }
     drop(stay);
     sleep_until(end.into()).await;
     sleep(SETTLE).await;
     drop(leave);
-    let (mut answers, mut lost) = (histogram(), 0);
-    for (of_one, well) in beating.join_all().await {
-        // All have the same bounds.
-        let _ = answers.add(&of_one);
-        lost += u64::from(!well);
-    }
+    let lost = beating.join_all().await.into_iter().map(|well| u64::from(!well)).sum();
+    let answers = answers.lock().unwrap_or_else(PoisonError::into_inner).clone();
     (answers, lost)
 }
 
@@ -222,22 +229,22 @@ async fn beats(
     first: Instant,
     gap: Duration,
     end: Instant,
+    answers: Arc<Mutex<Histogram<u64>>>,
     mut stay: watch::Receiver<()>,
-) -> (Histogram<u64>, bool) {
-    let (mut latency, mut due) = (histogram(), first);
+) -> bool {
+    let mut due = first;
     while due < end {
         if !idle(&mut socket, sleep_until(due.into())).await {
-            return (latency, false);
+            return false;
         }
         if !heartbeat(&mut socket, DEADLINE).await {
-            return (latency, false);
+            return false;
         }
-        record(&mut latency, due.elapsed());
+        record(&mut answers.lock().unwrap_or_else(PoisonError::into_inner), due.elapsed());
         due += gap;
     }
     let gone = async { drop(stay.changed().await) };
-    let well = idle(&mut socket, gone).await;
-    (latency, well)
+    idle(&mut socket, gone).await
 }
 
 /// Reads what comes until the time has come; false when the connection is lost first.

@@ -1,6 +1,7 @@
 //! A guest with an authenticated socket.
 
 use std::{
+    fmt,
     net::{Ipv4Addr, SocketAddr},
     sync::atomic::{AtomicU32, Ordering},
     time::Duration,
@@ -208,6 +209,18 @@ fn loopback(url: &str) -> Option<SocketAddr> {
     (address.is_ipv4() && address.ip().is_loopback()).then_some(address)
 }
 
+/// The gateway closed the socket, and why.
+#[derive(Debug)]
+pub struct Closed(pub u16);
+
+impl fmt::Display for Closed {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "the gateway closed the socket with {}", self.0)
+    }
+}
+
+impl std::error::Error for Closed {}
+
 /// Sends a request and waits for its reply; anything but the reply is skipped.
 ///
 /// # Errors
@@ -218,7 +231,11 @@ pub async fn call(socket: &mut Socket, kind: &str, payload: Value) -> anyhow::Re
         socket.send(Message::text(frame)).await?;
         loop {
             let message = socket.next().await.context("the gateway closed the socket")??;
-            let Message::Text(text) = message else { continue };
+            let text = match message {
+                Message::Text(text) => text,
+                Message::Close(Some(frame)) => bail!(Closed(frame.code.into())),
+                _ => continue,
+            };
             let mut reply: Value = serde_json::from_str(&text)?;
             if reply["cid"] == "call" {
                 ensure!(reply["type"] != "error", "{kind} was refused: {}", reply["payload"]["reason"]);

@@ -112,11 +112,12 @@ impl Actor {
                 self.doubt().await;
                 continue;
             }
-            self.start_writing();
+            // Before the next write: a match that always has one to begin would never be free.
             if let Some(moving) = self.may_move() {
                 self.carry_over(moving).await;
                 continue;
             }
+            self.start_writing();
             let due = self.room.next_due();
             tokio::select! {
                 biased;

@@ -189,6 +189,8 @@ pub struct Room {
     next_ordinal: i64,
     /// Frames that leave after the next checkpoint's commit.
     held: Vec<Held>,
+    /// Others wait for the one that is being written.
+    held_in_flight: bool,
     /// When the state is written next, if it has changed by then.
     checkpoint_at: Instant,
     /// Of the state that was written last.
@@ -266,6 +268,7 @@ impl Room {
             effects: Vec::new(),
             next_ordinal: 1,
             held: Vec::new(),
+            held_in_flight: false,
             // Those of one host are spread over the interval.
             checkpoint_at: now + interval.mul_f64(rand::random_range(0.1..1.0)),
             written: None,

@@ -53,6 +53,8 @@ pub struct FakeRows {
     pub not_ours: AtomicBool,
     /// Checkpoints are not answered.
     pub silent: AtomicBool,
+    /// Milliseconds that a checkpoint takes.
+    pub slow: AtomicU32,
     /// Bodies that were written.
     pub checkpoints: Mutex<Vec<Bytes>>,
 }
@@ -114,6 +116,10 @@ impl Rows for FakeRows {
     async fn checkpoint(&self, checkpoint: Checkpoint) -> Result<bool, Error> {
         if self.silent.load(Ordering::SeqCst) {
             return Err(Error::Deadline(Duration::ZERO));
+        }
+        let slow = self.slow.load(Ordering::SeqCst);
+        if slow > 0 {
+            tokio::time::sleep(Duration::from_millis(slow.into())).await;
         }
         if !checkpoint.effects.is_empty() {
             self.note(format!("effects {}", checkpoint.effects.len()));

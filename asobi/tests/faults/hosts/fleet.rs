@@ -168,9 +168,9 @@ impl Fleet {
         (back.iter().max().map_or(Duration::ZERO, |last| *last - since), back.len())
     }
 
-    /// How often any player saw a state older than one before, at most.
-    pub fn steps_back(&self) -> u32 {
-        self.seen().map(|seen| seen.steps_back).max().unwrap_or_default()
+    /// The times that a player saw a state older than the one before: of the player who saw the most of them.
+    pub fn steps_back(&self) -> Vec<String> {
+        self.seen().map(|seen| seen.steps_back).max_by_key(Vec::len).unwrap_or_default()
     }
 
     /// Inputs of a player that a state had forgotten again, at most.

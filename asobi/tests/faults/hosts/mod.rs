@@ -72,7 +72,7 @@ async fn a_host_that_leaves_takes_no_match_with_it() -> anyhow::Result<()> {
             host.node_id,
             fleet.longest_gap()
         );
-        assert_eq!(fleet.steps_back(), 0, "{by}: somebody saw an older state after a newer one");
+        assert_eq!(fleet.steps_back(), Vec::<String>::new(), "{by}: somebody saw an older state after a newer one");
     }
     eprintln!("{}", fleet.summary());
     assert!(fleet.rows().await?.iter().all(|(_, _, _, failovers)| *failovers == 0), "a move is no failover");
@@ -114,7 +114,7 @@ async fn failed_over(fleet: &mut Fleet, host: &Process, matches: usize, since: I
     assert_eq!(rows.iter().filter(|(_, _, _, failovers)| *failovers == 1).count(), matches, "{rows:?}");
     assert!(rows.iter().all(|(_, _, _, failovers)| *failovers <= 1), "{rows:?}");
     assert!(fleet.rolled_back() <= FORGOTTEN, "{} inputs were forgotten", fleet.rolled_back());
-    assert!(fleet.steps_back() <= 1, "a match goes back once, to its checkpoint");
+    assert!(fleet.steps_back().len() <= 1, "a match goes back once, to its checkpoint");
     Ok(())
 }
 
@@ -141,7 +141,7 @@ async fn a_host_that_freezes_is_replaced_and_changes_nothing_when_it_wakes() -> 
     }
     fleet.is_whole().await?;
     assert_eq!(fleet.rows().await?, before, "it has taken nothing back");
-    assert!(fleet.steps_back() <= 1, "somebody got a state of the host that had been frozen");
+    assert!(fleet.steps_back().len() <= 1, "somebody got a state of the host that had been frozen");
     fleet.land().await?;
     cluster.stop().await
 }
@@ -162,7 +162,7 @@ async fn all_hosts_are_restarted_one_after_another_and_no_match_ends() -> anyhow
         fleet.is_whole().await?;
     }
     eprintln!("a rolling restart: the longest gap was {:?}; {}", fleet.longest_gap(), fleet.summary());
-    assert_eq!(fleet.steps_back(), 0, "somebody saw an older state after a newer one");
+    assert_eq!(fleet.steps_back(), Vec::<String>::new(), "somebody saw an older state after a newer one");
     assert!(fleet.rows().await?.iter().all(|(_, _, _, failovers)| *failovers == 0), "nobody was failed over");
     // The new processes take matches like any other.
     let mut late = cluster.player(0, "late").await?;
@@ -210,7 +210,7 @@ async fn while_the_database_is_away_for_two_leases_a_fleet_plays_on_where_it_is(
         fleet.summary()
     );
     assert_eq!(fleet.rows().await?, before, "no match went anywhere");
-    assert_eq!((fleet.steps_back(), fleet.rolled_back()), (0, 0), "no match was restored");
+    assert_eq!((fleet.steps_back(), fleet.rolled_back()), (vec![], 0), "no match was restored");
     fleet.land().await?;
     cluster.stop().await
 }
@@ -236,7 +236,7 @@ async fn what_a_script_does_wrong_is_felt_in_its_own_match_alone() -> anyhow::Re
         eprintln!("{wrong}: the longest gap of the others was {:?}", fleet.longest_gap());
         culprit.close().await;
     }
-    assert_eq!((fleet.steps_back(), fleet.rolled_back()), (0, 0), "a neighbour was restored");
+    assert_eq!((fleet.steps_back(), fleet.rolled_back()), (vec![], 0), "a neighbour was restored");
     eprintln!("{}", fleet.summary());
     fleet.land().await?;
     cluster.stop().await

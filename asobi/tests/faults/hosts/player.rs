@@ -51,8 +51,8 @@ pub struct Seen {
     /// The longest time between two states, with its end.
     pub gap: Duration,
     pub gap_end: Option<Instant>,
-    /// How often a state was older than one before it.
-    pub steps_back: u32,
+    /// Each time that a state was older than the one before it: when, from which tick to which, and at which node.
+    pub steps_back: Vec<String>,
     /// Inputs that a state had forgotten again, at most.
     pub rolled_back: u64,
     pub migrations: u32,
@@ -232,7 +232,9 @@ impl Player {
     fn state(&mut self, text: &str) -> anyhow::Result<()> {
         let number = |key: &str| number(text, key).with_context(|| format!("no {key} in {text}"));
         let (tick, last) = (number(r#""tick":"#)?, number(r#""last":"#)?);
-        let (now, older) = (self.heard, tick < self.tick);
+        let now = self.heard;
+        let step = (tick < self.tick)
+            .then(|| format!("{} tick {} to {tick}", time::OffsetDateTime::now_utc().time(), self.tick));
         let sent_at = last.checked_sub(1).and_then(|n| self.sent_at.get(usize::try_from(n).ok()?)).copied();
         self.tick = tick;
         self.note(|seen| {
@@ -240,7 +242,7 @@ impl Player {
                 (seen.gap, seen.gap_end) = (gap, Some(now));
             }
             seen.rolled_back = seen.rolled_back.max(seen.last.saturating_sub(last));
-            seen.steps_back += u32::from(older);
+            seen.steps_back.extend(step.map(|step| format!("{step} at {}", seen.place)));
             (seen.at, seen.last, seen.last_sent) = (Some(now), last, sent_at);
         });
         if self.settling > 0 {

@@ -89,8 +89,8 @@ impl People {
         fleet.is_whole().await?;
         let failovers = fleet.rows().await?.into_iter().map(|(_, _, _, failovers)| failovers).max().unwrap_or_default();
         ensure!(
-            i64::from(fleet.steps_back()) <= i64::from(failovers),
-            "a player saw {} steps back, and no match had more than {failovers} takeovers",
+            fleet.steps_back().len() <= usize::try_from(failovers)?,
+            "a player saw older states, and no match had more than {failovers} takeovers: {:?}",
             fleet.steps_back()
         );
         for talk in talks {

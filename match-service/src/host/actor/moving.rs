@@ -13,6 +13,7 @@ use super::{Actor, writing::persist};
 use crate::host::{
     mailbox::Message,
     peers::{Adopted, MoveError, Target},
+    room::Op,
 };
 
 /// A wish to move.
@@ -33,13 +34,17 @@ impl Actor {
         self.moving = Some(Moving { target, reply });
     }
 
-    /// The wish, once nothing is being written and nobody is half seated: what the other host gets is all there is.
+    /// The wish, once nothing is being written and nobody is half seated: what the other host gets is all there is. A checkpoint that was only
+    /// about to be taken would say nothing that the snapshot does not.
     pub(super) fn may_move(&mut self) -> Option<Moving> {
         if self.moving.as_ref()?.reply.is_closed() {
             self.moving = None;
         } else if self.room.ending() {
             self.refuse_to_move(MoveError::Ending);
-        } else if self.writing.is_none() && self.room.ops.is_empty() && self.room.joining == 0 {
+        } else if self.writing.is_none()
+            && self.room.joining == 0
+            && self.room.ops.iter().all(|op| matches!(op, Op::Checkpoint))
+        {
             return self.moving.take();
         }
         None

@@ -124,6 +124,7 @@ impl Room {
             self.meters.unchanged.increment(1);
         }
         let held = std::mem::take(&mut self.held);
+        self.held_in_flight = !held.is_empty();
         Taken {
             body: body.filter(|_| changed).inspect(|body| self.meters.checkpoint_bytes.record(body.len() as f64)),
             at: Instant::now(),
@@ -141,6 +142,12 @@ impl Room {
         self.effects.retain(|effect| effect.ordinal > upto);
         self.stored.written(upto);
         self.release(taken.held);
+        self.held_in_flight = false;
+        if !self.must_commit_first() {
+            // The doubt is over: what was said behind the frames that waited has waited for their order alone.
+            let held = std::mem::take(&mut self.held);
+            self.release(held);
+        }
         for (port, inputs) in &taken.safe {
             port.applied(inputs);
         }
@@ -156,8 +163,13 @@ impl Room {
     }
 
     /// Whether frames wait for a checkpoint's commit, which also proves that the match is still ours.
-    fn holds_back(&self) -> bool {
+    fn must_commit_first(&self) -> bool {
         self.turn_based() || !self.trust.holds()
+    }
+
+    /// Whether a frame waits: for a commit, or for frames before it that do.
+    fn holds_back(&self) -> bool {
+        self.held_in_flight || !self.held.is_empty() || self.must_commit_first()
     }
 
     /// Whether so much waits for a commit that no more input is taken: the database has been away for long.

@@ -278,6 +278,40 @@ async fn in_doubt_nothing_leaves_and_nothing_is_taken() {
     .await;
 }
 
+#[tokio::test]
+async fn what_was_said_in_doubt_is_overtaken_by_nothing() {
+    local(async {
+        let trust = Arc::new(Trust::new(std::time::Instant::now()));
+        // The players are welcomed in doubt.
+        let room = Room::start(ground(&Diaries(settings()), false, &trust), &[player(1), player(2)]).await;
+        let (play, left) = (Bench::of(room.expect("starts"), Arc::clone(&trust)), edge());
+        play.rows.silent.store(true, Ordering::SeqCst);
+        trust.extend(std::time::Instant::now() + Duration::from_secs(600));
+        let a = port(&left, "g0#1");
+        play.enter(&a, 1, 1, None).await.expect("attached");
+        tokio::time::sleep(Duration::from_millis(400)).await;
+        assert!(left.frames.lock().is_empty(), "it has ticked, and the welcome is not proven yet");
+        play.rows.silent.store(false, Ordering::SeqCst);
+        while left.count("match.state") < 2 {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        assert!(left.frames.lock()[0].2.contains("welcome"), "{:?}", left.frames.lock()[0]);
+    })
+    .await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_match_that_always_has_a_checkpoint_to_write_moves_all_the_same() {
+    local(async {
+        let busy = ModeSettings { tick_rate: 60, checkpoint_interval_ms: 1, ..settings() };
+        let play = Bench::start(busy, &[1, 2]).await;
+        play.rows.slow.store(40, Ordering::SeqCst);
+        pass(500).await;
+        assert_eq!(tokio::time::timeout(Duration::from_secs(1), move_it(&play)).await, Ok(Ok(2)));
+    })
+    .await;
+}
+
 #[tokio::test(start_paused = true)]
 async fn what_cannot_be_read_is_refused() {
     local(async {
