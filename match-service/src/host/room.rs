@@ -174,6 +174,8 @@ pub struct Room {
     shared_last: Option<Bytes>,
     /// Room for the text of a state.
     state_bytes: usize,
+    /// It began elsewhere: who comes has seen no state for a while, and is shown it at once.
+    taken_up: bool,
     /// A turn-based game's state is to be sent.
     state_due: bool,
     /// When a match ends to which nobody ever came.
@@ -259,6 +261,7 @@ impl Room {
             overrun_logged: None,
             shared_last: None,
             state_bytes: 512,
+            taken_up: false,
             state_due: false,
             deserted_at: None,
             bots_at: None,

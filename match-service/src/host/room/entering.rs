@@ -125,7 +125,7 @@ impl Room {
         if self.turn_based() {
             // With the next checkpoint: what is not written yet is shown to nobody.
             self.state_due = true;
-        } else if !self.settings.send_unchanged || self.phase == Phase::Waiting {
+        } else if self.taken_up || !self.settings.send_unchanged || self.phase == Phase::Waiting {
             self.show(player, port, session).await;
         }
         self.settle().await;

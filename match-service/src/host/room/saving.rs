@@ -259,6 +259,7 @@ impl Room {
             self.phase = Phase::Running;
             self.clock = TickClock::on_grid(self.settings.tick_rate, tokio::time::Instant::now());
         }
+        self.taken_up = true;
         self.state_due = true;
     }
 

@@ -136,6 +136,7 @@ async fn a_match_moves_with_everything_and_sends_its_sessions_after_it() {
         let b = port(&right, "g0#1");
         assert_eq!(there.enter(&b, 1, 1, None).await.expect("attached").applied, 5);
         assert_eq!(there.enter(&b, 2, 2, None).await.expect("attached").applied, 3);
+        assert!(right.count("match.state") >= 2, "each has been shown where it goes on, without waiting for a tick");
         pass(3_200).await;
         assert_eq!(pages(&right, 1)[2..], [r#"1 {"later":1}"#, r#"2 {"waits":1}"#, "bell"]);
     })
