@@ -153,7 +153,9 @@ async fn an_index_that_an_operator_builds_is_neither_dropped_nor_ended_by_a_dead
         .await?;
         anyhow::Ok(writer.rollback().await?)
     };
-    let migrated = async { anyhow::Ok(schema::migrate_with(&db.pool, &builds, SOON).await?) };
+    // Longer than PostgreSQL takes to find a deadlock.
+    let patience = Patience { lock: Duration::from_secs(5), ..SOON };
+    let migrated = async { anyhow::Ok(schema::migrate_with(&db.pool, &builds, patience).await?) };
     let (migrated, _) = tokio::join!(migrated, it_goes_on);
     theirs.await??;
     migrated?;
