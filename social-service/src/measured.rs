@@ -6,6 +6,8 @@ use uuid::Uuid;
 
 use crate::boards::{Board, Loading};
 
+const PAGE: usize = 20_000;
+
 /// A board with as many entries as it was asked for, whose scores are scattered and the same in each run.
 pub struct Ladder(Board);
 
@@ -27,8 +29,18 @@ impl Ladder {
             born: OffsetDateTime::UNIX_EPOCH,
         };
         let mut loading = Loading::new(1);
-        loading.take(&head, (1..=entries).map(|seq| Change { entry: entry(seq), removed: false }).collect());
+        // In pages, as the rows come.
+        for first in (1..=entries).step_by(PAGE) {
+            let last = entries.min(first + PAGE as i64 - 1);
+            loading.take(&head, (first..=last).map(|seq| Change { entry: entry(seq), removed: false }).collect());
+        }
         Self(loading.finish(head))
+    }
+
+    /// Bytes that its entries take, and those of what tells where each player's is.
+    #[must_use]
+    pub fn bytes(&self) -> (usize, usize) {
+        self.0.parts()
     }
 
     /// The player who submitted as the nth, and their rank.

@@ -8,8 +8,11 @@
 //! | --- | --- |
 //! | another `asobi migrate` | it is waited for |
 //! | somebody uses the table that a migration locks | after [`Patience::lock`] the attempt ends, so that nobody waits behind it for longer; it says who it was, and tries again |
+//! | an index that is built concurrently waits for older transactions | nobody waits behind it: it has the time that the session's statements have, and says for whom it waits |
+//! | an operator builds an index | it is waited for, [`Patience::others`] at most: who queues up behind a build with a snapshot is waited for by it in turn, and the deadlock would end theirs |
 //! | this process dies | the transaction of that migration is rolled back; the ones before it stay |
-//! | it dies while an index is built concurrently | the next attempt drops the invalid index and builds it anew |
+//! | it dies while an index is built concurrently | the next attempt drops this index, which is invalid, and no other, and builds it anew |
+//! | it dies when the index is built, before that is written down | the next attempt finds it (`IF NOT EXISTS`) and writes it down |
 //! | the schema is newer | nothing is to be done: a cluster that goes back to the release before keeps the schema |
 
 use std::{collections::BTreeMap, time::Duration};
@@ -38,7 +41,7 @@ pub struct Patience {
     pub attempts: u32,
     /// Between two of them.
     pub pause: Duration,
-    /// How long another migrator is waited for.
+    /// How long another migrator is waited for, or whoever builds an index.
     pub others: Duration,
 }
 
@@ -128,14 +131,18 @@ pub async fn pending(pool: &PgPool) -> Result<Vec<Pending>> {
 /// As there; [`Error::Blocked`] when somebody stood in the way for too long.
 pub async fn migrate_with(pool: &PgPool, migrations: &[Migration], patience: Patience) -> Result<()> {
     let mut attempt = 1;
-    // A role that may not make tables can do nothing where there is nothing to do, and need not.
-    while !missing(pool, migrations).await?.is_empty() {
+    loop {
+        let missing = missing(pool, migrations).await?;
+        if missing.is_empty() {
+            // A role that may not make tables can do nothing here, and need not.
+            return Ok(());
+        }
         // Of its own, so that whatever becomes of it, it ends with its locks and settings.
         let mut session = pool.acquire().await?.detach();
         let (pid, mut blockers) = (backend(&mut session).await?, Vec::new());
         let applied = tokio::select! {
-            applied = Box::pin(apply(&mut session, migrations, patience)) => applied,
-            never = watch(pool, pid, &mut blockers) => match never {},
+            applied = Box::pin(apply(&mut session, &missing, patience)) => applied,
+            never = watch(pool, pid, patience.lock, &mut blockers) => match never {},
         };
         // Best effort: what matters of it was said.
         let _ = timeout(ASIDE, session.close()).await;
@@ -151,23 +158,31 @@ pub async fn migrate_with(pool: &PgPool, migrations: &[Migration], patience: Pat
         attempt += 1;
         sleep(patience.pause).await;
     }
-    Ok(())
 }
 
 async fn backend(session: &mut PgConnection) -> Result<i32> {
     Ok(sqlx::query_scalar("SELECT pg_backend_pid()").fetch_one(session).await?)
 }
 
-async fn apply(session: &mut PgConnection, migrations: &[Migration], patience: Patience) -> Result<()> {
+/// What another migrator has applied meanwhile is not applied again.
+async fn apply(session: &mut PgConnection, missing: &[Migration], patience: Patience) -> Result<()> {
     alone(session, patience.others).await?;
-    let set = format!("SET lock_timeout = {}", patience.lock.as_millis());
-    sqlx::query(AssertSqlSafe(set)).execute(&mut *session).await?;
-    drop_unfinished(session).await?;
-    let mut migrator = Migrator::with_migrations(migrations.to_vec());
-    // Ours is held; sqlx's would be waited for with a snapshot, for which an index that is built concurrently waits in turn. What is applied
-    // and not known here is of a newer build.
-    migrator.set_locking(false).set_ignore_missing(true);
-    Ok(migrator.run_direct(None, session, false).await?)
+    for migration in missing {
+        undisturbing(session, patience.others).await?;
+        // Behind what is done concurrently nobody waits, and it waits for every transaction that is older: it would never be done beside a
+        // cluster that has longer ones. The session's statement time-out bounds it.
+        let lock = if migration.no_tx { Duration::ZERO } else { patience.lock };
+        sqlx::query(AssertSqlSafe(format!("SET lock_timeout = {}", lock.as_millis()))).execute(&mut *session).await?;
+        if let Some(index) = index_of(migration) {
+            drop_unfinished(session, index).await?;
+        }
+        let mut migrator = Migrator::with_migrations(vec![migration.clone()]);
+        // Ours is held; sqlx's would be waited for with a snapshot, for which an index that is built concurrently waits in turn. What is
+        // applied and not known here is of a newer build.
+        migrator.set_locking(false).set_ignore_missing(true);
+        migrator.run_direct(None, &mut *session, false).await?;
+    }
+    Ok(())
 }
 
 /// Waits until no other migrator is at work, by asking again and again: see [`apply`].
@@ -186,23 +201,67 @@ async fn alone(session: &mut PgConnection, patience: Duration) -> Result<()> {
     Ok(())
 }
 
-/// Nobody else migrates: what is invalid was left by an attempt that ended early.
-async fn drop_unfinished(session: &mut PgConnection) -> Result<()> {
-    let left: Vec<String> = sqlx::query_scalar(
-        "SELECT i.indexrelid::regclass::text FROM pg_index i JOIN pg_class c ON c.oid = i.indexrelid
-         WHERE NOT i.indisvalid AND c.relkind = 'i' AND NOT c.relispartition AND c.relnamespace = current_schema()::regnamespace",
+/// Waits, by asking again and again, until nobody builds an index on a table of ours. Of another role's build the view tells no more than the
+/// process, and which table it is about is seen by the lock that it has on it.
+async fn undisturbing(session: &mut PgConnection, patience: Duration) -> Result<()> {
+    let (started, mut told) = (Instant::now(), false);
+    loop {
+        let building: Option<String> = sqlx::query_scalar(
+            "SELECT format('an index on %s is being built (pid %s)', c.relname, p.pid)
+             FROM pg_stat_progress_create_index p JOIN pg_locks l ON l.pid = p.pid AND l.database = p.datid
+             JOIN pg_class c ON c.oid = l.relation
+             WHERE p.datname = current_database() AND l.locktype = 'relation' AND l.mode = 'ShareUpdateExclusiveLock' AND l.granted
+               AND c.relkind IN ('r', 'm', 'p') AND c.relnamespace = current_schema()::regnamespace
+             LIMIT 1",
+        )
+        .fetch_optional(&mut *session)
+        .await?;
+        let Some(by) = building else { return Ok(()) };
+        if started.elapsed() > patience {
+            return Err(Error::Blocked { by });
+        }
+        if !std::mem::replace(&mut told, true) {
+            tracing::warn!(by, "The migrations wait, so that they do not end somebody's work.");
+        }
+        sleep(LOOK).await;
+    }
+}
+
+/// Nobody else migrates and nobody builds: if it is invalid, it was left by an attempt that ended early.
+async fn drop_unfinished(session: &mut PgConnection, index: &str) -> Result<()> {
+    let left: Option<String> = sqlx::query_scalar(
+        "SELECT indexrelid::regclass::text FROM pg_index WHERE indexrelid = to_regclass($1) AND NOT indisvalid",
     )
-    .fetch_all(&mut *session)
+    .bind(index)
+    .fetch_optional(&mut *session)
     .await?;
-    for index in left {
+    if let Some(index) = left {
         // As the catalogue quotes it.
         sqlx::query(AssertSqlSafe(format!("DROP INDEX CONCURRENTLY IF EXISTS {index}"))).execute(&mut *session).await?;
     }
     Ok(())
 }
 
-/// Remembers, until it is dropped, who stood in a session's way last.
-async fn watch(pool: &PgPool, pid: i32, blockers: &mut Vec<String>) -> std::convert::Infallible {
+/// The index that a migration builds concurrently. That such a migration is one statement, with a name for the index in it, is what
+/// `store/tests/migrations` sees to.
+fn index_of(migration: &Migration) -> Option<&str> {
+    let lines = migration.sql.as_str().lines().filter(|line| !line.trim_start().starts_with("--"));
+    let mut words =
+        lines.flat_map(str::split_whitespace).filter(|word| !is_any_of(word, &["unique", "if", "not", "exists"]));
+    let begins = ["create", "index", "concurrently"]
+        .iter()
+        .all(|word| words.next().is_some_and(|next| next.eq_ignore_ascii_case(word)));
+    words.next().filter(|name| migration.no_tx && begins && !name.eq_ignore_ascii_case("on"))
+}
+
+fn is_any_of(word: &str, words: &[&str]) -> bool {
+    words.iter().any(|one| one.eq_ignore_ascii_case(word))
+}
+
+/// Remembers, until it is dropped, who stood in a session's way last. It says so by itself where a wait takes longer than a lock is waited
+/// for: that one has no end of its own to be told at.
+async fn watch(pool: &PgPool, pid: i32, usual: Duration, blockers: &mut Vec<String>) -> std::convert::Infallible {
+    let (mut since, mut told) = (None, Vec::new());
     loop {
         sleep(LOOK).await;
         let asking = sqlx::query_scalar::<_, String>(
@@ -213,11 +272,16 @@ async fn watch(pool: &PgPool, pid: i32, blockers: &mut Vec<String>) -> std::conv
         .bind(pid)
         .fetch_all(pool);
         // Without an answer the wait is only without a name.
-        if let Ok(Ok(found)) = timeout(ASIDE, asking).await
-            && !found.is_empty()
-        {
-            *blockers = found;
+        let Ok(Ok(found)) = timeout(ASIDE, asking).await else { continue };
+        if found.is_empty() {
+            since = None;
+            continue;
         }
+        if since.get_or_insert_with(Instant::now).elapsed() > usual && found != told {
+            tracing::warn!(by = found.join("; "), "A migration that keeps nobody waiting waits itself.");
+            told.clone_from(&found);
+        }
+        *blockers = found;
     }
 }
 

@@ -158,7 +158,13 @@ impl Board {
 
     /// What it takes of memory.
     pub fn bytes(&self) -> usize {
-        size_of::<Self>() + self.ranked.bytes() + self.places.allocation_size()
+        let (entries, index) = self.parts();
+        size_of::<Self>() + entries + index
+    }
+
+    /// What its entries take, and what tells where each player's is.
+    pub fn parts(&self) -> (usize, usize) {
+        (self.ranked.bytes(), self.places.allocation_size())
     }
 
     pub fn entry(&self, player: Uuid) -> Option<Entry> {

@@ -15,7 +15,7 @@ use time::OffsetDateTime;
 use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
 
-use super::{Boards, Doubt, Slot, board::GAP, lock};
+use super::{Boards, Cell, Doubt, Slot, board::GAP, lock};
 
 const RETRY: Duration = Duration::from_secs(1);
 /// How often the numbers of all boards in memory are held against the rows': the last change before a service died may have been told to
@@ -130,25 +130,42 @@ impl Boards {
     }
 
     /// Reads what the rows have that a board in memory has not. One that has become another board is read as a whole.
+    ///
+    /// # Errors
+    /// When the database fails, or somebody else reads for too long.
     pub(super) async fn repair(&self, id: &str) -> asobi_store::Result<()> {
         self.past.forget(id);
-        let Some(cell) = lock(&self.cells).get(id).cloned() else { return Ok(()) };
-        let mut after = match &mut *lock(&cell.slot) {
-            Slot::Ready(board) => board.seq(),
-            // It may have been read already, as it was before: its rows are read again behind it.
-            Slot::Early { lost, .. } => {
+        let bound = self.options.bound;
+        loop {
+            let Some(cell) = lock(&self.cells).get(id).cloned() else { return Ok(()) };
+            if let Slot::Early { lost, .. } = &mut *lock(&cell.slot) {
+                // It may have been read already, as it was before: its rows are read again behind it.
                 *lost = true;
                 return Ok(());
             }
+            let reading = tokio::time::timeout(bound, cell.reading.lock()).await;
+            let _one = reading.map_err(|_| asobi_store::Error::Deadline(bound))?;
+            if lock(&self.cells).get(id).is_some_and(|known| Arc::ptr_eq(known, &cell)) {
+                metrics::counter!("asobi_social_board_repairs_total").increment(1);
+                return self.read_on(id, &cell).await;
+            }
+            // Meanwhile it was given up, and may be on its way into memory anew.
+        }
+    }
+
+    /// As [`Self::repair`], by whoever alone reads into the cell.
+    async fn read_on(&self, id: &str, cell: &Arc<Cell>) -> asobi_store::Result<()> {
+        let mut after = match &*lock(&cell.slot) {
+            Slot::Ready(board) => board.seq(),
+            Slot::Early { .. } => return Ok(()),
         };
-        metrics::counter!("asobi_social_board_repairs_total").increment(1);
         loop {
             let page = within(self.options.bound, async {
                 let mut connection = Box::pin(self.pool().acquire()).await?;
                 boards::page(&mut connection, id, after, PAGE).await
             });
             let Some(mut page) = page.await? else {
-                lock(&self.cells).remove(id);
+                self.give_up(id, cell);
                 return Ok(());
             };
             after = page.changes.last().map_or(after, |change| change.entry.seq);
@@ -157,8 +174,7 @@ impl Boards {
             let Slot::Ready(board) = &mut *slot else { return Ok(()) };
             if board.is_other_than(&page.head) {
                 drop(slot);
-                // Whoever asks next has it read.
-                lock(&self.cells).remove(id);
+                self.give_up(id, cell);
                 return Ok(());
             }
             board.read(&page.changes);

@@ -2,9 +2,12 @@
 //!
 //! The cell is there before the first read, and the bus is heard before the primary is asked how far it is: what changes later comes over
 //! the bus, what changed earlier is in the rows that are read, wherever.
+//!
+//! A read has a connection for as long as the board is large, so that few are read at the same time, and the pool stays for everybody else.
+//! The others wait in line: for as long as a statement may take, and no more of them than [`LINE`]. Past either they are told to try again.
 
 use std::{
-    sync::{Arc, atomic::Ordering},
+    sync::{Arc, Mutex, atomic::Ordering},
     time::{Duration, Instant},
 };
 
@@ -12,10 +15,11 @@ use anyhow::Context as _;
 use asobi_service_kit::Config;
 use asobi_store::{
     Error, Result,
-    boards::{self, replica},
+    boards::{self, Head, replica},
     within,
 };
-use sqlx::{PgPool, Postgres, pool::PoolConnection, postgres::PgPoolOptions};
+use sqlx::{PgConnection, PgPool, Postgres, pool::PoolConnection, postgres::PgPoolOptions};
+use tokio::sync::{Semaphore, SemaphorePermit};
 
 use super::{
     Board, Boards, Cell, Slot,
@@ -27,13 +31,53 @@ use super::{
 const PAGE: i64 = 20_000;
 /// How long a replica may take to catch up before the primary is read instead.
 const REPLAY: Duration = Duration::from_secs(2);
-const REPLAY_LOOK: Duration = Duration::from_millis(20);
-const REPLICA_CONNECTIONS: u32 = 2;
+/// One for each board that is read at the same time.
+const REPLICA_CONNECTIONS: u32 = AT_ONCE;
 const REPLICA_IDLE: Duration = Duration::from_secs(30);
+/// A replica that was not to be had is not waited for again for so long: each board would wait, and others for its turn.
+const REPLICA_REST: Duration = Duration::from_secs(10);
 /// Large boards that are read at a start.
 const PRELOADED: i64 = 256;
 /// How often a board may be given away and made again while it is read.
 const ATTEMPTS: usize = 3;
+/// Boards that are read at the same time, if that is a quarter of the pool at most.
+const AT_ONCE: u32 = 2;
+/// Boards that wait to be read.
+const LINE: u32 = 64;
+
+/// Who may read a board as a whole.
+pub(super) struct Turns {
+    reading: Semaphore,
+    /// Those who read, and those in line.
+    places: Semaphore,
+    /// How long is waited in line.
+    bound: Duration,
+    /// When the replica is asked again.
+    replica: Mutex<Instant>,
+}
+
+impl Turns {
+    pub(super) fn new(pool: &PgPool, bound: Duration) -> Self {
+        let at_once = (pool.options().get_max_connections() / 4).clamp(1, AT_ONCE);
+        let permits = |n: u32| Semaphore::new(n as usize);
+        Self { reading: permits(at_once), places: permits(at_once + LINE), bound, replica: Mutex::new(Instant::now()) }
+    }
+
+    /// A turn, until it is dropped.
+    ///
+    /// # Errors
+    /// [`Error::Deadline`] when it does not come.
+    async fn next(&self) -> Result<(SemaphorePermit<'_>, SemaphorePermit<'_>)> {
+        let late = || {
+            metrics::counter!("asobi_social_board_loads_total", "from" => "nowhere").increment(1);
+            Error::Deadline(self.bound)
+        };
+        let place = self.places.try_acquire().map_err(|_| late())?;
+        let turn = tokio::time::timeout(self.bound, self.reading.acquire()).await;
+        // It is never closed.
+        Ok((turn.map_err(|_| late())?.map_err(|_| late())?, place))
+    }
+}
 
 /// The pool of database.replica_url, which connects when it is needed; none: there is none.
 ///
@@ -66,7 +110,8 @@ impl Boards {
             if self.entries() >= self.options.most_entries {
                 break;
             }
-            if let Err(error) = self.look(&id, Board::len).await {
+            let cell = self.cell(&id);
+            if let Err(error) = self.loaded(&id, &cell).await {
                 tracing::warn!(board.id = id, %error, "A large board could not be read; it is when it is asked for.");
             }
         }
@@ -83,10 +128,7 @@ impl Boards {
             }
             nothing => {
                 // Ids that anybody may ask for take no memory.
-                let mut cells = lock(&self.cells);
-                if cells.get(id).is_some_and(|known| Arc::ptr_eq(known, cell)) {
-                    cells.remove(id);
-                }
+                self.give_up(id, cell);
                 nothing.map(|_| false)
             }
         }
@@ -141,11 +183,19 @@ impl Boards {
     }
 
     async fn read_board(&self, id: &str) -> Result<Option<Board>> {
+        let _turn = self.turns.next().await?;
+        let Some((loading, head)) = self.read_rows(id).await? else { return Ok(None) };
+        // It fails only when the runtime shuts down.
+        let built = tokio::task::spawn_blocking(move || loading.finish(head)).await;
+        built.map(Some).map_err(|_| Error::Deadline(self.options.bound))
+    }
+
+    async fn read_rows(&self, id: &str) -> Result<Option<(Loading, Head)>> {
         if let Some(mut replica) = self.replica().await {
             match self.read_all(&mut replica, id).await {
-                Ok(board) => {
+                Ok(rows) => {
                     metrics::counter!("asobi_social_board_loads_total", "from" => "replica").increment(1);
-                    return Ok(board);
+                    return Ok(rows);
                 }
                 Err(error) => {
                     tracing::warn!(board.id = id, %error, "The replica failed while a board was read; the primary is read.");
@@ -157,25 +207,20 @@ impl Boards {
         self.read_all(&mut primary, id).await
     }
 
-    async fn read_all(&self, connection: &mut PoolConnection<Postgres>, id: &str) -> Result<Option<Board>> {
+    async fn read_all(&self, connection: &mut PgConnection, id: &str) -> Result<Option<(Loading, Head)>> {
         for _ in 0..ATTEMPTS {
             let (mut loading, mut after, mut born) = (Loading::new(self.options.seed), 0, None);
-            let head = loop {
+            loop {
                 let page = within(self.options.bound, boards::page(connection, id, after, PAGE)).await?;
                 let Some(page) = page else { return Ok(None) };
                 if *born.get_or_insert(page.head.born) != page.head.born {
-                    break None;
+                    break;
                 }
                 after = page.changes.last().map_or(after, |change| change.entry.seq);
                 loading.take(&page.head, page.changes);
                 if page.last {
-                    break Some(page.head);
+                    return Ok(Some((loading, page.head)));
                 }
-            };
-            if let Some(head) = head {
-                // It fails only when the runtime shuts down.
-                let built = tokio::task::spawn_blocking(move || loading.finish(head)).await;
-                return built.map(Some).map_err(|_| Error::Deadline(self.options.bound));
             }
         }
         Err(Error::Deadline(self.options.bound))
@@ -185,33 +230,25 @@ impl Boards {
     /// be had now.
     async fn replica(&self) -> Option<PoolConnection<Postgres>> {
         let replica = self.options.replica.as_ref()?;
-        if !*self.options.listening.borrow() {
-            // What it does not have yet would never come.
+        if !*self.options.listening.borrow() || *lock(&self.turns.replica) > Instant::now() {
+            // What it does not have yet would never come, or too late.
             return None;
         }
-        match within(REPLAY, self.caught_up(replica)).await {
-            Ok(Some(connection)) => Some(connection),
+        let caught_up = async {
+            let position = replica::position(self.pool()).await?;
+            replica::caught_up(replica, &position).await
+        };
+        match within(REPLAY, caught_up).await {
+            Ok(Some(connection)) => return Some(connection),
             Ok(None) => {
                 tracing::warn!("database.replica_url leads to no standby; boards are read from the primary.");
-                None
             }
             Err(error) => {
                 tracing::info!(%error, "The replica is away or too far behind; boards are read from the primary.");
-                None
             }
         }
-    }
-
-    /// Waits until the replica has caught up; none: it is no standby.
-    async fn caught_up(&self, replica: &PgPool) -> Result<Option<PoolConnection<Postgres>>> {
-        let position = replica::position(self.pool()).await?;
-        loop {
-            match replica::has_replayed(replica, &position).await? {
-                Some(true) => return connection(replica).await.map(Some),
-                Some(false) => tokio::time::sleep(REPLAY_LOOK).await,
-                None => return Ok(None),
-            }
-        }
+        *lock(&self.turns.replica) = Instant::now() + REPLICA_REST;
+        None
     }
 }
 

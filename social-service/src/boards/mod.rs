@@ -16,6 +16,7 @@
 //! | the bus is cut off | all boards are in doubt when it is back |
 //! | a reset, other settings, an entry taken off | it has a number, too: as above |
 //! | more comes while a board is read than may wait | the board is in doubt as soon as it is read |
+//! | many boards are asked for that are not there | two are read at a time, the others in turn, or their callers are told to try again |
 //! | the replica is away, or too far behind | the primary is read |
 
 mod board;
@@ -25,6 +26,8 @@ mod load;
 mod past;
 mod ranked;
 mod renew;
+#[cfg(test)]
+mod tests;
 mod write;
 
 use std::{
@@ -77,6 +80,7 @@ pub struct Options {
 pub struct Boards {
     options: Options,
     cells: Mutex<HashMap<String, Arc<Cell>>>,
+    turns: load::Turns,
     past: past::Past,
     /// Boards that may lack a change, and when their rows are to be read.
     doubts: Mutex<HashMap<String, Doubt>>,
@@ -97,8 +101,8 @@ struct Doubt {
 /// A board's place.
 struct Cell {
     slot: Mutex<Slot>,
-    /// One load at a time.
-    loading: Arc<tokio::sync::Mutex<()>>,
+    /// Held by whoever reads rows into it: the whole board, or what it lacks. What two read at a time could come in the wrong order.
+    reading: Arc<tokio::sync::Mutex<()>>,
     used: AtomicU64,
 }
 
@@ -111,6 +115,12 @@ enum Slot {
     Ready(Box<Board>),
 }
 
+impl Cell {
+    fn is_ready(&self) -> bool {
+        matches!(&*lock(&self.slot), Slot::Ready(_))
+    }
+}
+
 impl Slot {
     fn empty() -> Self {
         Self::Early { entries: Vec::new(), lost: false }
@@ -119,8 +129,10 @@ impl Slot {
 
 impl Boards {
     pub fn new(options: Options) -> Arc<Self> {
+        let turns = load::Turns::new(&options.pool, options.bound);
         Arc::new(Self {
             options,
+            turns,
             cells: Mutex::default(),
             past: past::Past::default(),
             doubts: Mutex::default(),
@@ -134,32 +146,39 @@ impl Boards {
         &self.options.pool
     }
 
-    /// Looks at a board; none: there is no such board. Whoever asks may go away: a load that has begun is finished, so that a board which
-    /// takes longer to read than they wait is there when they ask again.
+    /// Looks at a board; none: there is no such board. Whoever asks waits as long as for a statement, and may go away: a load that has begun
+    /// is finished, so that a board which takes longer to read is there when they ask again.
     ///
     /// # Errors
-    /// When it has to be read and the database fails.
+    /// When it has to be read, and the database fails or it takes too long.
     pub async fn look<T>(self: &Arc<Self>, id: &str, see: impl FnOnce(&Board) -> T) -> asobi_store::Result<Option<T>> {
+        let by = tokio::time::Instant::now() + self.options.bound;
         loop {
             let cell = self.cell(id);
             if let Slot::Ready(board) = &*lock(&cell.slot) {
                 return Ok(Some(see(board)));
             }
-            let one = Arc::clone(&cell.loading).lock_owned().await;
-            if matches!(&*lock(&cell.slot), Slot::Ready(_)) {
-                continue;
-            }
-            let (boards, id) = (Arc::clone(self), id.to_owned());
-            // One task per board, bounded in time by its reads.
-            let load = tokio::spawn(async move {
-                let _one = one;
-                boards.load(&id, &cell).await
-            });
-            // It fails only when the runtime shuts down.
-            if !load.await.unwrap_or(Err(asobi_store::Error::Deadline(self.options.bound)))? {
+            let loaded = tokio::time::timeout_at(by, self.loaded(id, &cell)).await;
+            if !loaded.unwrap_or(Err(asobi_store::Error::Deadline(self.options.bound)))? {
                 return Ok(None);
             }
         }
+    }
+
+    /// Reads a board into its cell, if nobody has meanwhile. False: there is no such board.
+    async fn loaded(self: &Arc<Self>, id: &str, cell: &Arc<Cell>) -> asobi_store::Result<bool> {
+        let one = Arc::clone(&cell.reading).lock_owned().await;
+        if cell.is_ready() {
+            return Ok(true);
+        }
+        let (boards, id, cell) = (Arc::clone(self), id.to_owned(), Arc::clone(cell));
+        // One task per board, bounded in time by its reads.
+        let load = tokio::spawn(async move {
+            let _one = one;
+            boards.load(&id, &cell).await
+        });
+        // It fails only when the runtime shuts down.
+        load.await.unwrap_or(Err(asobi_store::Error::Deadline(self.options.bound)))
     }
 
     /// What a board in memory says; none: it is not there.
@@ -251,9 +270,17 @@ impl Boards {
             }
         }
         let cell =
-            Arc::new(Cell { slot: Mutex::new(Slot::empty()), loading: Arc::default(), used: AtomicU64::new(used) });
+            Arc::new(Cell { slot: Mutex::new(Slot::empty()), reading: Arc::default(), used: AtomicU64::new(used) });
         cells.insert(id.to_owned(), Arc::clone(&cell));
         cell
+    }
+
+    /// Whoever asks next has the board read, unless it is in another cell already.
+    fn give_up(&self, id: &str, cell: &Arc<Cell>) {
+        let mut cells = lock(&self.cells);
+        if cells.get(id).is_some_and(|known| Arc::ptr_eq(known, cell)) {
+            cells.remove(id);
+        }
     }
 }
 

@@ -91,7 +91,10 @@ impl Boards {
         if let Some(board) = self.past.find(id, period, used) {
             return Ok(Some(see(&lock(&board))));
         }
-        let _one = self.past.reading.lock().await;
+        let bound = self.options.bound;
+        // Who waits for others for too long is told to try again.
+        let reading = tokio::time::timeout(bound, self.past.reading.lock()).await;
+        let _one = reading.map_err(|_| Error::Deadline(bound))?;
         if let Some(board) = self.past.find(id, period, used) {
             return Ok(Some(see(&lock(&board))));
         }

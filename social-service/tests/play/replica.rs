@@ -9,9 +9,9 @@ use std::{
 };
 
 use anyhow::{Context as _, ensure};
-use asobi_store::testing::url_of;
+use asobi_store::{boards::replica, testing::url_of};
 use nix::unistd::{User, geteuid};
-use sqlx::PgPool;
+use sqlx::{PgPool, postgres::PgPoolOptions};
 use uuid::Uuid;
 
 use crate::stage::{Service, until};
@@ -132,6 +132,20 @@ async fn reads(replica: &PgPool) -> anyhow::Result<i64> {
     Ok(reads.fetch_one(replica).await?)
 }
 
+/// Behind one address there may be several replicas: of the others the answer of one says nothing.
+async fn who_was_asked_is_who_is_read(pair: &Pair) -> anyhow::Result<()> {
+    let asked = asobi_store::connect_options(&pair.url("replica"), "asobi/asked", Duration::from_secs(20))?;
+    // Whoever comes after the first has a connection of their own.
+    let once = PgPoolOptions::new().max_connections(2).after_release(|_, _| Box::pin(async { Ok(false) }));
+    let position = replica::position(&pair.primary).await?;
+    let pool = once.connect_lazy_with(asked);
+    let given = asobi_store::within(Duration::from_secs(20), replica::caught_up(&pool, &position)).await?;
+    let last = sqlx::query_scalar("SELECT query FROM pg_stat_activity WHERE application_name = 'asobi/asked'");
+    let last: String = last.fetch_one(&pair.replica).await?;
+    ensure!(given.is_some() && last.contains("pg_last_wal_replay_lsn"), "its last answer was to {last:?}");
+    Ok(())
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_board_is_read_from_a_replica_that_has_caught_up_and_only_then() -> anyhow::Result<()> {
     let pair = Pair::start().await?;
@@ -147,6 +161,7 @@ async fn a_board_is_read_from_a_replica_that_has_caught_up_and_only_then() -> an
     let expected = vec![(bo.to_string(), 2.0, 1), (ada.to_string(), 1.0, 2)];
     assert_eq!(second.top("arena", 0).await?, expected);
     until("the replica was read", async || Ok((reads(&pair.replica).await? > before).then_some(()))).await?;
+    who_was_asked_is_who_is_read(&pair).await?;
 
     // It does not replay any more: it has not what is committed now, and is not believed.
     sqlx::query("SELECT pg_wal_replay_pause()").execute(&pair.replica).await?;

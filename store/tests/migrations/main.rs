@@ -69,8 +69,9 @@ fn each_way_to_do_harm_is_known() {
         ("ALTER TABLE players SET UNLOGGED", Locks),
         ("CREATE INDEX a ON players (guest)", Locks),
         ("CREATE UNIQUE INDEX IF NOT EXISTS a ON public.players USING btree (guest)", Locks),
-        ("CREATE INDEX CONCURRENTLY a ON players (guest)", Locks),
-        ("-- no-transaction\nCREATE INDEX CONCURRENTLY a ON players (guest); SELECT 1", Locks),
+        ("CREATE INDEX CONCURRENTLY IF NOT EXISTS a ON players (guest)", Locks),
+        ("-- no-transaction\nCREATE INDEX CONCURRENTLY a ON players (guest)", Locks),
+        ("-- no-transaction\nCREATE INDEX CONCURRENTLY IF NOT EXISTS a ON players (guest); SELECT 1", Locks),
         (
             "ALTER TABLE players ADD CONSTRAINT a CHECK (guest) NOT VALID; ALTER TABLE players VALIDATE CONSTRAINT a",
             Locks,
@@ -101,7 +102,7 @@ fn what_only_adds_passes() {
         "ALTER TABLE match_effects DROP CONSTRAINT a, ADD CONSTRAINT a CHECK (kind IN ('x', 'y')) NOT VALID",
         "ALTER TABLE players VALIDATE CONSTRAINT a",
         "ALTER TABLE players ALTER COLUMN guest DROP NOT NULL, ALTER COLUMN guest SET DEFAULT true",
-        "-- no-transaction\nCREATE INDEX CONCURRENTLY a ON players (guest)",
+        "-- no-transaction\nCREATE INDEX CONCURRENTLY IF NOT EXISTS a ON players (guest)",
         "INSERT INTO moderation_versions (what) VALUES ('x')",
     ] {
         assert_eq!(complaints(text), [], "{text}");

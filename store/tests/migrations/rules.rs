@@ -177,7 +177,14 @@ fn judge(statement: &Words<'_>, fresh: &mut BTreeSet<String>, length: usize) -> 
 fn index(statement: &Words<'_>, fresh: &BTreeSet<String>) -> Option<Complaint> {
     let on = (0..statement.0.len()).find(|at| statement.word(*at) == "on")?;
     let table = statement.name_after(on + 1, &["only"]);
-    (!fresh.contains(table) && !statement.has(&["concurrently"])).then(|| {
+    if statement.has(&["concurrently"]) {
+        // Outside of a transaction it can be there without being written down. With these words it has a name, too, by which what an
+        // attempt left is found.
+        return (!statement.has(&["concurrently", "if", "not", "exists"])).then(|| {
+            locks("what an attempt that was cut short has built is taken: CREATE INDEX CONCURRENTLY IF NOT EXISTS")
+        });
+    }
+    (!fresh.contains(table)).then(|| {
         locks(format!(
             "CREATE INDEX keeps writers of {table} out until it is built: CONCURRENTLY, in a file of its own"
         ))

@@ -89,8 +89,8 @@ pub(super) const TABLE: &[Metric] = &[
     gauge("asobi_social_board_entries", SOCIAL, "Entries in memory, of all boards."),
     gauge("asobi_social_board_bytes", SOCIAL, "What they take, estimated."),
     histogram(Seconds, "asobi_social_board_load_seconds", SOCIAL, "How long a board took to be read."),
-    counter("asobi_social_board_loads_total", SOCIAL, "Boards that were read, and from where.")
-        .by(&[Of("from", &["replica", "primary"])]),
+    counter("asobi_social_board_loads_total", SOCIAL, "Boards that were read, and from where; nowhere: their turn did not come.")
+        .by(&[Of("from", &["replica", "primary", "nowhere"])]),
     counter("asobi_social_board_repairs_total", SOCIAL, "Boards that were read on because a score was missing."),
     counter("asobi_social_submissions_refused_total", SOCIAL, "Scores that were refused because too many wait.")
         .by(&[Of("reason", &["queue_full"])]),
