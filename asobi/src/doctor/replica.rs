@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use asobi_store::boards::replica;
 use sqlx::{PgPool, Row as _};
-use tokio::time::sleep;
+use tokio::time::timeout;
 
 use super::{Patient, finding::Finding, reading::row};
 
@@ -55,13 +55,10 @@ async fn look(patient: &Patient, url: &str) -> anyhow::Result<Found> {
 async fn lag(primary: &PgPool, standby: &PgPool) -> anyhow::Result<Option<Duration>> {
     let position = replica::position(primary).await?;
     let asked = Instant::now();
-    while asked.elapsed() < WATCHED {
-        if replica::has_replayed(standby, &position).await? == Some(true) {
-            return Ok(Some(asked.elapsed()));
-        }
-        sleep(Duration::from_millis(20)).await;
+    match timeout(WATCHED, replica::caught_up(standby, &position)).await {
+        Ok(caught_up) => Ok(caught_up?.map(|_| asked.elapsed())),
+        Err(_) => Ok(None),
     }
-    Ok(None)
 }
 
 fn judge(found: &Found) -> Finding {
