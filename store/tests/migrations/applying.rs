@@ -144,11 +144,12 @@ async fn an_index_that_an_operator_builds_is_neither_dropped_nor_ended_by_a_dead
     )
     .await?;
     let it_goes_on = async {
-        // Whoever migrates has seen it, or waits for its lock.
+        // Whoever migrates has seen it, or has waited for its lock for so long that they look for no deadlock any more: the next is theirs.
         until(
             &db,
             "SELECT count(*) FROM pg_stat_activity a JOIN pg_locks l USING (pid) WHERE a.datname = current_database()
-             AND l.locktype = 'advisory' AND l.granted AND (a.query LIKE '%an index on%' OR a.wait_event_type = 'Lock')",
+             AND l.locktype = 'advisory' AND l.granted AND (a.query LIKE '%an index on%' OR EXISTS (
+                 SELECT FROM pg_locks w WHERE w.pid = a.pid AND NOT w.granted AND clock_timestamp() - w.waitstart > '1500 ms'))",
         )
         .await?;
         anyhow::Ok(writer.rollback().await?)
