@@ -77,20 +77,18 @@ pub async fn run(options: &Options, target: &mut Target) -> anyhow::Result<Repor
 
 /// Puts the figures of a service's starts into the round; the answer is what one of its processes took.
 fn tell(figure: &str, starts: &mut [Started], round: &mut Map<String, Value>) -> Value {
-    let (mut ready, mut own) = (histogram(), histogram());
-    for start in &*starts {
-        record(&mut ready, start.ready);
-        record(&mut own, start.own);
-    }
+    let mut ready = histogram();
+    starts.iter().for_each(|start| record(&mut ready, start.ready));
     let count = u64::try_from(starts.len()).unwrap_or(u64::MAX);
     let cpu_s = per(starts.iter().map(|start| start.cpu_s).sum(), count, 1);
     let resident_kb = starts.iter().map(|start| start.resident_kb).max().unwrap_or_default();
-    // What it spent its time on, of the one in the middle: the slowest one's is an accident's.
-    starts.sort_by_key(|start| start.ready);
-    let steps = starts.get(starts.len() / 2).map(|start| start.longest.clone());
     round.insert(format!("{figure}_ready_ms"), quantiles(&ready));
-    round.insert(format!("{figure}_own_ms"), quantiles(&own)["p50"].clone());
-    round.insert(format!("{figure}_longest"), steps.into());
+    // What took its time, of the one in the middle: the slowest one's is an accident's.
+    starts.sort_by_key(|start| start.ready);
+    if let Some(middle) = starts.get(starts.len() / 2) {
+        round.insert(format!("{figure}_own_ms"), json!(middle.own_ms));
+        round.insert(format!("{figure}_longest"), json!(middle.longest));
+    }
     json!({"node": figure, "cpu_s": cpu_s, "rss_mb": resident_kb / 1024})
 }
 

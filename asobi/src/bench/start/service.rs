@@ -64,7 +64,7 @@ pub struct Started {
     /// From the start of the process to the row that says so.
     pub ready: Duration,
     /// From its `main` to the line that says so, as it told itself.
-    pub own: Duration,
+    pub own_ms: u64,
     /// Its longest steps, in its own words.
     pub longest: String,
     /// What it had spent when it was ready, and held.
@@ -124,11 +124,11 @@ impl Service {
             scene.registered(pid).await?;
             anyhow::Ok(said)
         };
-        let (own, longest) = timeout(PATIENCE, starting).await.context("it is not ready in time")??;
+        let (own_ms, longest) = timeout(PATIENCE, starting).await.context("it is not ready in time")??;
         let (ready, cpu_s) = (began.elapsed(), cpu_seconds(pid).unwrap_or_default());
         let resident_kb = resident_kb(pid).unwrap_or_default();
         let ended_well = end(child, lines).await?;
-        Ok(Started { ready, own, longest, cpu_s, resident_kb, ended_well })
+        Ok(Started { ready, own_ms, longest, cpu_s, resident_kb, ended_well })
     }
 
     /// As `asobi dev` runs it, but that it logs for programs.
@@ -162,12 +162,12 @@ impl Service {
 }
 
 /// Reads until the line that says how long the start took, and with what.
-async fn said_ready(lines: &mut Lines<BufReader<ChildStderr>>) -> anyhow::Result<(Duration, String)> {
+async fn said_ready(lines: &mut Lines<BufReader<ChildStderr>>) -> anyhow::Result<(u64, String)> {
     let mut last = String::from("nothing");
     while let Some(line) = lines.next_line().await? {
         let said: Value = serde_json::from_str(&line).unwrap_or_default();
         if let Some(ms) = said["start.ms"].as_u64() {
-            return Ok((Duration::from_millis(ms), said["start.longest"].as_str().unwrap_or_default().to_owned()));
+            return Ok((ms, said["start.longest"].as_str().unwrap_or_default().to_owned()));
         }
         last = line;
     }
