@@ -145,8 +145,7 @@ impl Scenario {
 
     fn wanted(&self) -> anyhow::Result<Wanted> {
         Ok(match self {
-            // One that can die.
-            Self::Matchmaking(_) => Wanted { matchmakers: 2, ..Wanted::default() },
+            Self::Matchmaking(options) => options.wanted()?,
             Self::Match(options) => options.wanted()?,
             Self::Presence(_) => presence::Options::wanted(),
             Self::Connections(options) => options.wanted(),

@@ -18,11 +18,12 @@ use tokio::{
 use crate::process;
 
 /// The scripts that every such cluster has.
-const GAMES: [(&str, &str); 5] = [
+const GAMES: [(&str, &str); 6] = [
     ("config.lua", include_str!("modes.lua")),
     ("match.lua", include_str!("idle.lua")),
     ("pair.lua", include_str!("pair.lua")),
     ("skill.lua", include_str!("skill.lua")),
+    ("group.lua", include_str!("group.lua")),
     ("play.lua", include_str!("play.lua")),
 ];
 const START: Duration = Duration::from_secs(60);

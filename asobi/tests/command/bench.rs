@@ -21,11 +21,12 @@ const SETS: [&str; 8] = [
     "chat.global_channels=c0,c1",
     "log.filter=warn",
 ];
-const SCRIPTS: [(&str, &str); 5] = [
+const SCRIPTS: [(&str, &str); 6] = [
     ("config.lua", include_str!("../../src/bench/modes.lua")),
     ("match.lua", include_str!("../../src/bench/idle.lua")),
     ("pair.lua", include_str!("../../src/bench/pair.lua")),
     ("skill.lua", include_str!("../../src/bench/skill.lua")),
+    ("group.lua", include_str!("../../src/bench/group.lua")),
     ("play.lua", include_str!("../../src/bench/play.lua")),
 ];
 
@@ -88,6 +89,10 @@ async fn each_scenario_measures_a_running_cluster() -> anyhow::Result<()> {
     let matchmaking =
         measured("matchmaking --burst 4 --bursts 1 --rate 4 --seconds 1 --strategy skill", &ready).await?;
     ensure!(matchmaking["burst_all_told_ms_median"].as_f64() > Some(0.0), "{matchmaking}");
+    let parties = measured("matchmaking --burst 24 --bursts 1 --rate 8 --seconds 1 --parties 50", &ready).await?;
+    ensure!(parties["parties_wrong"] == 0 && parties["burst_players"] == 24, "{parties}");
+    ensure!(parties["burst_party_told_ms"]["max"].as_f64() > Some(0.0), "{parties}");
+    ensure!(parties["steady_told_ms"]["max"].as_f64() > Some(0.0), "{parties}");
     let board = measured("boards --entries 100 --submitters 2 --rate 50 --seconds 1 --baseline", &ready).await?;
     ensure!(board["scenario"] == "leaderboard" && board["paced_read_ms"]["p99"].as_f64() > Some(0.0), "{board}");
     cluster.stop().await?;
@@ -138,6 +143,7 @@ async fn mistakes_are_named() -> anyhow::Result<()> {
         (&["bench", "heartbeat", "--compare", &file], "is no result of asobi bench"),
         (&["bench", "compare", &file, &file], "is no result of asobi bench"),
         (&["bench", "storm", "--rounds", "2"], "--rounds 1"),
+        (&["bench", "matchmaking", "--parties", "10", "--strategy", "skill"], "not with --strategy skill"),
         (&["bench", "start", "--url", "http://127.0.0.1:1"], "neither --url nor --ready-file"),
     ] {
         let output = output(arguments, &[]).await?;
