@@ -3,32 +3,22 @@
 use std::{
     fs,
     path::{Path, PathBuf},
-    process::Stdio,
-    time::{Duration, Instant},
+    time::Duration,
 };
 
-use anyhow::{Context as _, bail, ensure};
-use nix::{
-    sys::signal::{Signal, kill},
-    unistd::{Pid, SysconfVar, sysconf},
-};
+use anyhow::{Context as _, ensure};
 use serde_json::{Value, json};
-use tokio::process::{Child, Command};
 
-use super::Common;
+use super::{
+    Common,
+    own::Own,
+    proc::{cpu_seconds, postgres, resident_kb, share_kb, stat},
+};
 
 /// Global channels of a cluster of the bench's own.
 pub const CHANNELS: u32 = 1_000;
-/// Of a cluster of the bench's own.
-const GAMES: [(&str, &str); 5] = [
-    ("config.lua", include_str!("modes.lua")),
-    ("match.lua", include_str!("idle.lua")),
-    ("pair.lua", include_str!("pair.lua")),
-    ("skill.lua", include_str!("skill.lua")),
-    ("play.lua", include_str!("play.lua")),
-];
-const START: Duration = Duration::from_secs(60);
-const STOP: Duration = Duration::from_secs(20);
+/// How often is looked whether a cluster is ready.
+const LOOK: Duration = Duration::from_millis(50);
 
 /// What a cluster of the bench's own shall be.
 #[derive(Debug, Clone)]
@@ -70,11 +60,6 @@ pub struct Target {
     own: Option<Own>,
 }
 
-struct Own {
-    supervisor: Child,
-    _dir: tempfile::TempDir,
-}
-
 /// CPU seconds of the processes that are known, at one moment.
 pub struct Spent(Vec<(String, f64)>);
 
@@ -101,27 +86,14 @@ impl Target {
 
     async fn start(wanted: &Wanted) -> anyhow::Result<Self> {
         say!("starting a cluster of its own …");
-        let dir = tempfile::tempdir()?;
-        let ready = dir.path().join("ready.json");
-        let log = fs::File::create(dir.path().join("log"))?;
-        let games = dir.path().join("games");
-        fs::create_dir(&games)?;
-        let own = GAMES.into_iter().chain(wanted.games.iter().map(|(name, script)| (name.as_str(), script.as_str())));
-        for (name, script) in own {
-            fs::write(games.join(name), script)?;
-        }
-        let mut command = Command::new(std::env::current_exe()?);
-        command.args(["dev", "--port", "0", "--no-restart"]);
-        command.args(["--gateways", &wanted.gateways.to_string()]);
-        command.args(["--match-hosts", &wanted.match_hosts.to_string()]);
-        command.args(["--matchmakers", &wanted.matchmakers.to_string()]);
-        command
-            .arg("--ready-file")
-            .arg(&ready)
-            .arg("--games")
-            .arg(&games)
-            .arg("--data-dir")
-            .arg(dir.path().join("data"));
+        let mut arguments = [
+            ("--gateways", wanted.gateways),
+            ("--match-hosts", wanted.match_hosts),
+            ("--matchmakers", wanted.matchmakers),
+        ]
+        .map(|(option, count)| [option.to_owned(), count.to_string()])
+        .concat();
+        let mut set = |key_value: &str| arguments.extend(["--set".to_owned(), key_value.to_owned()]);
         for limit in [
             "frames_per_second",
             "connects_per_second",
@@ -129,30 +101,19 @@ impl Target {
             "auth_per_second",
             "requests_per_second",
         ] {
-            command.args(["--set", &format!("limits.{limit}=0")]);
+            set(&format!("limits.{limit}=0"));
         }
-        command.args(["--set", "log.filter=warn"]);
+        set("log.filter=warn");
         // A pool's tickets belong to players without a connection, and are many.
-        command.args(["--set", "matchmaker.disconnect_grace_ms=3600000", "--set", "matchmaker.max_queue=2000000"]);
+        set("matchmaker.disconnect_grace_ms=3600000");
+        set("matchmaker.max_queue=2000000");
         let channels: Vec<String> = (0..CHANNELS).map(|n| format!("c{n}")).collect();
-        command.args(["--set", &format!("chat.global_channels={}", channels.join(","))]);
-        for set in &wanted.sets {
-            command.args(["--set", set]);
-        }
-        command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
-        let mut supervisor = command.spawn().context("asobi dev cannot be started")?;
-        let started = Instant::now();
-        while !ready.exists() {
-            if let Some(status) = supervisor.try_wait()? {
-                bail!(
-                    "asobi dev ended with {status}:\n{}",
-                    fs::read_to_string(dir.path().join("log")).unwrap_or_default()
-                );
-            }
-            ensure!(started.elapsed() < START, "the cluster was not ready after {START:?}");
-            tokio::time::sleep(Duration::from_millis(50)).await;
-        }
-        Self::from_ready(&ready, Some(Own { supervisor, _dir: dir }))
+        set(&format!("chat.global_channels={}", channels.join(",")));
+        wanted.sets.iter().for_each(|wanted| set(wanted));
+        let mut own = Own::launch(&wanted.games, &arguments)?;
+        own.ready(LOOK).await?;
+        let file = own.ready_file();
+        Self::from_ready(&file, Some(own))
     }
 
     fn from_ready(file: &Path, own: Option<Own>) -> anyhow::Result<Self> {
@@ -179,15 +140,15 @@ impl Target {
         !self.processes.is_empty()
     }
 
+    /// The scripts of a cluster of the bench's own.
+    pub fn games(&self) -> Option<PathBuf> {
+        self.own.as_ref().map(Own::games)
+    }
+
     /// Stops the cluster if it is the bench's own.
-    pub async fn stop(mut self) {
-        let Some(mut own) = self.own.take() else { return };
-        if let Some(pid) = own.supervisor.id().and_then(|pid| i32::try_from(pid).ok()) {
-            let _ = kill(Pid::from_raw(pid), Signal::SIGTERM);
-        }
-        if tokio::time::timeout(STOP, own.supervisor.wait()).await.is_err() {
-            say!("the bench's own cluster did not stop in time and is killed");
-            let _ = own.supervisor.kill().await;
+    pub async fn stop(&mut self) {
+        if let Some(own) = self.own.take() {
+            own.stop().await;
         }
     }
 
@@ -240,7 +201,7 @@ impl Target {
 
     /// The processes by name, PostgreSQL's as one.
     fn all(&self) -> impl Iterator<Item = (String, Vec<u32>)> + '_ {
-        let root = self.own.as_ref().map_or_else(|| self.supervisor(), |own| own.supervisor.id());
+        let root = self.own.as_ref().map_or_else(|| self.supervisor(), Own::pid);
         let postgres = root.map(postgres).unwrap_or_default();
         let postgres = (!postgres.is_empty()).then(|| ("postgresql".to_owned(), postgres));
         self.processes.iter().map(|(name, pid)| (name.clone(), vec![*pid])).chain(postgres)
@@ -257,70 +218,10 @@ impl Host {
     }
 }
 
-/// The server's processes: descendants of that one whose command is postgres.
-fn postgres(root: u32) -> Vec<u32> {
-    let processes = processes();
-    let mut family = vec![root];
-    let mut at = 0;
-    while let Some(parent) = family.get(at).copied() {
-        family.extend(processes.iter().filter(|p| p.parent == parent).map(|p| p.pid));
-        at += 1;
-    }
-    processes.iter().filter(|p| family.contains(&p.pid) && p.name.starts_with("postgres")).map(|p| p.pid).collect()
-}
-
 /// An address as it is used: without a path.
 fn address(url: &str) -> anyhow::Result<String> {
     let wrong = || format!("{url} is no gateway's address: expected one as http://127.0.0.1:8080");
     let parsed = reqwest::Url::parse(url).with_context(wrong)?;
     ensure!(matches!(parsed.scheme(), "http" | "https") && parsed.has_host() && parsed.path() == "/", wrong());
     Ok(url.trim_end_matches('/').to_owned())
-}
-
-struct ProcessStat {
-    pid: u32,
-    parent: u32,
-    name: String,
-}
-
-fn processes() -> Vec<ProcessStat> {
-    let Ok(entries) = fs::read_dir("/proc") else { return Vec::new() };
-    entries
-        .filter_map(|entry| {
-            let pid = entry.ok()?.file_name().to_str()?.parse().ok()?;
-            let (name, fields) = stat(pid)?;
-            Some(ProcessStat { pid, name, parent: fields.get(1)?.parse().ok()? })
-        })
-        .collect()
-}
-
-/// The command's name, and the fields of `/proc/PID/stat` behind it (the first is the state).
-fn stat(pid: u32) -> Option<(String, Vec<String>)> {
-    let text = fs::read_to_string(PathBuf::from(format!("/proc/{pid}/stat"))).ok()?;
-    let (name, rest) = text.split_once('(')?.1.rsplit_once(')')?;
-    Some((name.to_owned(), rest.split_whitespace().map(str::to_owned).collect()))
-}
-
-fn cpu_seconds(pid: u32) -> Option<f64> {
-    let (_, fields) = stat(pid)?;
-    // utime and stime, the 14th and 15th of all fields, in ticks.
-    let ticks = fields.get(11)?.parse::<u32>().ok()?.checked_add(fields.get(12)?.parse().ok()?)?;
-    let per_second = u32::try_from(sysconf(SysconfVar::CLK_TCK).ok().flatten()?).ok()?;
-    Some(f64::from(ticks) / f64::from(per_second))
-}
-
-/// Of many processes that share memory, as PostgreSQL's do, each one's part of it; else all that is resident.
-fn share_kb(pid: u32, of: usize) -> Option<u64> {
-    if of < 2 {
-        return resident_kb(pid);
-    }
-    let Ok(rollup) = fs::read_to_string(format!("/proc/{pid}/smaps_rollup")) else { return resident_kb(pid) };
-    let line = rollup.lines().find(|l| l.starts_with("Pss:"))?;
-    line.split_whitespace().nth(1)?.parse().ok()
-}
-
-fn resident_kb(pid: u32) -> Option<u64> {
-    let status = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
-    let line = status.lines().find(|l| l.starts_with("VmRSS:"))?;
-    line.split_whitespace().nth(1)?.parse().ok()
 }

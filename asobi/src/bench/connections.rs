@@ -10,7 +10,7 @@ use anyhow::Context as _;
 use clap::Args;
 use futures_util::StreamExt as _;
 use hdrhistogram::Histogram;
-use serde_json::json;
+use serde_json::{Value, json};
 use sqlx::PgPool;
 use tokio::{
     sync::watch,
@@ -21,6 +21,7 @@ use tokio::{
 use super::{
     Common,
     cluster::{Target, Wanted},
+    echo::Echo,
     player::{Closed, DEADLINE, Guest, Socket, call, descriptors, heartbeat, open, sign_in_many, ws},
     report::{Report, cpu_of, histogram, per, record},
     storm::Refused,
@@ -45,6 +46,9 @@ pub struct Options {
     /// Gateways of a cluster of the bench's own
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=20))]
     gateways: u16,
+    /// Also let a bare WebSocket server hold as many connections that come at the same rate, and compare the memory and the CPU that each takes
+    #[arg(long)]
+    baseline: bool,
 }
 
 impl Options {
@@ -76,45 +80,112 @@ struct Came {
     took: Duration,
 }
 
+/// What a server's connections cost it; nothing is known of one whose processes are not.
+struct Cost {
+    /// What each takes.
+    kb: Option<f64>,
+    /// What the processes spent on those that came after the first part.
+    processes: Vec<Value>,
+    per_second: f64,
+    turned_away: u32,
+    latency: Histogram<u64>,
+    coming: u64,
+}
+
+impl Cost {
+    fn cpu_s_per_1k(&self, of: &str) -> f64 {
+        per(cpu_of(&self.processes, of), self.coming, 1_000)
+    }
+}
+
 /// # Errors
 /// The cluster does not let its players in, or there are too few file descriptors here.
-pub async fn run(options: &Options, target: &Target) -> anyhow::Result<Report> {
+pub async fn run(options: &Options, target: &mut Target) -> anyhow::Result<Report> {
     let count = usize::try_from(options.connections)?;
     descriptors(count)?;
     let guests = sign_in_many(target, count).await?;
     befriend(options, target, &guests).await?;
-    let (first, rest) = guests.split_at(count / FIRST);
-    let few = come(options, target, first).await?;
-    sleep(SETTLE).await;
-    let (few_kb, before) = (target.resident_kb("gateway"), target.spent());
-    let many = come(options, target, rest).await?;
-    let connecting = target.since(&before);
-    sleep(SETTLE).await;
-    let many_kb = target.resident_kb("gateway");
-    let (per_second, coming) = (rest.len() as f64 / many.took.as_secs_f64(), rest.len() as u64);
+    let urls = target.gateways.iter().map(|gateway| ws(gateway)).collect();
+    let (sockets, cost) = hold(options, target, urls, "gateway", &guests).await?;
     let before = target.spent();
-    let (answers, lost) = beat(options, few.sockets.into_iter().chain(many.sockets).collect()).await;
+    let (answers, lost) = beat(options, sockets).await;
     let beating = target.since(&before);
     let mut report = Report::new("connections")
         .field("connections", options.connections)
         .field("friends", options.friends)
-        .field("connects_per_second", (per_second * 10.0).round() / 10.0)
-        .field("turned_away", few.turned_away + many.turned_away)
-        .latency("connect_ms", &many.latency)
+        .field("connects_per_second", cost.per_second)
+        .field("turned_away", cost.turned_away)
+        .latency("connect_ms", &cost.latency)
         .field("heartbeats", answers.len())
         .latency("heartbeat_ms", &answers)
         .field("lost", lost);
-    if many_kb > 0 {
-        let slope = per(many_kb.saturating_sub(few_kb) as f64, coming, 1);
+    if let Some(kb) = cost.kb {
         report = report
-            .field("kb_per_connection", slope)
-            .field("gateway_cpu_s_per_1k_connects", per(cpu_of(&connecting, "gateway"), coming, 1_000))
-            .field("postgresql_cpu_s_per_1k_connects", per(cpu_of(&connecting, "postgresql"), coming, 1_000))
-            .field("connecting", connecting)
+            .field("kb_per_connection", kb)
+            .field("gateway_cpu_s_per_1k_connects", cost.cpu_s_per_1k("gateway"))
+            .field("postgresql_cpu_s_per_1k_connects", cost.cpu_s_per_1k("postgresql"))
+            .field("connecting", cost.processes.clone())
             .field("beating", beating)
-            .field("ratio", slope);
+            .field("ratio", kb);
+    }
+    if options.baseline {
+        report = bare(options, target, &guests, &cost, report).await?;
     }
     Ok(report.fails_if(lost > 0, "connections were lost"))
+}
+
+/// The same client, the same frames and the same rate, against a server that only sends them back.
+async fn bare(
+    options: &Options,
+    target: &mut Target,
+    guests: &[Guest],
+    cost: &Cost,
+    report: Report,
+) -> anyhow::Result<Report> {
+    say!("the same against a bare echo …");
+    let echo = Echo::start().await?;
+    target.watch("echo", echo.pid);
+    let held = hold(options, target, [echo.url.clone()].into(), "echo", guests).await;
+    target.unwatch("echo");
+    let (_, bare) = held?;
+    let report = report
+        .latency("echo_connect_ms", &bare.latency)
+        .field("echo_connects_per_second", bare.per_second)
+        .field("echo_kb_per_connection", bare.kb)
+        .field("echo_cpu_s_per_1k_connects", bare.cpu_s_per_1k("echo"));
+    let (Some(kb), Some(bare_kb)) = (cost.kb, bare.kb) else { return Ok(report) };
+    let times = |of: f64, to: f64| per(of / to, 1, 1);
+    Ok(report
+        .field("ratio", times(kb, bare_kb))
+        .field("connect_cpu_ratio", times(cost.cpu_s_per_1k("gateway"), bare.cpu_s_per_1k("echo"))))
+}
+
+/// Lets everybody come to the server whose processes are called so, and stay.
+async fn hold(
+    options: &Options,
+    target: &Target,
+    urls: Arc<[String]>,
+    of: &str,
+    guests: &[Guest],
+) -> anyhow::Result<(Vec<Socket>, Cost)> {
+    let (first, rest) = guests.split_at(guests.len() / FIRST);
+    let few = come(options, &urls, first).await?;
+    sleep(SETTLE).await;
+    let (few_kb, before) = (target.resident_kb(of), target.spent());
+    let many = come(options, &urls, rest).await?;
+    let processes = target.since(&before);
+    sleep(SETTLE).await;
+    let many_kb = target.resident_kb(of);
+    let (per_second, coming) = (rest.len() as f64 / many.took.as_secs_f64(), rest.len() as u64);
+    let cost = Cost {
+        kb: (many_kb > 0).then(|| per(many_kb.saturating_sub(few_kb) as f64, coming, 1)),
+        processes,
+        per_second: (per_second * 10.0).round() / 10.0,
+        turned_away: few.turned_away + many.turned_away,
+        latency: many.latency,
+        coming,
+    };
+    Ok((few.sockets.into_iter().chain(many.sockets).collect(), cost))
 }
 
 /// Each player is a friend of so many after them, as if they had asked one another.
@@ -143,14 +214,13 @@ async fn befriend(options: &Options, target: &Target, guests: &[Guest]) -> anyho
 }
 
 /// Lets them come: at the rate, or as fast as they are let in.
-async fn come(options: &Options, target: &Target, guests: &[Guest]) -> anyhow::Result<Came> {
+async fn come(options: &Options, urls: &Arc<[String]>, guests: &[Guest]) -> anyhow::Result<Came> {
     say!("connecting {} players …", guests.len());
-    let urls: Arc<[String]> = target.gateways.iter().map(|gateway| ws(gateway)).collect();
     let permits = Arc::new(tokio::sync::Semaphore::new(AT_ONCE));
     let begun = Instant::now();
     let mut coming = JoinSet::new();
     for (n, guest) in (0_u32..).zip(guests) {
-        let (urls, token) = (Arc::clone(&urls), guest.access_token.clone());
+        let (urls, token) = (Arc::clone(urls), guest.access_token.clone());
         let (permit, due) = if options.rate == 0 {
             (Some(Arc::clone(&permits).acquire_owned().await?), Instant::now())
         } else {

@@ -17,10 +17,13 @@ mod matches;
 mod matchmaking;
 mod mixed;
 mod one_row;
+mod own;
 mod player;
 mod pool;
 mod presence;
+mod proc;
 mod report;
+mod start;
 mod storm;
 mod summary;
 
@@ -65,6 +68,8 @@ enum Scenario {
     Connections(connections::Options),
     /// A gateway is killed, and everybody who was there comes back to the others at once
     Storm(storm::Options),
+    /// Each service from the start of its process until it is ready, and a whole `asobi dev` from an empty folder
+    Start(start::Options),
     /// The bare server that heartbeats are compared with
     #[command(hide = true)]
     Echo,
@@ -130,6 +135,7 @@ impl Scenario {
             Self::Mixed(options) => &options.common,
             Self::Connections(options) => &options.common,
             Self::Storm(options) => &options.common,
+            Self::Start(options) => &options.common,
             Self::Matchmaking(options) => &options.common,
             Self::Match(options) => &options.common,
             Self::Migrate(options) => &options.common,
@@ -139,24 +145,25 @@ impl Scenario {
 
     fn wanted(&self) -> anyhow::Result<Wanted> {
         Ok(match self {
-            // One that can die.
-            Self::Matchmaking(_) => Wanted { matchmakers: 2, ..Wanted::default() },
+            Self::Matchmaking(options) => options.wanted()?,
             Self::Match(options) => options.wanted()?,
             Self::Presence(_) => presence::Options::wanted(),
             Self::Connections(options) => options.wanted(),
             Self::Storm(options) => options.wanted(),
+            Self::Start(options) => options.wanted()?,
             Self::Migrate(options) => matches::Options::from(options.clone()).wanted()?,
             _ => Wanted::default(),
         })
     }
 
-    /// Some repeat by themselves, because their players stay where they are; and what was killed cannot be killed again.
+    /// Some repeat by themselves, because their players stay where they are, or what they end with must come last; and what was killed cannot be
+    /// killed again.
     fn repeats(&self) -> anyhow::Result<u32> {
         let rounds = self.common().map_or(1, |common| common.rounds);
         let kills = match self {
             Self::Storm(_) => true,
             Self::Matchmaking(options) => options.kills(),
-            Self::Match(_) | Self::Migrate(_) => return Ok(1),
+            Self::Match(_) | Self::Migrate(_) | Self::Start(_) => return Ok(1),
             _ => false,
         };
         ensure!(rounds == 1 || !kills, "a process is killed here, which can be done once: --rounds 1");
@@ -172,6 +179,7 @@ impl Scenario {
             Self::Mixed(options) => mixed::run(options, target).await,
             Self::Connections(options) => connections::run(options, target).await,
             Self::Storm(options) => storm::run(options, target).await,
+            Self::Start(options) => start::run(options, target).await,
             Self::Matchmaking(options) => matchmaking::run(options, target).await,
             Self::Match(options) => matches::run(options, target).await,
             Self::Migrate(options) => matches::run(&options.clone().into(), target).await,

@@ -1,1 +1,1 @@
-return { default = "match.lua", pair = "pair.lua", skill = "skill.lua", play = "play.lua" }
+return { default = "match.lua", pair = "pair.lua", skill = "skill.lua", group = "group.lua", play = "play.lua" }

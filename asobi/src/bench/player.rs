@@ -29,6 +29,14 @@ const CONCURRENCY: usize = 16;
 /// # Errors
 /// With what to change when the cluster refuses guests or limits this address.
 pub async fn connect_many(target: &Target, count: usize) -> anyhow::Result<Vec<Socket>> {
+    Ok(enter_many(target, count).await?.into_iter().map(|(_, socket)| socket).collect())
+}
+
+/// The same, with who is at each.
+///
+/// # Errors
+/// As above.
+pub async fn enter_many(target: &Target, count: usize) -> anyhow::Result<Vec<(Guest, Socket)>> {
     descriptors(count)?;
     say!("connecting {count} players over {} gateways …", target.gateways.len());
     let http = reqwest::Client::builder().timeout(DEADLINE).build()?;
@@ -39,21 +47,21 @@ pub async fn connect_many(target: &Target, count: usize) -> anyhow::Result<Vec<S
             connect(&http, gateway, format!("bench-{run}-{n}"))
         })
         .buffered(CONCURRENCY);
-    let mut sockets = Vec::with_capacity(count);
-    while let Some(socket) = connecting.next().await {
-        sockets.push(socket?);
-        if sockets.len() % 1_000 == 0 {
-            say!("  {} of {count}", sockets.len());
+    let mut players = Vec::with_capacity(count);
+    while let Some(player) = connecting.next().await {
+        players.push(player?);
+        if players.len() % 1_000 == 0 {
+            say!("  {} of {count}", players.len());
         }
     }
-    Ok(sockets)
+    Ok(players)
 }
 
-async fn connect(http: &reqwest::Client, gateway: &str, device_id: String) -> anyhow::Result<Socket> {
+async fn connect(http: &reqwest::Client, gateway: &str, device_id: String) -> anyhow::Result<(Guest, Socket)> {
     let guest = sign_in(http, gateway, device_id).await?;
     let mut socket = open(&ws(gateway)).await?;
     call(&mut socket, "session.connect", json!({"token": guest.access_token})).await?;
-    Ok(socket)
+    Ok((guest, socket))
 }
 
 /// A heartbeat, until it is answered. False: the connection is lost, or no answer came within the time.

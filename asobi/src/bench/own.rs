@@ -1,0 +1,102 @@
+//! An `asobi dev` of the bench's own, with everything that it has in a folder that goes with it.
+
+use std::{
+    fs::{self, File, Permissions},
+    os::unix::fs::PermissionsExt as _,
+    path::PathBuf,
+    process::Stdio,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context as _, bail, ensure};
+use tempfile::TempDir;
+use tokio::{
+    process::{Child, Command},
+    time::{sleep, timeout},
+};
+
+use crate::process;
+
+/// The scripts that every such cluster has.
+const GAMES: [(&str, &str); 6] = [
+    ("config.lua", include_str!("modes.lua")),
+    ("match.lua", include_str!("idle.lua")),
+    ("pair.lua", include_str!("pair.lua")),
+    ("skill.lua", include_str!("skill.lua")),
+    ("group.lua", include_str!("group.lua")),
+    ("play.lua", include_str!("play.lua")),
+];
+const START: Duration = Duration::from_secs(60);
+const STOP: Duration = Duration::from_secs(20);
+
+pub struct Own {
+    supervisor: Child,
+    /// When its process was made.
+    began: Instant,
+    dir: TempDir,
+}
+
+impl Own {
+    /// Starts one on free ports and an empty data directory, which says nothing here. `games` are scripts by their file names, beside or instead
+    /// of the bench's own.
+    ///
+    /// # Errors
+    /// It cannot be started.
+    pub fn launch(games: &[(String, String)], arguments: &[String]) -> anyhow::Result<Self> {
+        // Others may look inside: where this is root, PostgreSQL is somebody else.
+        let dir = tempfile::Builder::new().permissions(Permissions::from_mode(0o755)).tempdir()?;
+        let log = File::create(dir.path().join("log"))?;
+        let folder = dir.path().join("games");
+        fs::create_dir(&folder)?;
+        let scripts = games.iter().map(|(name, script)| (name.as_str(), script.as_str()));
+        for (name, script) in GAMES.into_iter().chain(scripts) {
+            fs::write(folder.join(name), script)?;
+        }
+        let mut command = Command::new(std::env::current_exe()?);
+        command.args(["dev", "--port", "0", "--no-restart", "--ready-file"]).arg(dir.path().join("ready.json"));
+        command.arg("--games").arg(folder).arg("--data-dir").arg(dir.path().join("data")).args(arguments);
+        command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log).kill_on_drop(true);
+        let began = Instant::now();
+        let supervisor = command.spawn().context("asobi dev cannot be started")?;
+        Ok(Self { supervisor, began, dir })
+    }
+
+    /// Waits until it is ready, looking that often; answers how long that was from the start of its process.
+    ///
+    /// # Errors
+    /// It ends, with what it said, or takes too long.
+    pub async fn ready(&mut self, look: Duration) -> anyhow::Result<Duration> {
+        let ready = self.ready_file();
+        while !ready.exists() {
+            if let Some(status) = self.supervisor.try_wait()? {
+                let said = fs::read_to_string(self.dir.path().join("log")).unwrap_or_default();
+                bail!("asobi dev ended with {status}:\n{said}");
+            }
+            ensure!(self.began.elapsed() < START, "the cluster was not ready after {START:?}");
+            sleep(look).await;
+        }
+        Ok(self.began.elapsed())
+    }
+
+    pub fn ready_file(&self) -> PathBuf {
+        self.dir.path().join("ready.json")
+    }
+
+    pub fn games(&self) -> PathBuf {
+        self.dir.path().join("games")
+    }
+
+    /// Of the supervisor, while it runs.
+    pub fn pid(&self) -> Option<u32> {
+        self.supervisor.id()
+    }
+
+    /// Drains it; the folder goes with it.
+    pub async fn stop(mut self) {
+        process::terminate(&self.supervisor);
+        if timeout(STOP, self.supervisor.wait()).await.is_err() {
+            say!("the bench's own cluster did not stop in time and is killed");
+            let _ = self.supervisor.kill().await;
+        }
+    }
+}
