@@ -57,7 +57,7 @@ async fn put(conn: &mut PgConnection, checkpoints: &[Checkpoint]) -> Result<Hash
     let rows = sqlx::query!(
         // Locked in the order of the ids, as whoever takes matches over does.
         "WITH given AS (
-           SELECT * FROM UNNEST((SELECT $1::uuid[]), (SELECT $2::bigint[]), (SELECT $3::bytea[])) AS g (match_id, epoch, body)),
+           SELECT * FROM UNNEST($1::uuid[], $2::bigint[], $3::bytea[]) AS g (match_id, epoch, body)),
          mine AS (
            SELECT c.match_id FROM match_checkpoints c JOIN given g ON g.match_id = c.match_id AND g.epoch = c.epoch
            ORDER BY c.match_id FOR UPDATE OF c)

@@ -319,12 +319,9 @@ async fn hold_players(conn: &mut PgConnection, work: &Work) -> Result<HashSet<Uu
     if players.is_empty() {
         return Ok(HashSet::new());
     }
-    let there = sqlx::query_scalar!(
-        "SELECT id FROM players WHERE id = ANY((SELECT $1::uuid[])::uuid[]) ORDER BY id FOR KEY SHARE",
-        &players
-    )
-    .fetch_all(conn)
-    .await?;
+    let there = sqlx::query_scalar!("SELECT id FROM players WHERE id = ANY($1) ORDER BY id FOR KEY SHARE", &players)
+        .fetch_all(conn)
+        .await?;
     Ok(there.into_iter().collect())
 }
 

@@ -127,9 +127,11 @@ const PLANS: [(&str, &str); 2] = [("enable_seqscan", "off"), ("jit", "off")];
 /// Opens the pool and proves that the database answers.
 ///
 /// # Statements with arrays
-/// Those that run often name them as `(SELECT $1::uuid[])`. PostgreSQL keeps a plan only if it looks no dearer than one that is made for
-/// the values of the call, and it takes any array for ten elements long: with fewer it would plan anew at every call, which takes
-/// up to ten times as long as running it. Behind a sub-select all arrays look alike.
+/// PostgreSQL keeps a statement's plan only if it looks no dearer than one that is made for the values of the call, and it takes any array
+/// for ten elements long: with fewer it plans anew at every call, which takes up to ten times as long as running it. Behind a sub-select,
+/// `(SELECT $1::uuid[])`, all arrays look alike, and the plan is kept. A kept plan is as old as its connection, so only statements
+/// that leave the planner nothing to choose are written so: one look into an index for each element, by a scalar sub-select, or by a `LATERAL` one with
+/// `LIMIT`, or with `OFFSET 0` where a partial index could lure it.
 ///
 /// # Errors
 /// When the URL is wrong or the database does not answer within the time-out.

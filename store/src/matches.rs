@@ -106,8 +106,13 @@ pub async fn live(pool: &PgPool, match_id: Uuid) -> Result<Option<LiveSeat>, Err
 pub async fn whereabouts(pool: &PgPool, match_ids: &[Uuid]) -> Result<Vec<LiveSeat>, Error> {
     Ok(sqlx::query_as!(
         LiveSeat,
-        "SELECT id AS match_id, mode, host_node, host_incarnation, epoch FROM matches
-         WHERE id = ANY((SELECT $1::uuid[])::uuid[]) AND (state = 'running' OR (state = 'allocating' AND failovers > 0))",
+        // By its id, whatever the planner thinks of how few matches run.
+        r#"SELECT m.id AS "match_id!", m.mode AS "mode!", m.host_node AS "host_node!", m.host_incarnation AS "host_incarnation!",
+             m.epoch AS "epoch!"
+           FROM (SELECT DISTINCT id FROM UNNEST((SELECT $1::uuid[])) AS u(id)) AS w CROSS JOIN LATERAL (
+               SELECT m.id, m.mode, m.host_node, m.host_incarnation, m.epoch, m.state, m.failovers FROM matches m
+               WHERE m.id = w.id OFFSET 0) AS m
+           WHERE m.state = 'running' OR (m.state = 'allocating' AND m.failovers > 0)"#,
         match_ids,
     )
     .fetch_all(pool)

@@ -174,7 +174,7 @@ pub async fn retract_about(
     }
     sqlx::query!(
         "DELETE FROM notifications WHERE id IN (
-             SELECT id FROM notifications WHERE player_id = ANY((SELECT $1::uuid[])::uuid[]) AND type = $2 AND content->>$3 = $4::uuid::text
+             SELECT id FROM notifications WHERE player_id = ANY($1) AND type = $2 AND content->>$3 = $4::uuid::text
              ORDER BY id FOR UPDATE)",
         players,
         kind,
@@ -196,7 +196,7 @@ pub async fn trim(conn: &mut PgConnection, sent: &[Notification], kept: i64) -> 
     sqlx::query!(
         "DELETE FROM notifications WHERE id IN (
              SELECT n.id FROM notifications n WHERE n.id IN (
-                 SELECT old.id FROM UNNEST((SELECT $1::uuid[])) AS p(id) CROSS JOIN LATERAL (
+                 SELECT old.id FROM UNNEST($1::uuid[]) AS p(id) CROSS JOIN LATERAL (
                      SELECT o.id FROM notifications o WHERE o.player_id = p.id ORDER BY o.sent_at DESC, o.id DESC OFFSET $2
                  ) old)
              FOR UPDATE SKIP LOCKED)",

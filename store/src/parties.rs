@@ -187,7 +187,7 @@ async fn states(conn: &mut PgConnection, parties: &[Uuid]) -> Result<Vec<Party>>
              EXISTS (SELECT 1 FROM sessions s JOIN nodes n ON n.node_id = s.node_id AND n.incarnation = s.incarnation
                      WHERE s.player_id = m.player_id AND n.lease_until > now()) AS "online!"
            FROM parties p JOIN party_members m ON m.party_id = p.id
-           WHERE p.id = ANY((SELECT $1::uuid[])::uuid[]) ORDER BY p.id, m.joined_at, m.player_id"#,
+           WHERE p.id = ANY($1) ORDER BY p.id, m.joined_at, m.player_id"#,
         parties,
     )
     .fetch_all(conn)

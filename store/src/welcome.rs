@@ -46,9 +46,11 @@ pub async fn welcomes(pool: &PgPool, players: &[Uuid]) -> Result<HashMap<Uuid, W
              m.id AS "match_id?", m.mode AS "mode?", m.host_node AS "host_node?", m.host_incarnation AS "host_incarnation?",
              m.epoch AS "epoch?"
            FROM UNNEST((SELECT $1::uuid[])) AS w(player_id)
-           LEFT JOIN match_players s ON s.player_id = w.player_id
-           LEFT JOIN matches m ON m.id = s.match_id
-             AND (m.state = 'running' OR (m.state = 'allocating' AND m.failovers > 0))"#,
+           LEFT JOIN LATERAL (
+             SELECT live.* FROM (
+               SELECT m.id, m.mode, m.host_node, m.host_incarnation, m.epoch, m.state, m.failovers FROM matches m
+               WHERE m.id = (SELECT s.match_id FROM match_players s WHERE s.player_id = w.player_id) OFFSET 0) AS live
+             WHERE live.state = 'running' OR (live.state = 'allocating' AND live.failovers > 0)) AS m ON true"#,
         players,
     )
     .fetch_all(pool)
@@ -125,7 +127,7 @@ pub async fn bound(pool: &PgPool, bond: Bond, pairs: &[(Uuid, Uuid)]) -> Result<
     let found: Vec<(Uuid, Uuid)> = match bond {
         Bond::Seat => sqlx::query!(
             r#"SELECT t.a AS "a!", t.b AS "b!" FROM UNNEST((SELECT $1::uuid[]), (SELECT $2::uuid[])) AS t(a, b)
-               WHERE EXISTS (SELECT 1 FROM match_players p WHERE p.player_id = t.a AND p.match_id = t.b)"#,
+               WHERE (SELECT true FROM match_players p WHERE p.player_id = t.a AND p.match_id = t.b LIMIT 1)"#,
             &a,
             &b,
         )
@@ -136,7 +138,7 @@ pub async fn bound(pool: &PgPool, bond: Bond, pairs: &[(Uuid, Uuid)]) -> Result<
         .collect(),
         Bond::Group => sqlx::query!(
             r#"SELECT t.a AS "a!", t.b AS "b!" FROM UNNEST((SELECT $1::uuid[]), (SELECT $2::uuid[])) AS t(a, b)
-               WHERE EXISTS (SELECT 1 FROM group_members m WHERE m.player_id = t.a AND m.group_id = t.b)"#,
+               WHERE (SELECT true FROM group_members m WHERE m.player_id = t.a AND m.group_id = t.b LIMIT 1)"#,
             &a,
             &b,
         )
@@ -147,9 +149,9 @@ pub async fn bound(pool: &PgPool, bond: Bond, pairs: &[(Uuid, Uuid)]) -> Result<
         .collect(),
         Bond::Block => sqlx::query!(
             r#"SELECT t.a AS "a!", t.b AS "b!" FROM UNNEST((SELECT $1::uuid[]), (SELECT $2::uuid[])) AS t(a, b)
-               WHERE EXISTS (SELECT 1 FROM friendships f WHERE f.status = 'blocked'
+               WHERE (SELECT true FROM friendships f WHERE f.status = 'blocked'
                  AND least(f.player_id, f.friend_id) = least(t.a, t.b)
-                 AND greatest(f.player_id, f.friend_id) = greatest(t.a, t.b))"#,
+                 AND greatest(f.player_id, f.friend_id) = greatest(t.a, t.b) LIMIT 1)"#,
             &a,
             &b,
         )

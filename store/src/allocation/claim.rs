@@ -76,7 +76,7 @@ pub(crate) async fn withdraw(conn: &mut PgConnection, players: &[Uuid]) -> Resul
     let rows = sqlx::query!(
         r#"WITH heads AS (
              SELECT DISTINCT COALESCE(t.head, t.id) AS head FROM tickets t JOIN match_players s ON s.player_id = t.player_id
-             WHERE t.player_id = ANY((SELECT $1::uuid[])::uuid[]) AND t.state = 'pending'),
+             WHERE t.player_id = ANY($1) AND t.state = 'pending'),
            whole AS (SELECT head AS id FROM heads UNION ALL SELECT r.id FROM heads h JOIN tickets r ON r.head = h.head),
            mine AS (SELECT t.id FROM tickets t JOIN whole ON whole.id = t.id WHERE t.state = 'pending' ORDER BY t.id FOR UPDATE OF t)
            UPDATE tickets t SET state = 'cancelled', ended_at = now() FROM mine WHERE t.id = mine.id AND t.state = 'pending'
@@ -152,9 +152,9 @@ async fn take_tickets(conn: &mut PgConnection, wanted: &[(Uuid, Uuid)]) -> Resul
     let (tickets, matches): (Vec<Uuid>, Vec<Uuid>) = wanted.iter().copied().unzip();
     let rows = sqlx::query_scalar!(
         // Locked in the order of ids, as whoever cancels a party's ticket does.
-        "WITH mine AS (SELECT id FROM tickets WHERE id = ANY((SELECT $1::uuid[])::uuid[]) AND state = 'pending' ORDER BY id FOR UPDATE)
+        "WITH mine AS (SELECT id FROM tickets WHERE id = ANY($1) AND state = 'pending' ORDER BY id FOR UPDATE)
          UPDATE tickets t SET state = 'matched', match_id = w.match_id, ended_at = now()
-         FROM UNNEST((SELECT $1::uuid[]), (SELECT $2::uuid[])) AS w (id, match_id) JOIN mine ON mine.id = w.id
+         FROM UNNEST($1::uuid[], $2::uuid[]) AS w (id, match_id) JOIN mine ON mine.id = w.id
          WHERE t.id = w.id AND t.state = 'pending' RETURNING t.id",
         &tickets,
         &matches,

@@ -65,8 +65,8 @@ pub async fn pending_of(pool: &PgPool, heads: &[Uuid]) -> Result<Vec<Pending>> {
         Pending,
         r#"SELECT id AS "id!", head, player_id AS "player_id!", mode AS "mode!", submitted_at AS "submitted_at!",
                   properties AS "properties!", query, traceparent
-           FROM (SELECT * FROM tickets WHERE id = ANY((SELECT $1::uuid[])::uuid[]) AND state = 'pending' AND head IS NULL
-                 UNION ALL SELECT * FROM tickets WHERE head = ANY((SELECT $1::uuid[])::uuid[]) AND state = 'pending') AS t"#,
+           FROM (SELECT * FROM tickets WHERE id = ANY($1) AND state = 'pending' AND head IS NULL
+                 UNION ALL SELECT * FROM tickets WHERE head = ANY($1) AND state = 'pending') AS t"#,
         heads,
     )
     .fetch_all(pool)
@@ -265,7 +265,7 @@ pub struct Told {
 pub async fn tell(conn: &mut PgConnection, matches: &[Uuid]) -> Result<Vec<Told>> {
     Ok(sqlx::query_as!(
         Told,
-        r#"UPDATE matches m SET told = true WHERE m.id = ANY((SELECT $1::uuid[])::uuid[]) AND NOT m.told AND m.state <> 'allocating'
+        r#"UPDATE matches m SET told = true WHERE m.id = ANY($1) AND NOT m.told AND m.state <> 'allocating'
            RETURNING m.id, m.mode, m.state, m.teams, m.result, m.failovers,
              CASE WHEN m.failovers = 0 THEN m.players
                WHEN m.state = 'running' THEN ARRAY(

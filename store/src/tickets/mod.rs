@@ -384,7 +384,7 @@ pub async fn place(pool: &PgPool, ticket: &Ticket) -> crate::Result<Place> {
 /// When the database fails.
 pub async fn waiting_of(pool: &PgPool, players: &[Uuid]) -> crate::Result<Vec<(Uuid, Uuid)>> {
     let rows = sqlx::query!(
-        r#"SELECT player_id, COALESCE(head, id) AS "ticket_id!" FROM tickets WHERE player_id = ANY((SELECT $1::uuid[])::uuid[]) AND state = 'pending'"#,
+        r#"SELECT player_id, COALESCE(head, id) AS "ticket_id!" FROM tickets WHERE player_id = ANY($1) AND state = 'pending'"#,
         players,
     )
     .fetch_all(pool)
