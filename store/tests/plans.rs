@@ -36,7 +36,8 @@ async fn statements_with_arrays_are_not_planned_at_each_call() -> anyhow::Result
         come_and_go(&one, &players).await?;
     }
     let plans: Vec<(String, i64, i64)> = sqlx::query_as(
-        "SELECT statement, custom_plans, generic_plans FROM pg_prepared_statements WHERE statement LIKE '%SELECT $1::uuid[])%'",
+        "SELECT statement, custom_plans, generic_plans FROM pg_prepared_statements
+         WHERE statement LIKE '%(SELECT $1::uuid[])%' AND statement NOT LIKE '%pg_prepared_statements%'",
     )
     .fetch_all(&one)
     .await?;
