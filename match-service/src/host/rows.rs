@@ -53,9 +53,6 @@ pub trait Rows: Send + Sync {
 /// round trips, and those, not the states, are what they cost PostgreSQL.
 const GATHER: Duration = Duration::from_millis(25);
 
-/// How long claims gather where many matches are formed at once: with fewer statements all of them are answered sooner.
-const GATHER_CLAIMS: Duration = Duration::from_millis(5);
-
 /// The rows in PostgreSQL. Connections belong to the runtime that opened them, so all work runs on the process's main one, whichever worker's
 /// match asks.
 pub struct PgRows {
@@ -79,7 +76,7 @@ impl PgRows {
             publisher,
             runtime: Handle::current(),
             timeout,
-            claims: Arc::new(Together::gathering_in_a_crowd(GATHER_CLAIMS)),
+            claims: Arc::default(),
             checkpoints: Arc::default(),
             states: Arc::new(Together::gathering(GATHER)),
         }

@@ -1,11 +1,6 @@
 //! Many matches' writes in one statement: while one is under way the next ones gather, so an idle host writes at once and a busy one in batches.
 
-use std::{
-    collections::VecDeque,
-    future::Future,
-    sync::atomic::{AtomicUsize, Ordering},
-    time::Duration,
-};
+use std::{collections::VecDeque, future::Future, time::Duration};
 
 use asobi_store::Error;
 use parking_lot::Mutex;
@@ -14,9 +9,6 @@ use tokio::sync::oneshot;
 /// Matches of one statement.
 const BATCH: usize = 256;
 
-/// After so many in one statement more are on their way.
-const BUSY: usize = 3;
-
 /// See the module. No task of its own: whoever has the turn writes for everybody who waits.
 pub struct Together<T, A> {
     /// At most one of each match, whose number the host's capacity bounds.
@@ -24,9 +16,6 @@ pub struct Together<T, A> {
     turn: tokio::sync::Mutex<()>,
     /// How long whoever has the turn lets others come first.
     gather: Duration,
-    /// After so many in the last batch.
-    gather_from: usize,
-    last: AtomicUsize,
 }
 
 impl<T, A> Default for Together<T, A> {
@@ -39,15 +28,7 @@ impl<T, A> Together<T, A> {
     /// For what nobody waits for: a batch is not written before it had so long to fill.
     #[must_use]
     pub fn gathering(gather: Duration) -> Self {
-        let (waiting, turn) = (Mutex::default(), tokio::sync::Mutex::default());
-        Self { waiting, turn, gather, gather_from: 0, last: AtomicUsize::new(0) }
-    }
-
-    /// For what somebody waits for: at once where it comes alone, and with what comes within so long in a crowd, where one statement each would
-    /// cost all of them more.
-    #[must_use]
-    pub fn gathering_in_a_crowd(gather: Duration) -> Self {
-        Self { gather_from: BUSY, ..Self::gathering(gather) }
+        Self { waiting: Mutex::default(), turn: tokio::sync::Mutex::default(), gather }
     }
 
     /// Has an item written, by `write` or by whoever has the turn; `write` answers for each item of a batch in its order. The caller bounds
@@ -69,12 +50,10 @@ impl<T, A> Together<T, A> {
                 Err(oneshot::error::TryRecvError::Closed) => return Err(Error::Deadline(bound)),
                 Err(oneshot::error::TryRecvError::Empty) => {
                     // A batch that is full already waits for nobody.
-                    let gathers = !self.gather.is_zero() && self.last.load(Ordering::Relaxed) >= self.gather_from;
-                    if gathers && self.waiting.lock().len() < BATCH {
+                    if !self.gather.is_zero() && self.waiting.lock().len() < BATCH {
                         tokio::time::sleep(self.gather).await;
                     }
                     let (items, waiting) = self.batch();
-                    self.last.store(items.len(), Ordering::Relaxed);
                     for (answer, waiting) in write(items).await?.into_iter().zip(waiting) {
                         let _ = waiting.send(answer);
                     }
@@ -119,33 +98,5 @@ mod tests {
         }
         // From 0 to 25 ms, and the rest.
         assert_eq!(*batches.lock(), [vec![0, 1, 2, 3, 4, 5, 6], vec![7, 8, 9]]);
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn in_a_crowd_what_comes_soon_is_written_together_and_alone_nothing_waits() {
-        let together = Arc::new(Together::<u32, ()>::gathering_in_a_crowd(Duration::from_millis(5)));
-        let sizes = Arc::new(Mutex::new(Vec::new()));
-        // One alone, a crowd of which the first finds nobody before it, and one alone after them.
-        let at = std::iter::once(0).chain((0..12).map(|n| 100 + n)).chain(std::iter::once(200));
-        let writes = at.map(|ms| {
-            let (together, sizes) = (Arc::clone(&together), Arc::clone(&sizes));
-            tokio::spawn(async move {
-                tokio::time::sleep(Duration::from_millis(ms)).await;
-                let write = |items: Vec<u32>| {
-                    sizes.lock().push(items.len());
-                    async move {
-                        tokio::time::sleep(Duration::from_millis(4)).await;
-                        Ok(items.into_iter().map(drop).collect())
-                    }
-                };
-                together.write(0, Duration::from_secs(1), write).await
-            })
-        });
-        for write in writes.collect::<Vec<_>>() {
-            write.await.unwrap().unwrap();
-        }
-        let sizes = sizes.lock();
-        assert_eq!((sizes[0], sizes[1], sizes.iter().sum::<usize>()), (1, 1, 14), "{sizes:?}");
-        assert!(sizes[2] >= 3 && sizes.len() <= 6, "after a batch it gathers: {sizes:?}");
     }
 }
