@@ -5,11 +5,13 @@ use std::env;
 fn main() {
     println!("cargo:rerun-if-changed=build.rs");
     let is = |key: &str, value: &str| env::var(key).is_ok_and(|found| found == value);
-    // Where rustc brings its own linker, which can.
+    // Where rustc brings its own linker, which can. One that somebody chose may not.
+    let own = env::var_os("RUSTC_LINKER").is_none()
+        && !env::var("CARGO_ENCODED_RUSTFLAGS").is_ok_and(|flags| flags.contains("link"));
     let lld = is("CARGO_CFG_TARGET_ARCH", "x86_64")
         && is("CARGO_CFG_TARGET_OS", "linux")
         && is("CARGO_CFG_TARGET_ENV", "gnu");
-    if lld && is("PROFILE", "release") {
+    if own && lld && is("PROFILE", "release") {
         println!("cargo:rustc-link-arg-bins=-Wl,--icf=all");
     }
 }
