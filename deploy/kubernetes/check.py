@@ -162,6 +162,18 @@ def selectors(built):
         built.need(selects or name == "asobi-ctl", f"NetworkPolicy {name} selects nobody")
 
 
+def secrets(built):
+    """The names of Secrets that somebody has to bring."""
+    made = {certificate["spec"]["secretName"] for certificate in built.of("Certificate")}
+    used = {tls["secretName"] for ingress in built.of("Ingress") for tls in ingress["spec"]["tls"]}
+    for template in built.pods.values():
+        used |= {volume["secret"]["secretName"] for volume in template["spec"].get("volumes", []) if "secret" in volume}
+        for container in template["spec"]["containers"]:
+            sources = [variable.get("valueFrom", {}) for variable in container["env"]]
+            used |= {source["secretKeyRef"]["name"] for source in sources if "secretKeyRef" in source}
+    return used - made
+
+
 def routes(built):
     services = {s["metadata"]["name"]: {port["name"] for port in s["spec"]["ports"]} for s in built.of("Service")}
     for ingress in built.of("Ingress"):
@@ -192,22 +204,25 @@ def routes(built):
 
 
 folder, *paths = sys.argv[1:]
-served = set()
+served, brought = set(), set()
 for path in paths:
     overlay = Built(path)
     held = schemas(overlay)
     pods(overlay)
     selectors(overlay)
     routes(overlay)
+    brought |= secrets(overlay)
     print(f"{overlay.name}: {len(overlay.objects)} objects, {held} times held against the schemas of {' and '.join(VERSIONS)}")
 
 with open(os.path.join(folder, "adapter/rules.yaml"), encoding="utf-8") as file:
     rules = {rule["name"]["as"] for rule in yaml.safe_load(file)["rules"]}
 need(rules == served == set(METRICS_OF), f"the adapter serves {sorted(rules)}, autoscalers ask for {sorted(served)}")
 with open(os.path.join(folder, "secrets.example.yaml"), encoding="utf-8") as file:
-    for secret in yaml.safe_load_all(file):
-        for key, value in secret["stringData"].items():
-            need("replace-me" in value, f"secrets.example.yaml: {key} may be a real one")
+    examples = {secret["metadata"]["name"]: secret for secret in yaml.safe_load_all(file)}
+need(set(examples) == brought, f"secrets.example.yaml has {sorted(examples)}, the manifests name {sorted(brought)}")
+for name, secret in examples.items():
+    for key, value in secret["stringData"].items():
+        need("replace-me" in value, f"secrets.example.yaml: {key} of {name} may be a real one")
 
 for mistake in mistakes:
     print(f"deploy/kubernetes: {mistake}", file=sys.stderr)

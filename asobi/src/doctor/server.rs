@@ -84,7 +84,7 @@ fn release(number: i32, full: &str, today: Date) -> Finding {
         }
         None => Finding::warn(
             "release",
-            format!("PostgreSQL {full} is newer than what Asobi was tested with, which is 15 to 18"),
+            format!("PostgreSQL {full} is newer than what Asobi is made for, which is 15 to 18"),
             "run one of these until a release of Asobi names yours",
         ),
     }
