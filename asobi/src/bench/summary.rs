@@ -194,9 +194,14 @@ fn settle(path: &str, value: &mut Value, figures: &BTreeMap<String, Figure>) {
     }
 }
 
+/// Whether a part of the name says so. Rows and quantiles have the unit in the middle: `burst.told_ms.p99`.
+fn says(name: &str, key: &str) -> bool {
+    name.split('.').any(|part| part.contains(key)) || (key == "_ms" && name.split('.').any(|part| part == "ms"))
+}
+
 /// By what a figure is called: the scenarios name units and directions.
 fn better(name: &str) -> Better {
-    let (first, leaf) = (name.split('.').next().unwrap_or(name), name.rsplit('.').next().unwrap_or(name));
+    let first = name.split('.').next().unwrap_or(name);
     // Options that are repeated, and bounds.
     let given = ["max_gap_ms", "paced_rate", "inputs_per_second", "steady_players_per_second"];
     let less = ["_ms", "cpu_s", "_kb", "_mb", "kb_per", "bytes_per", "ratio"];
@@ -204,10 +209,7 @@ fn better(name: &str) -> Better {
         Better::Neither
     } else if first.contains("per_second") {
         Better::More
-    } else if counts_mistakes(name)
-        || first.ends_with("_s")
-        || less.iter().any(|key| first.contains(key) || leaf.contains(key))
-    {
+    } else if counts_mistakes(name) || first.ends_with("_s") || less.iter().any(|key| says(name, key)) {
         Better::Less
     } else {
         Better::Neither
@@ -237,7 +239,7 @@ pub fn counts_mistakes(name: &str) -> bool {
 
 pub fn unit(name: &str) -> &'static str {
     let (first, leaf) = (name.split('.').next().unwrap_or(name), name.rsplit('.').next().unwrap_or(name));
-    let has = |key: &str| first.contains(key) || leaf.contains(key);
+    let has = |key: &str| says(name, key);
     if has("cpu_s") {
         "CPU s"
     } else if has("per_second") {
@@ -334,6 +336,9 @@ mod tests {
         for name in ["failed", "unfinished", "out_of_order", "inputs_twice", "turned_away", "unanswered", "errors.full"]
         {
             assert_eq!(better(name), Better::Less, "{name}");
+        }
+        for name in ["burst.told_ms.p99", "bystanders.rest.ms.p99", "answer_ms.p50"] {
+            assert_eq!((better(name), unit(name)), (Better::Less, "ms"), "{name}");
         }
         let cpu = vec![json!({"node": "gateway-1", "cpu_s": 4, "rss_mb": 9})];
         let flood = Report::new("chat").field("processes", cpu).field("ratio", 3).rising("ratio").flooded();
