@@ -1,12 +1,12 @@
 //! Two results of one scenario: what got better or worse, by how much, and whether that is more than the rounds differ by themselves.
 
-use std::{fmt::Write as _, path::PathBuf, process::ExitCode};
+use std::{collections::BTreeSet, fmt::Write as _, path::PathBuf, process::ExitCode};
 
 use anyhow::ensure;
 use clap::Args;
 use serde::Serialize;
 
-use super::summary::{Better, Figure, Summary, number, unit};
+use super::summary::{Better, Figure, Summary, counts_mistakes, number, unit};
 
 /// Two files that `--out` wrote.
 #[derive(Debug, Clone, Args)]
@@ -52,6 +52,8 @@ pub enum Verdict {
     /// No round beside it says how much it differs by itself.
     BetterOfOneRound,
     WorseOfOneRound,
+    /// Although there were several rounds.
+    MeasuredOnce,
     Same,
 }
 
@@ -63,6 +65,7 @@ impl Verdict {
             Self::WithinSpread => "within the spread",
             Self::BetterOfOneRound => "better; one round, spread unknown",
             Self::WorseOfOneRound => "worse; one round, spread unknown",
+            Self::MeasuredOnce => "measured once, spread unknown",
             Self::Same => "same",
         }
     }
@@ -72,19 +75,25 @@ impl Verdict {
     }
 }
 
-/// Figures of both that have a direction.
+/// # Errors
+/// They are of different scenarios.
+pub fn comparable(before: &str, after: &str) -> anyhow::Result<()> {
+    ensure!(before == after, "a result of {before} cannot be compared with one of {after}");
+    Ok(())
+}
+
+/// Figures of both that have a direction. What counts mistakes is nothing where it is absent: a kind of them that did not occur has no line.
 ///
 /// # Errors
 /// They are of different scenarios.
 pub fn changes(before: &Summary, after: &Summary) -> anyhow::Result<Vec<Change>> {
-    ensure!(
-        before.scenario == after.scenario,
-        "a result of {} cannot be compared with one of {}",
-        before.scenario,
-        after.scenario
-    );
-    let both = after.figures.iter().filter_map(|(name, now)| Some((name, before.figures.get(name)?, now)));
-    let spread = before.rounds > 1 && after.rounds > 1;
+    comparable(&before.scenario, &after.scenario)?;
+    let names: BTreeSet<&String> = before.figures.keys().chain(after.figures.keys()).collect();
+    let of = |summary: &Summary, name: &str| {
+        let figure = summary.figures.get(name).copied();
+        figure.or_else(|| counts_mistakes(name).then_some(Figure::nothing(summary.rounds)))
+    };
+    let both = names.into_iter().filter_map(|name| Some((name, of(before, name)?, of(after, name)?)));
     Ok(both
         .filter(|(_, _, now)| now.better != Better::Neither)
         .map(|(name, then, now)| Change {
@@ -92,15 +101,20 @@ pub fn changes(before: &Summary, after: &Summary) -> anyhow::Result<Vec<Change>>
             before: then.median,
             after: now.median,
             percent: (then.median != 0.0).then(|| ((now.median / then.median - 1.0) * 1e3).round() / 10.0),
-            verdict: verdict(then, now, spread),
+            verdict: verdict(&then, &now, before.rounds > 1 && after.rounds > 1 && !counts_mistakes(name)),
         })
         .collect())
 }
 
+/// `rounds`: both were measured again and again, so that what was taken only once says nothing.
 #[expect(clippy::float_cmp, reason = "two figures that were rounded alike")]
-fn verdict(then: &Figure, now: &Figure, spread: bool) -> Verdict {
+fn verdict(then: &Figure, now: &Figure, rounds: bool) -> Verdict {
     if then.median == now.median {
         return Verdict::Same;
+    }
+    let spread = then.values > 1 && now.values > 1;
+    if rounds && !spread {
+        return Verdict::MeasuredOnce;
     }
     if spread && now.min <= then.max && then.min <= now.max {
         return Verdict::WithinSpread;
@@ -193,6 +207,27 @@ mod tests {
         assert!(fails(&worse, 10.0) && !fails(&worse, 20.0), "{worse:?}");
         let within = changes(&result(&[10.0, 13.0]), &result(&[12.0, 15.0])).unwrap();
         assert!(!fails(&within, 1.0), "{within:?}");
+    }
+
+    #[test]
+    fn what_was_measured_once_in_several_rounds_is_neither_better_nor_worse() {
+        let once = |of: &str, value: u64| {
+            let rows = vec![json!({"states": 5}), json!({"states": 5})];
+            let report = Report::new("match").rounds(rows);
+            let report = if of == "gap" {
+                report.field("longest_gap_ms", value)
+            } else {
+                report.field("errors", json!({of: value}))
+            };
+            Summary::of(vec![report], vec![]).unwrap()
+        };
+        let slower = changes(&once("gap", 100), &once("gap", 900)).unwrap();
+        assert_eq!(slower[0].verdict, Verdict::MeasuredOnce, "{slower:?}");
+        assert!(!fails(&slower, 10.0));
+        // A mistake is no noise, and one that has not occurred is none.
+        let wrong = changes(&once("gap", 100), &once("full", 3)).unwrap();
+        assert_eq!((wrong[0].figure.as_str(), wrong[0].before, wrong[0].after), ("errors.full", 0.0, 3.0), "{wrong:?}");
+        assert!(fails(&wrong, 10.0) && !fails(&changes(&once("full", 3), &once("gap", 1)).unwrap(), 0.0));
     }
 
     #[test]

@@ -44,7 +44,7 @@ pub struct Options {
     #[arg(long, default_value_t = 30, value_parser = clap::value_parser!(u64).range(1..=80))]
     heartbeat: u64,
     /// Gateways of a cluster of the bench's own
-    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=20))]
+    #[arg(long, default_value_t = 1, conflicts_with_all = ["url", "ready_file"], value_parser = clap::value_parser!(u16).range(1..=20))]
     gateways: u16,
     /// Also let a bare WebSocket server hold as many connections that come at the same rate, and compare the memory and the CPU that each takes
     #[arg(long)]
@@ -52,8 +52,11 @@ pub struct Options {
 }
 
 impl Options {
-    pub fn wanted(&self) -> Wanted {
-        Wanted { gateways: self.gateways, ..Wanted::default() }
+    /// # Errors
+    /// Friends cannot be written.
+    pub fn wanted(&self) -> anyhow::Result<Wanted> {
+        self.common.knows("--friends are written into the database", self.friends > 0)?;
+        Ok(Wanted { gateways: self.gateways, ..Wanted::default() })
     }
 }
 
@@ -193,8 +196,7 @@ async fn befriend(options: &Options, target: &Target, guests: &[Guest]) -> anyho
     if options.friends == 0 {
         return Ok(());
     }
-    let url =
-        target.database_url.as_deref().context("friends are written here: they need --ready-file, or no --url")?;
+    let url = target.database_url.as_deref().context("the ready file names no database")?;
     let pool = PgPool::connect(url).await?;
     let ids: Vec<uuid::Uuid> = guests.iter().map(|guest| guest.player_id.parse()).collect::<Result<_, _>>()?;
     // Half of one's friends come after, the other half before.

@@ -1,7 +1,10 @@
 //! What a heartbeat is compared with: a bare WebSocket server of the same library that sends every text back, in a process
 //! of its own.
 
-use std::process::{ExitCode, Stdio};
+use std::{
+    future::IntoFuture as _,
+    process::{ExitCode, Stdio},
+};
 
 use anyhow::Context as _;
 use axum::{
@@ -15,10 +18,12 @@ use tokio::{
     process::{Child, Command},
 };
 
+use crate::stdin;
+
 /// As the gateway's sockets have.
 const BUFFER: usize = 4 * 1024;
 
-/// Serves until it is killed; says its address on standard output first.
+/// Serves until it is killed, or the bench has gone, whose end of standard input goes with it; says its address on standard output first.
 ///
 /// # Errors
 /// When no port can be bound.
@@ -31,7 +36,10 @@ pub async fn serve() -> anyhow::Result<ExitCode> {
     );
     let listener = TcpListener::bind("127.0.0.1:0").await?;
     println!("ws://{}/ws", listener.local_addr()?);
-    axum::serve(listener, app).await?;
+    tokio::select! {
+        served = axum::serve(listener, app).into_future() => served?,
+        () = stdin::ended() => {}
+    }
     Ok(ExitCode::SUCCESS)
 }
 
@@ -47,6 +55,7 @@ async fn send_back(mut socket: WebSocket) {
 pub struct Echo {
     pub url: String,
     pub pid: u32,
+    /// Keeps its standard input open.
     _process: Child,
 }
 
@@ -55,7 +64,7 @@ impl Echo {
     /// When it does not start.
     pub async fn start() -> anyhow::Result<Self> {
         let mut command = Command::new(std::env::current_exe()?);
-        command.args(["bench", "echo"]).stdin(Stdio::null()).stdout(Stdio::piped()).kill_on_drop(true);
+        command.args(["bench", "echo"]).stdin(Stdio::piped()).stdout(Stdio::piped()).kill_on_drop(true);
         let mut process = command.spawn().context("the bare echo cannot be started")?;
         let output = process.stdout.take().context("the bare echo says nothing")?;
         let url = BufReader::new(output).lines().next_line().await?.context("the bare echo ended")?;

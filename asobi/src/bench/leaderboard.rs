@@ -17,6 +17,7 @@ use asobi_store::boards::{self, Submission};
 use clap::Args;
 use futures_util::future::try_join_all;
 use hdrhistogram::Histogram;
+use serde_json::Value;
 use sqlx::PgPool;
 use tokio::{
     process::{Child, Command},
@@ -27,7 +28,7 @@ use uuid::Uuid;
 
 use super::{
     Common,
-    cluster::Target,
+    cluster::{Target, Wanted},
     one_row,
     report::{Report, cpu_of, histogram, per, record},
 };
@@ -64,10 +65,19 @@ pub struct Options {
     baseline: bool,
 }
 
+impl Options {
+    /// # Errors
+    /// The board's rows cannot be written.
+    pub fn wanted(&self) -> anyhow::Result<Wanted> {
+        self.common.knows("the board's rows are written into the database", true)?;
+        Ok(Wanted::default())
+    }
+}
+
 type Boards = LeaderboardServiceClient<ClusterChannel>;
 
 pub async fn run(options: &Options, target: &mut Target) -> anyhow::Result<Report> {
-    let url = target.database_url.clone().context("rows are written: give --ready-file, or nothing at all")?;
+    let url = target.database_url.clone().context("the ready file names no database")?;
     let rows = asobi_store::connect(&asobi_store::DatabaseOptions {
         url: url.clone(),
         max_connections: 4,
@@ -102,9 +112,7 @@ pub async fn run(options: &Options, target: &mut Target) -> anyhow::Result<Repor
     let reads = Reads::measure(&boards, &players, options.common.measured()).await?;
     let (alone, bare) = one_by_one(&rows, &boards, &players).await?;
     let (rate, many) = together(&boards, &players, options).await?;
-    let before = target.spent();
-    let paced = paced(&boards, &players, options).await?;
-    let processes = target.since(&before);
+    let (paced, processes) = paced(&boards, &players, options, target).await?;
     drop(service.stdin.take());
     let _ = tokio::time::timeout(TIMEOUT, service.wait()).await;
     target.unwatch(NODE);
@@ -131,7 +139,7 @@ pub async fn run(options: &Options, target: &mut Target) -> anyhow::Result<Repor
         .latency("paced_read_ms", &paced.reads)
         .latency("paced_submit_ms", &paced.submits)
         .field("paced_refused", paced.refused)
-        .field("social_cpu_s_per_100k_calls", per(cpu_of(&processes, NODE), paced.calls(), 100_000))
+        .field("social_cpu_s_per_100k_calls", per(cpu_of(&processes, NODE), paced.answered, 100_000))
         .field("processes", processes)
         .fails_if(wrong, "the service ranks otherwise than the rows");
     if !options.baseline {
@@ -143,38 +151,44 @@ pub async fn run(options: &Options, target: &mut Target) -> anyhow::Result<Repor
     Ok(report.field("one_row_per_second", bare).field("ratio", per(rate / bare, 1, 1)).rising("ratio"))
 }
 
+/// Of what was due while it was measured.
 #[derive(Debug)]
 struct Paced {
     reads: Histogram<u64>,
     submits: Histogram<u64>,
     refused: u64,
+    /// How many were answered while the CPU was measured.
+    answered: u64,
 }
 
-impl Paced {
-    fn calls(&self) -> u64 {
-        self.reads.len() + self.submits.len()
-    }
-}
-
-/// Reads and submissions when they are due, whatever those before them take; past a bound on what is under way they count as refused.
-async fn paced(boards: &Boards, players: &[Uuid], options: &Options) -> anyhow::Result<Paced> {
+/// Reads and submissions when they are due, whatever those before them take; past a bound on what is under way they count as refused. Also what
+/// the processes spent from the end of the warm-up to when the last one was due.
+async fn paced(
+    boards: &Boards,
+    players: &[Uuid],
+    options: &Options,
+    target: &Target,
+) -> anyhow::Result<(Paced, Vec<Value>)> {
     say!("{} calls a second, {} % of them reads …", options.rate, options.reads);
-    let mut found = Paced { reads: histogram(), submits: histogram(), refused: 0 };
+    let mut found = Paced { reads: histogram(), submits: histogram(), refused: 0, answered: 0 };
     let gap = Duration::from_secs(1) / options.rate;
     let mut due = Instant::now() + gap;
     let (measure_from, end) =
         (due + options.common.warming(), due + options.common.warming() + options.common.measured());
-    let mut calling = JoinSet::new();
+    let (mut calling, mut before) = (JoinSet::new(), None);
     for (n, player) in (0_u32..).zip(players.iter().copied().cycle()) {
         if due >= end {
             break;
         }
         sleep_until(due.into()).await;
+        if before.is_none() && due >= measure_from {
+            before = Some(target.spent());
+        }
         while let Some(done) = calling.try_join_next() {
-            found.add(done?, measure_from);
+            found.add(&done?, measure_from, end);
         }
         if calling.len() >= UNDER_WAY {
-            found.refused += 1;
+            found.refused += u64::from(due >= measure_from);
         } else {
             let (mut boards, reads) = (boards.clone(), n % 100 < options.reads);
             calling.spawn(async move {
@@ -190,10 +204,12 @@ async fn paced(boards: &Boards, players: &[Uuid], options: &Options) -> anyhow::
         }
         due += gap;
     }
+    sleep_until(end.into()).await;
+    let processes = before.map(|before| target.since(&before)).unwrap_or_default();
     while let Some(done) = calling.join_next().await {
-        found.add(done?, measure_from);
+        found.add(&done?, measure_from, end);
     }
-    Ok(found)
+    Ok((found, processes))
 }
 
 struct Call {
@@ -204,11 +220,15 @@ struct Call {
 }
 
 impl Paced {
-    fn add(&mut self, call: Call, measure_from: Instant) {
-        if !call.well {
-            self.refused += 1;
-        } else if call.due >= measure_from {
+    fn add(&mut self, call: &Call, measure_from: Instant, end: Instant) {
+        self.answered += u64::from(call.well && (measure_from..end).contains(&(call.due + call.took)));
+        if call.due < measure_from {
+            return;
+        }
+        if call.well {
             record(if call.reads { &mut self.reads } else { &mut self.submits }, call.took);
+        } else {
+            self.refused += 1;
         }
     }
 }

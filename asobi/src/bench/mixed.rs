@@ -77,15 +77,18 @@ struct Stage {
 /// What one visit took, by step, and what ended it early.
 struct Visit {
     due: Instant,
+    ended: Instant,
     steps: Vec<(&'static str, Duration)>,
     error: Option<String>,
 }
 
-#[derive(Default)]
 struct Day {
+    measure_from: Instant,
     steps: BTreeMap<&'static str, Histogram<u64>>,
     errors: BTreeMap<String, u64>,
     finished: u64,
+    /// Those who came through while the CPU was measured; who was there before with the part that was measured.
+    players: f64,
     turned_away: u64,
 }
 
@@ -106,7 +109,7 @@ pub async fn run(options: &Options, target: &Target) -> anyhow::Result<Report> {
     say!("{} players come within {lasting:?} …", arrivals.len());
     let start = Instant::now() + Duration::from_millis(100);
     let measure_from = start + options.common.warming();
-    let (mut visits, mut day, mut before) = (JoinSet::new(), Day::default(), None);
+    let (mut visits, mut day, mut before) = (JoinSet::new(), Day::from(measure_from), None);
     let arriving = arrivals.len();
     for (n, after) in arrivals.into_iter().enumerate() {
         let due = start + after;
@@ -115,7 +118,7 @@ pub async fn run(options: &Options, target: &Target) -> anyhow::Result<Report> {
             before = Some(target.spent());
         }
         while let Some(visit) = visits.try_join_next() {
-            day.add(visit?, measure_from);
+            day.add(visit?);
         }
         if visits.len() >= options.population as usize {
             day.turned_away += 1;
@@ -126,7 +129,7 @@ pub async fn run(options: &Options, target: &Target) -> anyhow::Result<Report> {
     }
     let late = Instant::now() + Duration::from_secs(options.match_seconds) + TAIL;
     while let Ok(Some(visit)) = timeout_at(late.into(), visits.join_next()).await {
-        day.add(visit?, measure_from);
+        day.add(visit?);
     }
     let unfinished = visits.len();
     visits.abort_all();
@@ -136,10 +139,11 @@ pub async fn run(options: &Options, target: &Target) -> anyhow::Result<Report> {
 
 impl Stage {
     async fn visit(&self, n: usize, due: Instant) -> Visit {
-        let mut visit = Visit { due, steps: Vec::with_capacity(STEPS.len()), error: None };
+        let mut visit = Visit { due, ended: due, steps: Vec::with_capacity(STEPS.len()), error: None };
         if let Err(error) = self.live(n, &mut visit).await {
             visit.error = Some(reason(&error));
         }
+        visit.ended = Instant::now();
         visit
     }
 
@@ -225,8 +229,24 @@ fn reason(error: &anyhow::Error) -> String {
 }
 
 impl Day {
-    fn add(&mut self, visit: Visit, measure_from: Instant) {
-        if visit.due < measure_from {
+    fn from(measure_from: Instant) -> Self {
+        Self {
+            measure_from,
+            steps: BTreeMap::new(),
+            errors: BTreeMap::new(),
+            finished: 0,
+            players: 0.0,
+            turned_away: 0,
+        }
+    }
+
+    fn add(&mut self, visit: Visit) {
+        if visit.error.is_none() {
+            let (lasted, measured) =
+                (visit.ended - visit.due, visit.ended.saturating_duration_since(visit.due.max(self.measure_from)));
+            self.players += measured.as_secs_f64() / lasted.as_secs_f64().max(f64::EPSILON);
+        }
+        if visit.due < self.measure_from {
             return;
         }
         for (step, took) in visit.steps {
@@ -256,7 +276,7 @@ impl Day {
             .field("step_ms", steps)
             .field("errors", errors);
         if !processes.is_empty() {
-            let each = |of: &str| per(cpu_of(&processes, of), self.finished, 1_000);
+            let each = |of: &str| per(cpu_of(&processes, of) / self.players.max(1.0), 1, 1_000);
             report = report
                 .field("gateway_cpu_s_per_1k_players", each("gateway"))
                 .field("match_host_cpu_s_per_1k_players", each("match-"))
@@ -271,6 +291,17 @@ impl Day {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn who_was_there_before_counts_with_the_part_that_was_measured() {
+        let start = Instant::now();
+        let at = |seconds| start + Duration::from_secs(seconds);
+        let mut day = Day::from(at(10));
+        for (due, ended) in [(2, 8), (8, 12), (12, 16)] {
+            day.add(Visit { due: at(due), ended: at(ended), steps: vec![], error: None });
+        }
+        assert_eq!((day.players, day.finished), (1.5, 1));
+    }
 
     #[test]
     fn what_failed_is_counted_by_its_reason() {

@@ -29,8 +29,9 @@ mod summary;
 
 use std::{path::PathBuf, process::ExitCode, time::Duration};
 
-use anyhow::ensure;
+use anyhow::{bail, ensure};
 use clap::{Args, Subcommand};
+use tokio::signal::unix::{SignalKind, signal};
 
 use cluster::{Target, Wanted};
 use report::Report;
@@ -123,6 +124,16 @@ impl Common {
     fn warming(&self) -> Duration {
         Duration::from_secs(self.warm_up)
     }
+
+    /// # Errors
+    /// Only addresses are given, where more must be known of the cluster.
+    fn knows(&self, what: &str, needed: bool) -> anyhow::Result<()> {
+        ensure!(
+            !needed || self.url.is_empty(),
+            "{what}, and --url does not tell where they are: give --ready-file, or neither it nor --url"
+        );
+        Ok(())
+    }
 }
 
 impl Scenario {
@@ -143,13 +154,33 @@ impl Scenario {
         })
     }
 
+    /// What its results are called.
+    fn name(&self) -> &'static str {
+        match self {
+            Self::Heartbeat(_) => "heartbeat",
+            Self::Chat(_) => "chat",
+            Self::Leaderboard(_) => "leaderboard",
+            Self::Presence(_) => "presence",
+            Self::Mixed(_) => "mixed",
+            Self::Connections(_) => "connections",
+            Self::Storm(_) => "storm",
+            Self::Start(_) => "start",
+            Self::Matchmaking(_) => "matchmaking",
+            Self::Match(_) | Self::Migrate(_) => "match",
+            Self::Compare(_) => "compare",
+            Self::Echo => "echo",
+        }
+    }
+
     fn wanted(&self) -> anyhow::Result<Wanted> {
         Ok(match self {
+            Self::Chat(options) => options.wanted()?,
+            Self::Leaderboard(options) => options.wanted()?,
             Self::Matchmaking(options) => options.wanted()?,
             Self::Match(options) => options.wanted()?,
             Self::Presence(_) => presence::Options::wanted(),
-            Self::Connections(options) => options.wanted(),
-            Self::Storm(options) => options.wanted(),
+            Self::Connections(options) => options.wanted()?,
+            Self::Storm(options) => options.wanted()?,
             Self::Start(options) => options.wanted()?,
             Self::Migrate(options) => matches::Options::from(options.clone()).wanted()?,
             _ => Wanted::default(),
@@ -203,14 +234,43 @@ pub async fn run(args: BenchArgs) -> anyhow::Result<ExitCode> {
     // Mistakes first, before a cluster is started for nothing.
     let (rounds, wanted) = (scenario.repeats()?, scenario.wanted()?);
     let earlier = common.compare.as_deref().map(Summary::read).transpose()?;
+    if let Some(earlier) = &earlier {
+        compare::comparable(&earlier.scenario, scenario.name())?;
+    }
+    if let Some(file) = &common.out {
+        summary::writable(file)?;
+    }
     player::raise_descriptors()?;
     let _progress = progress::Progress::start(common.quiet, common.progress);
-    let mut target = Target::reach(common, &wanted).await?;
+    let (reports, known) = tokio::select! {
+        measured = Box::pin(measured(scenario, common, rounds, &wanted)) => measured?,
+        stopped = stopped() => return stopped,
+    };
+    finish(common, earlier.as_ref(), &Summary::of(reports, command())?, known)
+}
+
+/// What all rounds found, and whether the processes were known. What was started for it is stopped, however it ends.
+async fn measured(
+    scenario: &Scenario,
+    common: &Common,
+    rounds: u32,
+    wanted: &Wanted,
+) -> anyhow::Result<(Vec<Report>, bool)> {
+    let mut target = Target::reach(common, wanted).await?;
     let outcome = Box::pin(rounds_of(scenario, rounds, &mut target)).await;
     let known = target.knows_processes();
     target.stop().await;
-    let summary = Summary::of(outcome?, command())?;
-    finish(common, earlier.as_ref(), &summary, known)
+    Ok((outcome?, known))
+}
+
+/// Ends with the first signal that asks for it.
+async fn stopped() -> anyhow::Result<ExitCode> {
+    let (mut interrupt, mut terminate) = (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
+    tokio::select! {
+        _ = interrupt.recv() => {}
+        _ = terminate.recv() => {}
+    }
+    bail!("stopped by a signal before all was measured");
 }
 
 async fn rounds_of(scenario: &Scenario, rounds: u32, target: &mut Target) -> anyhow::Result<Vec<Report>> {
@@ -240,11 +300,12 @@ fn finish(common: &Common, earlier: Option<&Summary>, summary: &Summary, known: 
         failed |= common.fail_above.is_some_and(|above| compare::fails(&changes, above));
         object["changes"] = serde_json::to_value(changes)?;
     }
-    if let Some(file) = &common.out {
-        summary.write(file)?;
-    }
+    // First what cannot fail: a full disk shall not take the result.
     if common.json {
         println!("{object}");
+    }
+    if let Some(file) = &common.out {
+        summary.write(file)?;
     }
     Ok(if failed { ExitCode::FAILURE } else { ExitCode::SUCCESS })
 }

@@ -5,15 +5,21 @@ use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
 use sqlx::{Connection as _, PgConnection};
-use tokio::task::JoinSet;
+use tokio::{task::JoinSet, time::timeout};
+
+use super::player::DEADLINE;
 
 const CONNECTIONS: usize = 16;
 
 /// Rows stored within `time`.
 ///
 /// # Errors
-/// When the database refuses.
+/// When the database refuses, or does not answer.
 pub async fn run(database_url: &str, time: Duration) -> anyhow::Result<u64> {
+    timeout(time + DEADLINE, rows(database_url, time)).await.context("the database does not answer")?
+}
+
+async fn rows(database_url: &str, time: Duration) -> anyhow::Result<u64> {
     let mut owner = PgConnection::connect(database_url).await.context("the cluster's database cannot be reached")?;
     sqlx::raw_sql(
         "DROP TABLE IF EXISTS bench_one_row;

@@ -11,7 +11,9 @@ use std::{
 use anyhow::{Context as _, bail, ensure};
 use tempfile::TempDir;
 use tokio::{
-    process::{Child, Command},
+    process::{Child, ChildStdin, Command},
+    runtime::Handle,
+    task::block_in_place,
     time::{sleep, timeout},
 };
 
@@ -31,6 +33,8 @@ const STOP: Duration = Duration::from_secs(20);
 
 pub struct Own {
     supervisor: Child,
+    /// Its end is how the supervisor learns that the bench was killed. Kept apart: waiting for a child closes it.
+    _lifeline: Option<ChildStdin>,
     /// When its process was made.
     began: Instant,
     dir: TempDir,
@@ -53,12 +57,16 @@ impl Own {
             fs::write(folder.join(name), script)?;
         }
         let mut command = Command::new(std::env::current_exe()?);
-        command.args(["dev", "--port", "0", "--no-restart", "--ready-file"]).arg(dir.path().join("ready.json"));
+        command.args(["dev", "--exit-with-stdin", "--port", "0", "--no-restart"]);
+        command.arg("--ready-file").arg(dir.path().join("ready.json"));
         command.arg("--games").arg(folder).arg("--data-dir").arg(dir.path().join("data")).args(arguments);
-        command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log).kill_on_drop(true);
+        command.stdin(Stdio::piped()).stdout(log.try_clone()?).stderr(log).kill_on_drop(true);
+        // Ctrl-C goes to the whole foreground group; the cluster is told by the bench, once.
+        command.process_group(0);
         let began = Instant::now();
-        let supervisor = command.spawn().context("asobi dev cannot be started")?;
-        Ok(Self { supervisor, began, dir })
+        let mut supervisor = command.spawn().context("asobi dev cannot be started")?;
+        let lifeline = supervisor.stdin.take();
+        Ok(Self { supervisor, _lifeline: lifeline, began, dir })
     }
 
     /// Waits until it is ready, looking that often; answers how long that was from the start of its process.
@@ -93,10 +101,23 @@ impl Own {
 
     /// Drains it; the folder goes with it.
     pub async fn stop(mut self) {
+        self.end().await;
+    }
+
+    async fn end(&mut self) {
         process::terminate(&self.supervisor);
         if timeout(STOP, self.supervisor.wait()).await.is_err() {
             say!("the bench's own cluster did not stop in time and is killed");
             let _ = self.supervisor.kill().await;
+        }
+    }
+}
+
+/// Whoever does not stop it, because an error or a signal came between, leaves neither processes nor the folder behind.
+impl Drop for Own {
+    fn drop(&mut self) {
+        if matches!(self.supervisor.try_wait(), Ok(None)) {
+            block_in_place(|| Handle::current().block_on(self.end()));
         }
     }
 }

@@ -178,8 +178,8 @@ async fn compared(
     processes: Vec<Value>,
     frames: u64,
 ) -> anyhow::Result<Report> {
-    let spent = per(cpu_of(&processes, "gateway"), frames, 100_000);
-    if !processes.is_empty() {
+    let (spent, known) = (per(cpu_of(&processes, "gateway"), frames, 100_000), !processes.is_empty());
+    if known {
         report = report
             .field("gateway_cpu_s_per_100k_frames", spent)
             .field("postgresql_cpu_s_per_100k_frames", per(cpu_of(&processes, "postgresql"), frames, 100_000))
@@ -187,10 +187,7 @@ async fn compared(
     }
     if options.baseline {
         let bare = heartbeat::bare(&options.common, 50, 1_000, target).await?;
-        report = report.field("echo_cpu_s_per_100k", bare);
-        if bare > 0.0 {
-            report = report.field("ratio", per(spent / bare, 1, 1));
-        }
+        report = heartbeat::compared(report.field("echo_cpu_s_per_100k", bare), spent, bare, known);
     }
     Ok(report)
 }

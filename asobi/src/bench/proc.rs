@@ -1,6 +1,6 @@
 //! What the machine's own `/proc` says of processes: whose children they are, what they have spent and hold.
 
-use std::{fs, ops::RangeInclusive, path::PathBuf};
+use std::{fs, path::PathBuf};
 
 use nix::unistd::{SysconfVar, sysconf};
 
@@ -45,23 +45,23 @@ pub fn stat(pid: u32) -> Option<(String, Vec<String>)> {
     Some((name.to_owned(), rest.split_whitespace().map(str::to_owned).collect()))
 }
 
-/// Of the process itself.
+/// Of the process, and of its children that have ended: PostgreSQL's backends come and go, and what they spent stays with their parent. A child
+/// that lives is not in it, so that a sum over a family counts each of its members once.
 pub fn cpu_seconds(pid: u32) -> Option<f64> {
-    ticks(&stat(pid)?.1, UTIME..=UTIME + 1)
+    ticks(&stat(pid)?.1)
 }
 
-/// Of the process and all that descend from it, those that have ended and were waited for included.
+/// Of the process and all that descend from it.
 pub fn cpu_seconds_of_family(root: u32) -> f64 {
-    let of = |process: Process| ticks(&stat(process.pid)?.1, UTIME..=UTIME + 3);
-    family(root).into_iter().filter_map(of).sum()
+    family(root).into_iter().filter_map(|process| cpu_seconds(process.pid)).sum()
 }
 
 /// Where the CPU times begin among the fields behind the command's name: utime, stime, and the same of children that were waited for, the
 /// 14th to the 17th of all fields.
 const UTIME: usize = 11;
 
-fn ticks(fields: &[String], which: RangeInclusive<usize>) -> Option<f64> {
-    let ticks = fields.get(which)?.iter().map(|field| field.parse::<u32>().ok()).sum::<Option<u32>>()?;
+fn ticks(fields: &[String]) -> Option<f64> {
+    let ticks = fields.get(UTIME..=UTIME + 3)?.iter().map(|field| field.parse::<u32>().ok()).sum::<Option<u32>>()?;
     let per_second = u32::try_from(sysconf(SysconfVar::CLK_TCK).ok().flatten()?).ok()?;
     Some(f64::from(ticks) / f64::from(per_second))
 }
@@ -81,4 +81,31 @@ pub fn resident_kb(pid: u32) -> Option<u64> {
     let status = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
     let line = status.lines().find(|l| l.starts_with("VmRSS:"))?;
     line.split_whitespace().nth(1)?.parse().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::process::{Child, Command, Stdio};
+
+    use super::*;
+
+    /// A shell that spends some time before it waits for its standard input to end.
+    fn busy() -> Child {
+        let script = "n=0; while [ $n -lt 100000 ]; do n=$((n + 1)); done; echo spent; read _";
+        let mut command = Command::new("sh");
+        command.args(["-c", script]).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap()
+    }
+
+    #[test]
+    fn what_a_child_spent_is_in_the_family_while_it_lives_and_after_it_has_ended() {
+        let me = std::process::id();
+        let mut child = busy();
+        let mut said = [0; 6];
+        std::io::Read::read_exact(child.stdout.as_mut().unwrap(), &mut said).unwrap();
+        let (alive, own) = (cpu_seconds(child.id()).unwrap(), cpu_seconds(me).unwrap());
+        assert!(alive > 0.0 && cpu_seconds_of_family(me) >= own + alive);
+        drop(child.stdin.take());
+        child.wait().unwrap();
+        assert!(cpu_seconds(me).unwrap() >= own + alive, "it has gone, and what it spent has not");
+    }
 }

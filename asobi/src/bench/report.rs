@@ -5,7 +5,7 @@ use std::time::Duration;
 use hdrhistogram::Histogram;
 use serde_json::{Map, Value, json};
 
-use super::progress;
+use super::{progress, summary::Better};
 
 /// What a scenario found in one round.
 #[derive(Debug, Clone)]
@@ -18,11 +18,20 @@ pub struct Report {
     pub own_rounds: Vec<Value>,
     /// Figures of which more is better although their names do not say so.
     pub rising: Vec<&'static str>,
+    /// As much was done as could be: CPU seconds without a measure of the work are neither better nor worse.
+    pub flooded: bool,
 }
 
 impl Report {
     pub fn new(scenario: &'static str) -> Self {
-        Self { scenario, fields: Map::new(), faults: Vec::new(), own_rounds: Vec::new(), rising: Vec::new() }
+        Self {
+            scenario,
+            fields: Map::new(),
+            faults: Vec::new(),
+            own_rounds: Vec::new(),
+            rising: Vec::new(),
+            flooded: false,
+        }
     }
 
     pub fn field(mut self, name: &'static str, value: impl Into<Value>) -> Self {
@@ -43,6 +52,20 @@ impl Report {
     pub fn rising(mut self, name: &'static str) -> Self {
         self.rising.push(name);
         self
+    }
+
+    /// As much was done as could be.
+    pub fn flooded(mut self) -> Self {
+        self.flooded = true;
+        self
+    }
+
+    /// Which way is better, where the figure's name does not say it.
+    pub fn better(&self, figure: &str) -> Option<Better> {
+        if self.rising.contains(&figure) {
+            return Some(Better::More);
+        }
+        (self.flooded && figure.ends_with(".cpu_s")).then_some(Better::Neither)
     }
 
     /// The figures of rounds that the scenario made by itself.

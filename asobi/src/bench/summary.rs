@@ -1,6 +1,6 @@
 //! All rounds of a run: each figure's median and spread, as a table for people and one object for scripts.
 
-use std::{collections::BTreeMap, fmt::Write as _, path::Path};
+use std::{collections::BTreeMap, fmt::Write as _, fs::OpenOptions, path::Path};
 
 use anyhow::Context as _;
 use serde::{Deserialize, Serialize};
@@ -14,6 +14,9 @@ pub struct Figure {
     pub median: f64,
     pub min: f64,
     pub max: f64,
+    /// Of how many values; results of earlier versions do not say it.
+    #[serde(default)]
+    pub values: usize,
     /// Which way is better, where one is.
     pub better: Better,
 }
@@ -60,8 +63,8 @@ impl Summary {
         let figures: BTreeMap<String, Figure> = values
             .into_iter()
             .filter_map(|(name, of)| {
-                let better = if last.rising.contains(&name.as_str()) { Better::More } else { better(&name) };
-                Some((name, Figure::of(of, better)?))
+                let figure = Figure::of(of, last.better(&name).unwrap_or_else(|| better(&name)))?;
+                Some((name, figure))
             })
             .collect();
         let mut fields = last.fields;
@@ -85,8 +88,12 @@ impl Summary {
     /// The file cannot be read, or is no result of a bench.
     pub fn read(file: &Path) -> anyhow::Result<Self> {
         let text = std::fs::read_to_string(file).with_context(|| format!("{} cannot be read", file.display()))?;
-        serde_json::from_str(&text)
-            .with_context(|| format!("{} is no result of asobi bench (--out FILE writes one)", file.display()))
+        let mut result: Self = serde_json::from_str(&text)
+            .with_context(|| format!("{} is no result of asobi bench (--out FILE writes one)", file.display()))?;
+        for figure in result.figures.values_mut().filter(|figure| figure.values == 0) {
+            figure.values = result.rounds;
+        }
+        Ok(result)
     }
 
     /// # Errors
@@ -101,7 +108,7 @@ impl Summary {
         let mut table = format!("\n{}, {} round(s)\n", self.scenario, self.rounds);
         let _ = writeln!(table, "  {:<wide$} {:>12}  {:<25} unit", "figure", "median", "spread");
         for (name, figure) in &self.figures {
-            let spread = if self.rounds > 1 {
+            let spread = if figure.values > 1 {
                 format!("{} .. {}", number(figure.min), number(figure.max))
             } else {
                 "-".to_owned()
@@ -128,11 +135,21 @@ impl Figure {
         } else {
             values[middle]
         };
-        Some(Self { median: rounded(median), min, max, better })
+        Some(Self { median: rounded(median), min, max, values: values.len(), better })
+    }
+
+    /// Mistakes that did not occur, in so many rounds.
+    pub fn nothing(rounds: usize) -> Self {
+        Self { median: 0.0, min: 0.0, max: 0.0, values: rounds, better: Better::Less }
     }
 }
 
-/// Numbers by their paths. Of lists only those of processes are figures, by the name of each.
+/// By what a row is called: a process, or what was asked.
+fn name_of(row: &Value) -> Option<&str> {
+    row["node"].as_str().or_else(|| row["what"].as_str())
+}
+
+/// Numbers by their paths. Rows with a name are figures of their own; those without are repetitions, whose numbers are values of the same figures.
 fn flatten(path: &str, value: &Value, into: &mut BTreeMap<String, Vec<f64>>) {
     let under = |key: &str| if path.is_empty() { key.to_owned() } else { format!("{path}.{key}") };
     match value {
@@ -143,8 +160,10 @@ fn flatten(path: &str, value: &Value, into: &mut BTreeMap<String, Vec<f64>>) {
         Value::Object(fields) => fields.iter().for_each(|(key, value)| flatten(&under(key), value, into)),
         Value::Array(rows) => {
             for row in rows {
-                if let Some(node) = row["node"].as_str() {
-                    flatten(&under(node), row, into);
+                match name_of(row) {
+                    Some(name) => flatten(&under(name), row, into),
+                    None if row.is_object() => flatten(path, row, into),
+                    None => {}
                 }
             }
         }
@@ -166,8 +185,8 @@ fn settle(path: &str, value: &mut Value, figures: &BTreeMap<String, Figure>) {
         }
         Value::Array(rows) => {
             for row in rows {
-                if let Some(node) = row["node"].as_str().map(str::to_owned) {
-                    settle(&format!("{path}.{node}"), row, figures);
+                if let Some(name) = name_of(row).map(str::to_owned) {
+                    settle(&format!("{path}.{name}"), row, figures);
                 }
             }
         }
@@ -175,27 +194,52 @@ fn settle(path: &str, value: &mut Value, figures: &BTreeMap<String, Figure>) {
     }
 }
 
+/// Whether a part of the name says so. Rows and quantiles have the unit in the middle: `burst.told_ms.p99`.
+fn says(name: &str, key: &str) -> bool {
+    name.split('.').any(|part| part.contains(key)) || (key == "_ms" && name.split('.').any(|part| part == "ms"))
+}
+
 /// By what a figure is called: the scenarios name units and directions.
 fn better(name: &str) -> Better {
-    let (first, leaf) = (name.split('.').next().unwrap_or(name), name.rsplit('.').next().unwrap_or(name));
+    let first = name.split('.').next().unwrap_or(name);
     // Options that are repeated, and bounds.
     let given = ["max_gap_ms", "paced_rate", "inputs_per_second", "steady_players_per_second"];
-    let less =
-        ["_ms", "cpu_s", "_kb", "_mb", "kb_per", "bytes_per", "ratio", "missing", "lost", "errors", "refused", "wrong"];
+    let less = ["_ms", "cpu_s", "_kb", "_mb", "kb_per", "bytes_per", "ratio"];
     if given.contains(&first) {
         Better::Neither
     } else if first.contains("per_second") {
         Better::More
-    } else if first.ends_with("_s") || less.iter().any(|key| first.contains(key) || leaf.contains(key)) {
+    } else if counts_mistakes(name) || first.ends_with("_s") || less.iter().any(|key| says(name, key)) {
         Better::Less
     } else {
         Better::Neither
     }
 }
 
+/// Whether the figure counts what should not have happened at all: absent, it is nothing.
+pub fn counts_mistakes(name: &str) -> bool {
+    let (first, leaf) = (name.split('.').next().unwrap_or(name), name.rsplit('.').next().unwrap_or(name));
+    let mistakes = [
+        "missing",
+        "lost",
+        "errors",
+        "refused",
+        "wrong",
+        "failed",
+        "unfinished",
+        "out_of_order",
+        "twice",
+        "turned_away",
+        "unanswered",
+        "unseen",
+        "ended_early",
+    ];
+    mistakes.iter().any(|key| first.contains(key) || leaf.contains(key))
+}
+
 pub fn unit(name: &str) -> &'static str {
     let (first, leaf) = (name.split('.').next().unwrap_or(name), name.rsplit('.').next().unwrap_or(name));
-    let has = |key: &str| first.contains(key) || leaf.contains(key);
+    let has = |key: &str| says(name, key);
     if has("cpu_s") {
         "CPU s"
     } else if has("per_second") {
@@ -219,6 +263,24 @@ pub fn unit(name: &str) -> &'static str {
 
 pub fn number(value: f64) -> String {
     if value.fract() == 0.0 && value.abs() < 1e12 { format!("{value:.0}") } else { format!("{value:.3}") }
+}
+
+/// Whether a result can be written there: asked before anything is measured for it.
+///
+/// # Errors
+/// The file cannot be written.
+pub fn writable(file: &Path) -> anyhow::Result<()> {
+    let new = !file.exists();
+    // What is there stays until there is a result.
+    OpenOptions::new()
+        .append(true)
+        .create(true)
+        .open(file)
+        .with_context(|| format!("{} cannot be written", file.display()))?;
+    if new {
+        std::fs::remove_file(file)?;
+    }
+    Ok(())
 }
 
 fn rounded(value: f64) -> f64 {
@@ -254,6 +316,36 @@ mod tests {
         let rows = vec![json!({"states": 5}), json!({"states": 7}), json!({"states": 6})];
         let summary = Summary::of(vec![Report::new("match").field("states", 18).rounds(rows)], vec![]).unwrap();
         assert_eq!((summary.rounds, summary.figures["states"].median, summary.figures["states"].max), (3, 6.0, 7.0));
+    }
+
+    #[test]
+    fn rows_with_a_name_are_figures_and_those_without_are_values_of_one() {
+        let bursts = vec![json!({"all_told_ms": 900}), json!({"all_told_ms": 700}), json!({"all_told_ms": 800})];
+        let report = Report::new("storm").field("burst", bursts);
+        let report = report.field("bystanders", vec![json!({"what": "rest", "failed": 0, "ms": {"p99": 9}})]);
+        let summary = Summary::of(vec![report], vec![]).unwrap();
+        let told = summary.figures["burst.all_told_ms"];
+        assert_eq!((told.median, told.min, told.values, told.better), (800.0, 700.0, 3, Better::Less));
+        assert_eq!(summary.figures["bystanders.rest.ms.p99"].median, 9.0);
+        assert_eq!(summary.fields["burst"][0]["all_told_ms"], 900, "each stays as it was");
+        assert!(summary.table().contains("700 .. 900"), "{}", summary.table());
+    }
+
+    #[test]
+    fn mistakes_are_better_fewer_and_what_a_flood_spent_says_how_much_was_done() {
+        for name in ["failed", "unfinished", "out_of_order", "inputs_twice", "turned_away", "unanswered", "errors.full"]
+        {
+            assert_eq!(better(name), Better::Less, "{name}");
+        }
+        for name in ["burst.told_ms.p99", "bystanders.rest.ms.p99", "answer_ms.p50"] {
+            assert_eq!((better(name), unit(name)), (Better::Less, "ms"), "{name}");
+        }
+        let cpu = vec![json!({"node": "gateway-1", "cpu_s": 4, "rss_mb": 9})];
+        let flood = Report::new("chat").field("processes", cpu).field("ratio", 3).rising("ratio").flooded();
+        let summary = Summary::of(vec![flood], vec![]).unwrap();
+        let better = |name: &str| summary.figures[name].better;
+        assert_eq!(better("processes.gateway-1.cpu_s"), Better::Neither);
+        assert_eq!((better("processes.gateway-1.rss_mb"), better("ratio")), (Better::Less, Better::More));
     }
 
     #[test]

@@ -53,4 +53,7 @@ pub struct DevArgs {
     /// A configuration file in TOML for all processes [env: ASOBI_CONFIG]
     #[arg(long, value_name = "FILE")]
     pub config: Option<PathBuf>,
+    /// Drain when standard input ends. Whoever started this cluster holds the other end, so that it does not outlive them
+    #[arg(long, hide = true)]
+    pub exit_with_stdin: bool,
 }

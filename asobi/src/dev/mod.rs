@@ -41,7 +41,7 @@ use self::{
     plan::Plan,
     supervised::{Shared, Supervised},
 };
-use crate::postgres::OwnPostgres;
+use crate::{postgres::OwnPostgres, stdin};
 
 /// How long a predecessor's services may still hold their ports after it was killed.
 const PREDECESSOR: Duration = Duration::from_secs(12);
@@ -71,6 +71,13 @@ pub async fn run(args: DevArgs) -> anyhow::Result<ExitCode> {
     // Signals are taken from here on, so that Ctrl-C during the start stops PostgreSQL in order, too.
     let shutdown = Shutdown::from_signals(plan.config.shutdown.grace())?;
     let draining = shutdown.draining();
+    if args.exit_with_stdin {
+        let shutdown = shutdown.clone();
+        tokio::spawn(async move {
+            stdin::ended().await;
+            shutdown.begin();
+        });
+    }
 
     let mut own = None;
     let started = tokio::select! {

@@ -42,9 +42,15 @@ pub async fn output(arguments: &[&str], environment: &[(&str, &str)]) -> anyhow:
 impl Running {
     /// Starts the command, writing what it says to a log in `dir`, where it runs.
     pub fn start(arguments: &[&str], dir: &Path) -> anyhow::Result<Self> {
+        Self::start_with(arguments, dir, &[])
+    }
+
+    /// The same, with more in its environment.
+    pub fn start_with(arguments: &[&str], dir: &Path, environment: &[(&str, &str)]) -> anyhow::Result<Self> {
         let log = dir.join("log");
         let file = fs::File::create(&log)?;
-        let child = command(arguments, dir).stdout(file.try_clone()?).stderr(file).spawn()?;
+        let child =
+            command(arguments, dir).envs(environment.iter().copied()).stdout(file.try_clone()?).stderr(file).spawn()?;
         Ok(Self { child, log })
     }
 

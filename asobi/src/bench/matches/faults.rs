@@ -25,7 +25,7 @@ pub struct Fault {
 /// # Errors
 /// It is not known, or runs on another machine.
 pub fn strike(target: &Target, kills: bool) -> anyhow::Result<Fault> {
-    let host = target.match_hosts.first().context("the hosts are only known with --ready-file, or without --url")?;
+    let host = target.match_hosts.first().context("the ready file names no match host")?;
     let signal = if kills { Signal::SIGKILL } else { Signal::SIGTERM };
     say!("{} gets {signal} …", host.node_id);
     let at = Instant::now();

@@ -49,21 +49,21 @@ pub struct Options {
     /// Of each player
     #[arg(long, default_value_t = 10, value_parser = clap::value_parser!(u32).range(1..=60))]
     inputs_per_second: u32,
-    /// Of each match
-    #[arg(long, default_value_t = 10, value_parser = clap::value_parser!(u32).range(1..=60))]
+    /// Of each match of a cluster of the bench's own; of a cluster that is given its script says it
+    #[arg(long, default_value_t = 10, conflicts_with_all = ["url", "ready_file"], value_parser = clap::value_parser!(u32).range(1..=60))]
     tick_rate: u32,
-    /// Whether each player is sent a view of their own, or all of them the same
-    #[arg(long, value_enum, default_value_t = State::PerPlayer)]
+    /// Whether each player is sent a view of their own, or all of them the same; of a cluster that is given its script says it
+    #[arg(long, value_enum, default_value_t = State::PerPlayer, conflicts_with_all = ["url", "ready_file"])]
     state: State,
     /// How players reach their match: through their gateway, on the match's own host, or half of the matches each way
     #[arg(long, value_enum, default_value_t = Via::Relay)]
     via: Via,
     /// A game instead of the bench's own. Its settings are its own, too: match_size must be --players. It counts as asobi/src/bench/matches/arena.lua
     /// does, or numbers are not checked and no latency is measured
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["url", "ready_file"])]
     script: Option<PathBuf>,
     /// Match hosts of a cluster of the bench's own [default: 1; 2 with --move or --kill]
-    #[arg(long, value_parser = clap::value_parser!(u16).range(1..=20))]
+    #[arg(long, conflicts_with_all = ["url", "ready_file"], value_parser = clap::value_parser!(u16).range(1..=20))]
     hosts: Option<u16>,
     /// In the middle of the first round one host is told to leave, as SIGTERM does: its matches move to the others
     #[arg(long = "move", conflicts_with = "kill")]
@@ -142,8 +142,9 @@ impl Via {
 
 impl Options {
     /// # Errors
-    /// The script cannot be read.
+    /// The script cannot be read, or nobody knows what to strike.
     pub fn wanted(&self) -> anyhow::Result<Wanted> {
+        self.common.knows("a match host's process is struck", self.moves || self.kill)?;
         let settings = |match_size: u32| {
             let shared = if self.state == State::Shared { "state_strategy = \"shared\"\n" } else { "" };
             // Nobody's seat is given up during a run.
@@ -180,6 +181,8 @@ impl Options {
 struct Round {
     processes: Vec<Value>,
     lateness: Lateness,
+    /// A host went in the middle of it, and what that had spent with it.
+    struck: bool,
 }
 
 pub async fn run(options: &Options, target: &Target) -> anyhow::Result<Report> {
@@ -211,7 +214,8 @@ pub async fn run(options: &Options, target: &Target) -> anyhow::Result<Report> {
         }
         sleep_until(plan.boundary(number + 1)).await;
         let processes = target.since(&before);
-        rounds.push(Round { processes, lateness: Lateness::read(target).await.since(&earlier) });
+        let lateness = Lateness::read(target).await.since(&earlier);
+        rounds.push(Round { processes, lateness, struck: number == 0 && fault.is_some() });
     }
     let mut all = Vec::with_capacity(count);
     while let Some(done) = players.join_next().await {
@@ -294,6 +298,7 @@ fn report(options: &Options, rounds: &[Round], players: &[Played]) -> Report {
         .field("inputs_seen", sum(|played| played.acked))
         .field("inputs_missing", sum(|played| played.missing))
         .field("inputs_twice", sum(|played| played.twice))
+        .field("inputs_unseen", sum(|played| played.unseen))
         .field("inputs_refused", sum(|played| played.refused))
         .field("reconnected", sum(|played| played.fell_back))
         .field("ended_early", sum(|played| u64::from(played.ended)));
@@ -311,7 +316,10 @@ fn report(options: &Options, rounds: &[Round], players: &[Played]) -> Report {
         report = report.field("migrations", took.len());
     }
     let wrong = sum(|played| played.missing + played.twice) > 0 || players.iter().any(|played| played.ended);
-    report.fails_if(wrong, "inputs were lost or counted twice, or matches ended")
+    report
+        .fails_if(wrong, "inputs were lost or counted twice, or matches ended")
+        .fails_if(sum(|played| played.unseen) > 0, "inputs were never seen in a state")
+        .fails_if(players.iter().any(|played| played.state_bytes == 0), "somebody never saw a state")
 }
 
 fn row(number: u32, round: &Round, players: &[Played]) -> Value {
@@ -323,11 +331,11 @@ fn row(number: u32, round: &Round, players: &[Played]) -> Value {
             super::report::record(&mut latency, *elapsed);
         }
     }
-    let Round { processes, lateness } = round;
+    let Round { processes, lateness, struck } = round;
     let per_100k = |of: &str| per(cpu_of(processes, of), delivered, 100_000);
     json!({
         "states": delivered,
-        "host_cpu_s_per_100k_states": per_100k("match-"),
+        "host_cpu_s_per_100k_states": (!struck).then(|| per_100k("match-")),
         "gateway_cpu_s_per_100k_states": per_100k("gateway"),
         "postgresql_cpu_s": cpu_of(processes, "postgresql"),
         "input_to_state_ms": quantiles(&latency),

@@ -127,6 +127,8 @@ pub struct Played {
     pub acked: u64,
     pub missing: u64,
     pub twice: u64,
+    /// The last numbers, if no state counted them.
+    pub unseen: u64,
     pub refused: u64,
     pub first_refusal: Option<String>,
     /// The longest time between two states, by its ends.
@@ -354,6 +356,9 @@ impl Player {
     }
 
     fn close(mut self) -> Played {
+        if self.plan.counted {
+            self.played.unseen = self.played.sent.saturating_sub(self.seen);
+        }
         if let Some(last) = self.last.take() {
             self.played.missing = self.own(&last, r#""missing":"#).unwrap_or_default();
             self.played.twice = self.own(&last, r#""twice":"#).unwrap_or_default();

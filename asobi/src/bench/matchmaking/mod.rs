@@ -77,13 +77,14 @@ impl Options {
     }
 
     /// # Errors
-    /// Parties are to be matched by skill.
+    /// Parties are to be matched by skill, or a pool's tickets cannot be written.
     pub fn wanted(&self) -> anyhow::Result<Wanted> {
         ensure!(
             self.parties == 0 || self.strategy == Strategy::Fill,
             "--parties are matched with whoever is there: not with --strategy skill"
         );
         ensure!(self.players()? > 0, "--parties are matched by fours: a --burst of four at least");
+        self.common.knows("the tickets of a --pool are written into the database", self.pool > 0)?;
         // One that can die.
         Ok(Wanted { matchmakers: 2, ..Wanted::default() })
     }
@@ -167,7 +168,7 @@ impl Idle {
 /// What one match of the steady rate was.
 struct Met {
     tickets: Vec<Ticket>,
-    /// From the wish of the last ones until all were told.
+    /// From when the wish of the last ones was due until all were told.
     elapsed: Duration,
     /// Its players, if it counts.
     players: Option<u64>,
@@ -200,7 +201,7 @@ async fn steady(options: &Options, mut idle: Idle, target: &Target, report: Repo
         let players: usize = company.iter().map(Ticket::size).sum();
         let counts = (due >= measure_from).then_some(u64::try_from(players)?);
         playing.spawn(async move {
-            let met = meet(company, if party { "group" } else { "pair" }, json!({})).await?;
+            let met = meet(company, if party { "group" } else { "pair" }, json!({}), due).await?;
             Ok(Met { players: counts, ..met })
         });
         due += each * u32::try_from(players)?;
@@ -237,13 +238,12 @@ impl Steady {
     }
 }
 
-/// The first queues and waits, the others meet it; from their wish until all are told. All are idle again afterwards.
-async fn meet(mut tickets: Vec<Ticket>, mode: &str, properties: Value) -> anyhow::Result<Met> {
-    let mut wished = Instant::now();
+/// The first queues when it is due and waits, the others meet it; from when their wish was due until all are told. All are idle again afterwards.
+async fn meet(mut tickets: Vec<Ticket>, mode: &str, properties: Value, due: Instant) -> anyhow::Result<Met> {
+    let wished = if tickets.len() > 1 { due + APART } else { due };
     for (n, ticket) in tickets.iter_mut().enumerate() {
         if n == 1 {
-            tokio::time::sleep(APART).await;
-            wished = Instant::now();
+            sleep_until(wished.into()).await;
         }
         ticket.queue(mode, &properties).await?;
     }
@@ -259,12 +259,11 @@ async fn meet(mut tickets: Vec<Ticket>, mode: &str, properties: Value) -> anyhow
 
 /// Pairs that meet while so many others wait, come and go; then the leader dies.
 async fn beside_a_pool(options: &Options, mut idle: Idle, target: &Target, report: Report) -> anyhow::Result<Report> {
-    let url =
-        target.database_url.as_deref().context("the database is only known with --ready-file, or without --url")?;
+    let url = target.database_url.as_deref().context("the ready file names no database")?;
     let pool = Pool::fill(url, options.pool).await?;
     let pair = idle.company(false).context("two players are needed")?;
     // Whoever has just read the long queue serves again when the first pair has met.
-    let Met { tickets: mut pair, elapsed: settled, .. } = meet(pair, "skill", pool.probe()).await?;
+    let Met { tickets: mut pair, elapsed: settled, .. } = meet(pair, "skill", pool.probe(), Instant::now()).await?;
     say!(
         "{} wait, the first pair met after {settled:?}; measuring for {:?} …",
         options.pool,
@@ -275,7 +274,7 @@ async fn beside_a_pool(options: &Options, mut idle: Idle, target: &Target, repor
     let end = Instant::now() + options.common.measured();
     let mut told: Histogram<u64> = histogram();
     while Instant::now() < end {
-        let met = meet(pair, "skill", pool.probe()).await?;
+        let met = meet(pair, "skill", pool.probe(), Instant::now()).await?;
         record(&mut told, met.elapsed);
         pair = met.tickets;
     }
@@ -290,7 +289,7 @@ async fn beside_a_pool(options: &Options, mut idle: Idle, target: &Target, repor
         .field("pool_processes", processes);
     if options.kill_leader {
         let killed = pool.kill_leader().await?;
-        meet(pair, "skill", pool.probe()).await?;
+        meet(pair, "skill", pool.probe(), killed).await?;
         report = report.field("new_leader_serves_ms", ms(killed.elapsed()));
     }
     Ok(report)

@@ -60,7 +60,7 @@ pub struct Options {
     #[arg(long, default_value_t = 20, value_parser = clap::value_parser!(u32).range(0..=1_000))]
     messages: u32,
     /// Gateways of a cluster of the bench's own, the one that dies among them
-    #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u16).range(2..=20))]
+    #[arg(long, default_value_t = 3, conflicts_with_all = ["url", "ready_file"], value_parser = clap::value_parser!(u16).range(2..=20))]
     gateways: u16,
     /// The bench fails if not everybody is back within this time
     #[arg(long, default_value_t = 15, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(1..=90))]
@@ -68,17 +68,20 @@ pub struct Options {
 }
 
 impl Options {
-    pub fn wanted(&self) -> Wanted {
+    /// # Errors
+    /// Nobody knows what to kill.
+    pub fn wanted(&self) -> anyhow::Result<Wanted> {
+        self.common.knows("a gateway's process is killed", true)?;
         let games = [
             ("config.lua", format!(r#"return {{ {} = "storm.lua" }}"#, session::MODE)),
             ("storm.lua", include_str!("storm.lua").to_owned()),
         ];
-        Wanted {
+        Ok(Wanted {
             gateways: self.gateways,
             games: games.map(|(name, script)| (name.to_owned(), script)).into(),
             sets: vec!["limits.joins_per_minute=0".to_owned()],
             ..Wanted::default()
-        }
+        })
     }
 }
 
@@ -122,8 +125,9 @@ pub async fn run(options: &Options, target: &Target) -> anyhow::Result<Report> {
     let _ = stop.send(true);
     let came = living.join_all().await;
     let watched = watching.await??;
-    let sent = talking.await??;
-    Ok(report(options, &scene, &came, &watched, processes).field("messages_sent", sent))
+    let (sent, refused) = talking.await??;
+    let report = report(options, &scene, &came, &watched, processes);
+    Ok(report.field("messages_sent", sent).field("messages_refused", refused))
 }
 
 /// The gateway that is killed, and the others.
@@ -131,9 +135,7 @@ type Gateway = (String, Host);
 
 fn parted(target: &Target) -> anyhow::Result<(Gateway, Vec<Gateway>)> {
     let mut known = target.gateways.iter().cloned().zip(target.gateway_processes.iter().cloned());
-    let victim = known.next().context(
-        "a gateway is killed here: give the --ready-file of an asobi dev --no-restart, or neither it nor --url",
-    )?;
+    let victim = known.next().context("the ready file names no gateway's process")?;
     let survivors: Vec<Gateway> = known.collect();
     ensure!(!survivors.is_empty(), "there is no other gateway to come back to: asobi dev --gateways 3");
     Ok((victim, survivors))
@@ -155,15 +157,20 @@ async fn enter(options: &Options, gateway: &str, guests: &[Guest]) -> anyhow::Re
     Ok(inside)
 }
 
-/// Says something into one channel after the other; how often it was acknowledged.
-async fn talk(gateway: String, guest: Guest, options: Options, mut over: flag::Receiver<bool>) -> anyhow::Result<u64> {
+/// Says something into one channel after the other; how often it was acknowledged, and refused.
+async fn talk(
+    gateway: String,
+    guest: Guest,
+    options: Options,
+    mut over: flag::Receiver<bool>,
+) -> anyhow::Result<(u64, u64)> {
     let mut socket = open(&ws(&gateway)).await?;
     call(&mut socket, "session.connect", json!({"token": guest.access_token})).await?;
     if options.messages == 0 {
-        return Ok(0);
+        return Ok((0, 0));
     }
     let gap = Duration::from_secs(1) / options.messages;
-    let mut acknowledged = 0;
+    let (mut acknowledged, mut refused) = (0, 0);
     for n in 0_u64.. {
         if tokio::time::timeout(gap, over.wait_for(|over| *over)).await.is_ok() {
             break;
@@ -171,18 +178,22 @@ async fn talk(gateway: String, guest: Guest, options: Options, mut over: flag::R
         let channel = format!("global:c{}", n % u64::from(options.channels));
         let payload = json!({"channel_id": channel, "content": format!("message {n}")});
         let frame = json!({"type": "chat.send", "cid": n, "payload": payload}).to_string();
-        socket.send(Message::text(frame)).await?;
-        tokio::time::timeout(DEADLINE, async {
-            while let Some(Ok(message)) = socket.next().await {
-                if matches!(message, Message::Text(text) if text.contains("chat.sent")) {
-                    acknowledged += 1;
-                    return;
+        let answering = async {
+            socket.send(Message::text(frame)).await?;
+            loop {
+                let message = socket.next().await.context("the gateway of who talks closed its socket")??;
+                let Message::Text(text) = message else { continue };
+                // A gateway that is busy with those who come may refuse; who talks goes on.
+                if text.contains(r#""type":"chat.sent""#) || text.contains(r#""type":"error""#) {
+                    return anyhow::Ok(text.contains("chat.sent"));
                 }
             }
-        })
-        .await?;
+        };
+        let well = tokio::time::timeout(DEADLINE, answering).await.context("a message was not answered")??;
+        acknowledged += u64::from(well);
+        refused += u64::from(!well);
     }
-    Ok(acknowledged)
+    Ok((acknowledged, refused))
 }
 
 /// Until so many of all were there.
@@ -205,6 +216,8 @@ fn report(options: &Options, scene: &Scene, came: &[Came], watched: &Watched, pr
     }
     let late = came.iter().any(|one| one.back.is_none_or(|back| back > Duration::from_secs(options.within)));
     let wrong: u64 = came.iter().map(|one| one.wrong).sum();
+    let behind: u64 = came.iter().map(|one| one.behind).sum();
+    let lost = came.iter().filter(|one| one.lost_again).count();
     #[expect(clippy::cast_precision_loss, reason = "microseconds of some seconds")]
     let last = back.max() as f64 / 1e6 / options.within as f64;
     Report::new("storm")
@@ -217,9 +230,12 @@ fn report(options: &Options, scene: &Scene, came: &[Came], watched: &Watched, pr
         .field("pools", watched.pools())
         .field("messages_heard", came.iter().map(|one| one.heard).sum::<u64>())
         .field("messages_wrong", wrong)
+        .field("messages_missing", behind)
+        .field("lost_again", lost)
         .field("processes", processes)
         .field("ratio", (last * 1e3).round() / 1e3)
         .fails_if(late, "not everybody was back in time")
-        .fails_if(wrong > 0, "messages were missed or came twice")
+        .fails_if(wrong + behind > 0, "messages were missed or came twice")
+        .fails_if(lost > 0, "somebody was back and lost their connection again")
         .fails_if(watched.failed(), "others were not served meanwhile, or a pool was exhausted")
 }

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!  in ──the socket ends──► away ──101──► upgraded ──session.connected──► connected ──chat.joined──► ──match.state──► in
-//!                           ▲  503: after what Retry-After says              │ 1013, or the socket ends
+//!                           ▲  503: after what Retry-After says              │ 1013, the socket ends, or the match is not there
 //!                           └──────────── after a growing pause ◄────────────┘
 //! ```
 
@@ -79,6 +79,10 @@ pub struct Came {
     /// Messages of the channel that were skipped or came twice.
     pub wrong: u64,
     pub heard: u64,
+    /// Messages that the channel had when it was joined again, and that never came.
+    pub behind: u64,
+    /// The new socket ended, too.
+    pub lost_again: bool,
 }
 
 /// A session that is in, with what it has seen of its channel.
@@ -86,6 +90,8 @@ pub struct In {
     session: Session,
     socket: Socket,
     last_seq: i64,
+    /// How far the channel was when it was joined last: all of it must come.
+    stands: i64,
 }
 
 /// Why an attempt came to nothing, and how long it is told to wait.
@@ -107,7 +113,8 @@ impl Session {
         if self.plays {
             play(&mut socket).await?;
         }
-        Ok(In { last_seq: joined["last_seq"].as_i64().unwrap_or(0), session: self, socket })
+        let stands = joined["last_seq"].as_i64().unwrap_or(0);
+        Ok(In { session: self, socket, last_seq: stands, stands })
     }
 }
 
@@ -129,18 +136,21 @@ impl In {
         let mut came = Came::default();
         let mut over = scene.over.clone();
         tokio::select! {
-            () = self.listen(&mut came) => {}
-            _ = over.wait_for(|over| *over) => return came,
-        }
-        tokio::select! {
-            () = self.come_back(&scene, &mut came) => {}
-            _ = over.wait_for(|over| *over) => return came,
-        }
-        tokio::select! {
-            () = self.listen(&mut came) => scene.answered("lost again"),
+            () = self.storm(&scene, &mut came) => {
+                scene.answered("lost again");
+                came.lost_again = true;
+            }
             _ = over.wait_for(|over| *over) => {}
         }
+        came.behind = u64::try_from(self.stands - self.last_seq).unwrap_or(0);
         came
+    }
+
+    /// Ends when the second socket does.
+    async fn storm(&mut self, scene: &Scene, came: &mut Came) {
+        self.listen(came).await;
+        self.come_back(scene, came).await;
+        self.listen(came).await;
     }
 
     /// Until the socket ends.
@@ -197,13 +207,16 @@ impl In {
             .await
             .map_err(|error| Refused { kind: error.to_string(), after: None })?;
         came.connected = Some(scene.since_struck());
-        let in_match = !connected["match_id"].is_null();
-        if self.session.plays != in_match {
-            scene.answered("connected without a match");
+        if self.session.plays && connected["match_id"].is_null() {
+            return Err(Refused { kind: "connected without a match".to_owned(), after: None });
         }
         let join = json!({"channel_id": self.session.channel, "since_seq": self.last_seq});
-        self.ask("chat.join", join, came).await.map_err(|error| Refused { kind: error.to_string(), after: None })?;
-        if in_match {
+        let joined = self
+            .ask("chat.join", join, came)
+            .await
+            .map_err(|error| Refused { kind: error.to_string(), after: None })?;
+        self.stands = joined["last_seq"].as_i64().unwrap_or(0);
+        if self.session.plays {
             self.state(came).await.map_err(|error| Refused { kind: error.to_string(), after: None })?;
         }
         Ok(())

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use hdrhistogram::Histogram;
 use serde_json::{Value, json};
-use tokio::{sync::watch, task::JoinSet, time::timeout};
+use tokio::{sync::watch, task::JoinSet, time::timeout_at};
 
 use crate::bench::{
     cluster::Host,
@@ -29,9 +29,10 @@ impl Asked {
         Self { what, latency: histogram(), failed: 0 }
     }
 
-    fn note(&mut self, since: Instant, well: bool) {
+    /// Counted from when it was due: what waits behind a slow answer waits, too.
+    fn note(&mut self, due: Instant, well: bool) {
         if well {
-            record(&mut self.latency, since.elapsed());
+            record(&mut self.latency, due.elapsed());
         } else {
             self.failed += 1;
         }
@@ -106,9 +107,9 @@ pub async fn watch(
     Ok(Watched { asked: asking.join_all().await, pools: looking.join_all().await })
 }
 
-/// Waits for the next look; false when all is over.
-async fn next(over: &mut watch::Receiver<bool>) -> bool {
-    timeout(EVERY, over.wait_for(|over| *over)).await.is_err()
+/// Waits until then; false when all is over.
+async fn until(due: Instant, over: &mut watch::Receiver<bool>) -> bool {
+    timeout_at(due.into(), over.wait_for(|over| *over)).await.is_err()
 }
 
 async fn get(
@@ -119,14 +120,15 @@ async fn get(
     mut over: watch::Receiver<bool>,
 ) -> Asked {
     let mut asked = Asked::new(what);
-    while next(&mut over).await {
-        let since = Instant::now();
+    let mut due = Instant::now() + EVERY;
+    while until(due, &mut over).await {
         let mut request = http.get(&url);
         if let Some(token) = &token {
             request = request.bearer_auth(token);
         }
         let answer = request.send().await;
-        asked.note(since, answer.is_ok_and(|answer| answer.status().is_success()));
+        asked.note(due, answer.is_ok_and(|answer| answer.status().is_success()));
+        due += EVERY;
     }
     asked
 }
@@ -142,13 +144,14 @@ async fn beat(gateway: String, guest: Guest, mut over: watch::Receiver<bool>) ->
         asked.failed += 1;
         return asked;
     };
-    while next(&mut over).await {
-        let since = Instant::now();
+    let mut due = Instant::now() + EVERY;
+    while until(due, &mut over).await {
         let well = heartbeat(&mut socket, DEADLINE).await;
-        asked.note(since, well);
+        asked.note(due, well);
         if !well {
             break;
         }
+        due += EVERY;
     }
     asked
 }
@@ -163,7 +166,7 @@ async fn pool(http: reqwest::Client, host: Host, mut over: watch::Receiver<bool>
     let mut pool = Pool { node: host.node_id, ..Pool::default() };
     let Some(metrics) = host.metrics else { return pool };
     let mut before: Option<[f64; 3]> = None;
-    while next(&mut over).await {
+    while until(Instant::now() + EVERY, &mut over).await {
         let Ok(answer) = http.get(format!("http://{metrics}/metrics")).send().await else { continue };
         let text = answer.text().await.unwrap_or_default();
         pool.most_in_use = pool.most_in_use.max(value(&text, r#"asobi_database_pool_connections{state="in_use"}"#));
