@@ -33,6 +33,9 @@ const ROLES: [(&str, &str); 4] =
 /// The database of a cluster's own PostgreSQL, but for its port.
 const OWN_DATABASE: &str = "postgres://asobi@127.0.0.1/asobi";
 
+/// How long a connection for requests is kept that nobody uses: it counts among the descriptors of its gateway.
+const IDLE: Duration = Duration::from_secs(10);
+
 /// What to start.
 pub struct Builder {
     gateways: usize,
@@ -475,7 +478,7 @@ impl Builder {
             Some((database, _)) => database,
             None => Database::connect(ready["database_url"].as_str().context("database_url")?).await?,
         };
-        let http = reqwest::Client::builder().timeout(PATIENCE).build()?;
+        let http = reqwest::Client::builder().timeout(PATIENCE).pool_idle_timeout(IDLE).build()?;
         Ok(Cluster { supervisor, ready_file, dir, log, database, http, proxies, again: BTreeMap::new() })
     }
 }

@@ -84,7 +84,8 @@ impl Stage {
         for (n, account) in self.talkers.iter().enumerate() {
             let random = StdRng::seed_from_u64(self.random.random());
             let gateways = self.gateways(n);
-            let talker = Talker { account: account.clone(), channel: channel.clone(), gateways, random, pause_ms: 40 };
+            let (account, channel, stored) = (account.clone(), channel.clone(), watch::Sender::new(None));
+            let talker = Talker { account, channel, gateways, random, pause_ms: 40, stored };
             talking.spawn(talker.talk(stopped.clone()));
         }
         sleep(UNDISTURBED).await;

@@ -24,6 +24,8 @@ pub struct Talker {
     pub random: StdRng,
     /// Between two bursts, at most.
     pub pause_ms: u64,
+    /// When the last burst began of which something was acknowledged.
+    pub stored: watch::Sender<Option<Instant>>,
 }
 
 /// A message under way.
@@ -46,6 +48,9 @@ impl Talker {
                 (0..self.random.random_range(1..=6)).map(|n| self.say(lines.len() + n)).collect();
             while burst.iter().any(|said| !said.settled) {
                 self.attempt(&mut client, &mut burst).await?;
+            }
+            if burst.iter().any(|said| matches!(said.line.outcome, Outcome::Stored { .. })) {
+                self.stored.send_replace(Some(began));
             }
             lines.extend(burst.into_iter().map(|said| Line { took: began.elapsed(), ..said.line }));
             tokio::time::sleep(Duration::from_millis(self.random.random_range(0..self.pause_ms))).await;

@@ -173,6 +173,24 @@ impl Fleet {
         self.seen().map(|seen| seen.steps_back).max_by_key(Vec::len).unwrap_or_default()
     }
 
+    /// Players who saw older states more often than a host has taken their match over from its checkpoint, one line each.
+    pub async fn steps_back_unexplained(&self) -> anyhow::Result<Vec<String>> {
+        let rows = self.rows().await?;
+        let failovers: BTreeMap<uuid::Uuid, i32> = rows.into_iter().map(|(id, _, _, n)| (id, n)).collect();
+        let mut unexplained = Vec::new();
+        // Players were shown match by match.
+        let seen: Vec<Seen> = self.seen().collect();
+        for (id, players) in self.matches.iter().zip(seen.chunks(PLAYERS)) {
+            let takeovers = failovers.get(id).copied().with_context(|| format!("match {id} has no row"))?;
+            let most = usize::try_from(takeovers)?;
+            let too_often = players.iter().filter(|seen| seen.steps_back.len() > most);
+            unexplained.extend(too_often.map(|seen| {
+                format!("{} in match {id}, which was taken over {takeovers} times: {:?}", seen.who, seen.steps_back)
+            }));
+        }
+        Ok(unexplained)
+    }
+
     /// Inputs of a player that a state had forgotten again, at most.
     pub fn rolled_back(&self) -> u64 {
         self.seen().map(|seen| seen.rolled_back).max().unwrap_or_default()

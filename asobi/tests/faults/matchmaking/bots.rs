@@ -258,6 +258,7 @@ impl Bot {
     /// Says hello until everybody has, so that nobody is left behind, then ends it.
     async fn play(&mut self, match_id: &str) -> anyhow::Result<At> {
         let over = |frame: &Value| frame["type"] == "match.finished" && frame["payload"]["match_id"] == match_id;
+        let other = |frame: &Value| frame["type"] == "match.matched" && frame["payload"]["match_id"] != match_id;
         let everybody = |frame: &Value| {
             frame["type"] == "match.state"
                 && frame["payload"]["players"]
@@ -269,11 +270,16 @@ impl Bot {
         while since.elapsed() < PATIENCE {
             // Inputs of a host that is gone, or not yet reached, are lost.
             self.client.send("match.input", input.clone()).await?;
-            let next = |frame: &Value| over(frame) || input["finish"].is_null() && everybody(frame);
+            let next = |frame: &Value| over(frame) || other(frame) || input["finish"].is_null() && everybody(frame);
             match self.briefly(Duration::from_secs(1), next).await? {
                 Some(frame) if over(&frame) => {
                     self.client.forget();
                     return Ok(At::Idle);
+                }
+                Some(frame) if other(&frame) => {
+                    self.is_over(&frame["payload"]).await.context(match_id.to_owned())?;
+                    // What is held may be this one's end.
+                    continue;
                 }
                 Some(_) => input = json!({"n": 1, "finish": true}),
                 None => {}
@@ -283,6 +289,16 @@ impl Bot {
         let sql = "SELECT row_to_json(m)::text FROM matches m WHERE id::text = $1";
         let row: Option<String> = sqlx::query_scalar(sql).bind(match_id).fetch_optional(&self.nodes).await?;
         bail!("match {match_id} does not end; since {since:?} {:?}; its row: {row:?}", self.log)
+    }
+
+    /// A match that the player is told of while in another one: it may be late news, and nothing else.
+    async fn is_over(&mut self, matched: &Value) -> anyhow::Result<()> {
+        let sql = "SELECT state FROM matches WHERE id::text = $1 AND state IN ('allocating', 'running')";
+        let open = sqlx::query_scalar(sql).bind(matched["match_id"].as_str()).fetch_optional(&self.nodes).await;
+        // A database that is away does not say that it is open.
+        let open: Option<String> = open.unwrap_or_default();
+        ensure!(open.is_none(), "was matched while in a match into {matched}, which is {open:?}; {:?}", self.log);
+        Ok(())
     }
 
     /// Connects to a gateway that lives, and learns where the player is.

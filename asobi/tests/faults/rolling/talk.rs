@@ -5,7 +5,7 @@ use std::time::Duration;
 use anyhow::Context as _;
 use rand::{SeedableRng as _, rngs::StdRng};
 use sqlx::PgPool;
-use tokio::{sync::watch, task::JoinSet};
+use tokio::{sync::watch, task::JoinSet, time::Instant};
 
 use crate::{
     chat::{
@@ -27,7 +27,9 @@ const PAUSE_MS: u64 = 300;
 pub struct Conversation {
     talking: JoinSet<anyhow::Result<Vec<Line>>>,
     reading: JoinSet<anyhow::Result<Reader>>,
-    channel: String,
+    pub channel: String,
+    /// Of each talker, when they began what was acknowledged last.
+    pub stored: Vec<watch::Receiver<Option<Instant>>>,
     stop: watch::Sender<bool>,
     last: watch::Sender<Option<i64>>,
 }
@@ -54,7 +56,7 @@ impl Conversation {
             all
         };
         let (stop, last) = (watch::Sender::new(false), watch::Sender::new(None));
-        let (mut talking, mut reading) = (JoinSet::new(), JoinSet::new());
+        let (mut talking, mut reading, mut stored) = (JoinSet::new(), JoinSet::new(), Vec::new());
         for n in 0..READERS {
             let account = Account::register(http, &doors[n % doors.len()].http, &format!("reader{n}")).await?;
             let mut reader = Reader::new(account, channel, gateways(n));
@@ -64,11 +66,12 @@ impl Conversation {
         for n in 0..TALKERS {
             let account = Account::register(http, &doors[n % doors.len()].http, &format!("talker{n}")).await?;
             let random = StdRng::seed_from_u64(seed.wrapping_add(n as u64));
-            let (channel, gateways) = (channel.to_owned(), gateways(n));
-            let talker = Talker { account, channel, gateways, random, pause_ms: PAUSE_MS };
+            let (channel, gateways, last_stored) = (channel.to_owned(), gateways(n), watch::Sender::new(None));
+            stored.push(last_stored.subscribe());
+            let talker = Talker { account, channel, gateways, random, pause_ms: PAUSE_MS, stored: last_stored };
             talking.spawn(talker.talk(stop.subscribe()));
         }
-        Ok(Self { talking, reading, channel: channel.to_owned(), stop, last })
+        Ok(Self { talking, reading, channel: channel.to_owned(), stored, stop, last })
     }
 
     pub async fn end(mut self, pool: &PgPool) -> anyhow::Result<Talked> {

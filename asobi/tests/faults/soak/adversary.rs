@@ -25,8 +25,9 @@ pub struct Adversary<'a> {
     began: Instant,
     /// Of each role, how many may be harmed at once: all but one.
     spare: BTreeMap<&'static str, Semaphore>,
-    /// The process that each node has by the adversary's doing. Any other is there because one ended by itself.
-    pids: Mutex<BTreeMap<String, i32>>,
+    /// The process that each node has by the adversary's doing, locked while it is harmed. Any other is there because one
+    /// ended by itself.
+    pids: BTreeMap<String, tokio::sync::Mutex<i32>>,
     /// What happened, line by line.
     happened: Mutex<Vec<String>>,
 }
@@ -38,7 +39,7 @@ impl<'a> Adversary<'a> {
             cluster,
             began: Instant::now(),
             spare: ROLES.into_iter().map(|(_, stem, n)| (stem, Semaphore::new(n - 1))).collect(),
-            pids: Mutex::new(nodes.map(|node| (node.node_id, node.pid)).collect()),
+            pids: nodes.map(|node| (node.node_id, node.pid.into())).collect(),
             happened: Mutex::default(),
         }
     }
@@ -60,8 +61,12 @@ impl<'a> Adversary<'a> {
     }
 
     /// The process that each node should have.
-    pub fn pids(&self) -> BTreeMap<String, i32> {
-        self.pids.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    pub async fn pids(&self) -> BTreeMap<String, i32> {
+        let mut pids = BTreeMap::new();
+        for (node, pid) in &self.pids {
+            pids.insert(node.clone(), *pid.lock().await);
+        }
+        pids
     }
 
     fn say(&self, node: &str, what: &str) {
@@ -78,15 +83,18 @@ impl<'a> Adversary<'a> {
             return Ok(());
         }
         let stem = fault.node.rsplit_once('-').context("a node")?.0;
-        // Held until it is well: then another one of its role may be harmed.
+        // Both are held until it is well: then it may be harmed again, and another one of its role.
+        let mut expected = self.pids.get(&fault.node).context("a node")?.lock().await;
         let _spared = self.spare.get(stem).context("a role")?.acquire().await?;
         let before = self.cluster.node(&fault.node).context("a node")?;
+        // The next process would hide it.
+        ensure!(before.pid == *expected, "it has ended by itself: there should be {expected}, there is {before:?}");
         self.harm(fault, &before).await?;
         let restarted = matches!(fault.kind, Kind::Kill | Kind::Drain);
         let now = self.is_well(&fault.node, restarted.then_some(before.pid)).await?;
         self.say(&fault.node, &format!("is well ({})", now.pid));
         if restarted {
-            self.pids.lock().unwrap_or_else(PoisonError::into_inner).insert(now.node_id, now.pid);
+            *expected = now.pid;
         }
         Ok(())
     }

@@ -11,14 +11,14 @@ mod schedule;
 mod told;
 mod trace;
 
-use std::{
-    collections::BTreeMap,
-    time::{Duration, Instant},
-};
+use std::{collections::BTreeMap, time::Duration};
 
 use anyhow::{Context as _, ensure};
 use rand::{Rng as _, SeedableRng as _, rngs::StdRng};
-use tokio::sync::watch;
+use tokio::{
+    sync::watch,
+    time::{Instant, timeout_at},
+};
 
 use self::{
     adversary::Adversary,
@@ -35,7 +35,7 @@ use crate::{
         ledger,
     },
     rolling::talk::Conversation,
-    support::{Cluster, PATIENCE, haproxy::Ports},
+    support::{Cluster, PATIENCE, haproxy::Ports, until},
 };
 
 const SECONDS: u64 = 90;
@@ -80,19 +80,48 @@ impl People {
         Ok(Self { talks, friends, crowds: [duellists, loner], fleet, scores, notifications })
     }
 
+    /// Everything works: each of them does once more what they are there for, from its beginning to its end.
+    async fn go_on(&mut self, cluster: &Cluster) -> anyhow::Result<()> {
+        let since = Instant::now();
+        for talk in &mut self.talks {
+            let stored = all_done(&mut talk.stored, since).await;
+            stored.with_context(|| format!("nothing that is said in {} is acknowledged", talk.channel))?;
+        }
+        all_done(&mut self.scores.acknowledged, since).await.context("no score is acknowledged")?;
+        self.all_duel(cluster).await?;
+        self.fleet.is_whole().await?;
+        self.fleet.goes_on("after all faults").await?;
+        Ok(())
+    }
+
+    /// Waits until each duellist has played a duel to its end for which both queued from now on.
+    async fn all_duel(&self, cluster: &Cluster) -> anyhow::Result<()> {
+        let pool = &cluster.database.pool;
+        let since: String = sqlx::query_scalar("SELECT clock_timestamp()::text").fetch_one(pool).await?;
+        until("the next duel of each duellist", async || {
+            self.crowds.iter().try_for_each(Crowd::is_well)?;
+            let duelled: i64 = sqlx::query_scalar(
+                "SELECT count(DISTINCT t.player_id) FROM matches m JOIN tickets t ON t.match_id = m.id
+                 WHERE m.mode = $1 AND m.state = 'finished' AND m.told AND NOT EXISTS (
+                     SELECT FROM tickets WHERE match_id = m.id AND submitted_at < $2::timestamptz)",
+            )
+            .bind(DUELLISTS.mode)
+            .bind(&since)
+            .fetch_one(pool)
+            .await?;
+            Ok(usize::try_from(duelled)? == QUEUEING)
+        })
+        .await
+    }
+
     /// Everybody comes to an end, and finds the books right.
     async fn leave(self, cluster: &Cluster, news: usize) -> anyhow::Result<()> {
         let pool = &cluster.database.pool;
         let Self { talks, friends, crowds, mut fleet, scores, notifications } = self;
         fleet.is_whole().await?;
-        fleet.goes_on("after all faults").await?;
-        fleet.is_whole().await?;
+        let unexplained = fleet.steps_back_unexplained().await?;
+        ensure!(unexplained.is_empty(), "players saw older states:\n{}", unexplained.join("\n"));
         let failovers = fleet.rows().await?.into_iter().map(|(_, _, _, failovers)| failovers).max().unwrap_or_default();
-        ensure!(
-            fleet.steps_back().len() <= usize::try_from(failovers)?,
-            "a player saw older states, and no match had more than {failovers} takeovers: {:?}",
-            fleet.steps_back()
-        );
         for talk in talks {
             let talked = talk.end(pool).await?;
             eprintln!("chat: {}", talked.ledger.summary());
@@ -109,6 +138,16 @@ impl People {
         eprintln!("{points} scores acknowledged, {news} times news for everybody, {watchers} watchers agree");
         one_story(cluster, &heard).await
     }
+}
+
+/// Waits until each of them has done what they began after a moment, by when they began what they did last. Who gave up
+/// says why when they are to end.
+async fn all_done(last: &mut [watch::Receiver<Option<Instant>>], since: Instant) -> anyhow::Result<()> {
+    for began in last {
+        let done = began.wait_for(|began| began.is_some_and(|began| began > since));
+        let _gave_up = timeout_at(since + PATIENCE, done).await.context("not in time")?;
+    }
+    Ok(())
 }
 
 /// The rows, their changes, what hosts logged and what players heard agree.
@@ -154,8 +193,9 @@ fn nobody_needed_a_hand(cluster: &Cluster, expected: &BTreeMap<String, i32>) -> 
 
 async fn soak(cluster: &Cluster, seed: u64, faults: &[Fault], length: Duration) -> anyhow::Result<()> {
     trace::begin(&cluster.database.pool).await?;
-    let people = People::enter(cluster, seed).await.context("before any fault")?;
-    let levels = Levels::measure(cluster)?;
+    let mut levels = Levels::of_the_empty(cluster)?;
+    let mut people = People::enter(cluster, seed).await.context("before any fault")?;
+    levels.and_of_the_full(cluster)?;
     let adversary = Adversary::new(cluster);
     let outcome = async {
         let (over, is_over) = watch::channel(false);
@@ -166,8 +206,10 @@ async fn soak(cluster: &Cluster, seed: u64, faults: &[Fault], length: Duration) 
         };
         let (raged, news) = tokio::join!(raging, people.notifications.tell(cluster, is_over));
         raged?;
-        people.leave(cluster, news?).await?;
-        nobody_needed_a_hand(cluster, &adversary.pids())?;
+        let news = news?;
+        people.go_on(cluster).await.context("after all faults")?;
+        people.leave(cluster, news).await?;
+        nobody_needed_a_hand(cluster, &adversary.pids().await)?;
         eprint!("{}", levels.are_back(cluster).await?);
         Ok(())
     };

@@ -35,6 +35,8 @@ const ANSWER: Duration = Duration::from_secs(10);
 
 pub struct Scores {
     scorers: JoinSet<anyhow::Result<Ledger>>,
+    /// Of each scorer, when they submitted what was acknowledged last.
+    pub acknowledged: Vec<watch::Receiver<Option<Instant>>>,
     stop: watch::Sender<bool>,
 }
 
@@ -43,12 +45,14 @@ impl Scores {
         let pool = &cluster.database.pool;
         sqlx::query("INSERT INTO leaderboards (id, operator) VALUES ($1, 'sum')").bind(BOARD).execute(pool).await?;
         let stop = watch::Sender::new(false);
-        let mut scorers = JoinSet::new();
+        let (mut scorers, mut acknowledged) = (JoinSet::new(), Vec::new());
         for n in 0..SCORERS {
             let account = guest(&cluster.http, &doors[n % doors.len()], "scorer").await?;
-            scorers.spawn(score(account, doors.to_vec(), n, stop.subscribe()));
+            let last = watch::Sender::new(None);
+            acknowledged.push(last.subscribe());
+            scorers.spawn(score(account, doors.to_vec(), n, last, stop.subscribe()));
         }
-        Ok(Self { scorers, stop })
+        Ok(Self { scorers, acknowledged, stop })
     }
 
     /// Nobody submits any more; how many scores were acknowledged. Rows and services have them.
@@ -68,15 +72,19 @@ async fn score(
     account: Account,
     doors: Vec<Door>,
     first: usize,
+    acknowledged: watch::Sender<Option<Instant>>,
     stop: watch::Receiver<bool>,
 ) -> anyhow::Result<Ledger> {
     let mut ledger = Ledger { board: BOARD, player: account.player_id.parse()?, ..Ledger::default() };
     let mut door = first;
     while !*stop.borrow() {
         let at = account.at(&doors[door % doors.len()].http);
-        let path = format!("/leaderboards/{BOARD}");
+        let (path, began) = (format!("/leaderboards/{BOARD}"), Instant::now());
         match timeout(ANSWER, at.post(&path, json!({"score": 0.5}))).await {
-            Ok(Ok((200, _))) => ledger.acknowledged.push(0.5),
+            Ok(Ok((200, _))) => {
+                ledger.acknowledged.push(0.5);
+                acknowledged.send_replace(Some(began));
+            }
             Ok(Ok((503, _)) | Err(_)) | Err(_) => {
                 ledger.unknown.push(0.5);
                 door += 1;
@@ -108,15 +116,18 @@ impl Notifications {
         Ok(Self { receivers, players, all })
     }
 
-    /// Tells everybody something every few seconds, until it is over; how often.
+    /// Tells everybody something every few seconds until it is over, and once more then; how often.
     pub async fn tell(&self, cluster: &Cluster, mut over: watch::Receiver<bool>) -> anyhow::Result<usize> {
         let mut told = 0;
-        while !*over.borrow() {
+        loop {
+            let is_over = *over.borrow();
             self.order(cluster, told).await?;
             told += 1;
+            if is_over {
+                return Ok(told);
+            }
             let _ = timeout(BETWEEN_JOBS, over.wait_for(|over| *over)).await;
         }
-        Ok(told)
     }
 
     /// Orders a job at any social service, under one request id until an answer comes.

@@ -23,17 +23,6 @@ CREATE FUNCTION soak_ticket() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
     RETURN NULL;
 END $$;
 CREATE TRIGGER soak AFTER INSERT OR UPDATE ON tickets FOR EACH ROW EXECUTE FUNCTION soak_ticket();
-CREATE TABLE soak_seats (n bigint GENERATED ALWAYS AS IDENTITY, player uuid, match_id uuid, taken boolean);
-CREATE FUNCTION soak_seat() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
-    IF TG_OP <> 'INSERT' THEN
-        INSERT INTO soak_seats (player, match_id, taken) VALUES (OLD.player_id, OLD.match_id, false);
-    END IF;
-    IF TG_OP <> 'DELETE' THEN
-        INSERT INTO soak_seats (player, match_id, taken) VALUES (NEW.player_id, NEW.match_id, true);
-    END IF;
-    RETURN NULL;
-END $$;
-CREATE TRIGGER soak AFTER INSERT OR UPDATE OR DELETE ON match_players FOR EACH ROW EXECUTE FUNCTION soak_seat();
 CREATE TABLE soak_checkpoints (n bigint GENERATED ALWAYS AS IDENTITY, id uuid, epoch bigint);
 CREATE FUNCTION soak_checkpoint() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
     INSERT INTO soak_checkpoints (id, epoch) VALUES (NEW.match_id, NEW.epoch);
@@ -65,14 +54,11 @@ pub async fn mistakes(pool: &PgPool) -> anyhow::Result<Vec<String>> {
             .await?;
     let tickets: Vec<(Uuid, String, Option<Uuid>)> =
         sqlx::query_as("SELECT id, state, match_id FROM soak_tickets ORDER BY n").fetch_all(pool).await?;
-    let seats: Vec<(Uuid, Uuid, bool)> =
-        sqlx::query_as("SELECT player, match_id, taken FROM soak_seats ORDER BY n").fetch_all(pool).await?;
     let checkpoints: Vec<(Uuid, i64)> =
         sqlx::query_as("SELECT id, epoch FROM soak_checkpoints ORDER BY n").fetch_all(pool).await?;
     let mut wrong = of_matches(&matches);
     let ran = matches.iter().filter(|moment| moment.state == "running").map(|moment| moment.id).collect();
     wrong.extend(of_tickets(&tickets, &ran));
-    wrong.extend(of_seats(&seats));
     wrong.extend(of_checkpoints(&checkpoints));
     Ok(wrong)
 }
@@ -116,24 +102,6 @@ fn of_tickets(moments: &[(Uuid, String, Option<Uuid>)], ran: &BTreeSet<Uuid>) ->
             ended.remove(id);
         } else {
             ended.insert(*id, (state, *match_id));
-        }
-    }
-    wrong
-}
-
-/// Nobody takes a seat while they have another one.
-fn of_seats(moments: &[(Uuid, Uuid, bool)]) -> Vec<String> {
-    let mut seated = BTreeMap::<Uuid, BTreeSet<Uuid>>::new();
-    let mut wrong = Vec::new();
-    for (player, match_id, taken) in moments {
-        let of_player = seated.entry(*player).or_default();
-        if *taken {
-            of_player.insert(*match_id);
-        } else {
-            of_player.remove(match_id);
-        }
-        if of_player.len() > 1 {
-            wrong.push(format!("player {player} had seats in {of_player:?} at once"));
         }
     }
     wrong
@@ -220,12 +188,7 @@ mod tests {
     }
 
     #[test]
-    fn two_seats_and_old_checkpoints_are_found() {
-        let (first, second) = (Uuid::from_u128(7), Uuid::from_u128(8));
-        assert!(
-            of_seats(&[(ID, first, true), (ID, first, false), (ID, second, true), (OTHER, first, true)]).is_empty()
-        );
-        assert_eq!(of_seats(&[(ID, first, true), (ID, second, true)]).len(), 1);
+    fn an_old_checkpoint_is_found() {
         assert!(of_checkpoints(&[(ID, 1), (ID, 1), (ID, 2), (OTHER, 1)]).is_empty());
         assert_eq!(of_checkpoints(&[(ID, 2), (ID, 1)]).len(), 1);
     }
