@@ -350,7 +350,33 @@ pub struct Ending<'a> {
 /// The database did not answer; whether the match ended is unknown and it may be repeated: see [`ended_by`].
 pub async fn finish(pool: &PgPool, fence: &Fence, ending: &Ending<'_>) -> Result<bool, Error> {
     let mut tx = crate::begin(pool).await?;
-    if !lock_fenced(&mut tx, fence).await? {
+    let ended = end(&mut tx, fence, ending).await?;
+    tx.commit().await?;
+    Ok(ended)
+}
+
+/// Ends a match that its host does not have, as [`finish`]. Nobody there can tell its players, so the leader does: also of what they were told
+/// before, as of a match that went on elsewhere and ended.
+///
+/// # Errors
+/// As those of [`finish`].
+pub async fn lose(pool: &PgPool, fence: &Fence, result: &str) -> Result<bool, Error> {
+    let mut tx = crate::begin(pool).await?;
+    let ended = end(&mut tx, fence, &Ending { finished: false, result, effects: &[] }).await?;
+    if ended {
+        sqlx::query!(
+            "UPDATE matches SET told = false, failovers = GREATEST(failovers, 1) WHERE id = $1 AND told",
+            fence.match_id
+        )
+        .execute(&mut *tx)
+        .await?;
+    }
+    tx.commit().await?;
+    Ok(ended)
+}
+
+async fn end(conn: &mut PgConnection, fence: &Fence, ending: &Ending<'_>) -> Result<bool, Error> {
+    if !lock_fenced(conn, fence).await? {
         return Ok(false);
     }
     let state = if ending.finished { "finished" } else { "failed" };
@@ -360,13 +386,12 @@ pub async fn finish(pool: &PgPool, fence: &Fence, ending: &Ending<'_>) -> Result
         state,
         ending.result,
     )
-    .execute(&mut *tx)
+    .execute(&mut *conn)
     .await?;
-    sqlx::query!("DELETE FROM match_players WHERE match_id = $1", fence.match_id).execute(&mut *tx).await?;
-    sqlx::query!("DELETE FROM match_listings WHERE match_id = $1", fence.match_id).execute(&mut *tx).await?;
-    sqlx::query!("DELETE FROM match_checkpoints WHERE match_id = $1", fence.match_id).execute(&mut *tx).await?;
-    crate::effects::insert(&mut tx, fence, ending.effects).await?;
-    tx.commit().await?;
+    sqlx::query!("DELETE FROM match_players WHERE match_id = $1", fence.match_id).execute(&mut *conn).await?;
+    sqlx::query!("DELETE FROM match_listings WHERE match_id = $1", fence.match_id).execute(&mut *conn).await?;
+    sqlx::query!("DELETE FROM match_checkpoints WHERE match_id = $1", fence.match_id).execute(&mut *conn).await?;
+    crate::effects::insert(conn, fence, ending.effects).await?;
     Ok(true)
 }
 

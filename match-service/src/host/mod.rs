@@ -359,10 +359,10 @@ impl Host {
         Fence { match_id, host_node: self.node_id.clone(), host_incarnation: self.incarnation, epoch }
     }
 
-    /// Ends a row of ours that no match belongs to, such as one whose claim's answer was lost.
+    /// Ends a row of ours that no match belongs to, such as one whose claim's answer was lost. Where that fails, the next comparison with the
+    /// rows ends it; by then its players may have been told of it.
     pub async fn fail_row(&self, match_id: Uuid, epoch: i64) {
-        let result = r#"{"error":"host_failed"}"#.to_owned();
-        let ended = self.rows.finish(self.fence(match_id, epoch), false, result, Vec::new()).await;
+        let ended = self.rows.lose(self.fence(match_id, epoch), r#"{"error":"host_failed"}"#).await;
         tracing::warn!(game.match_id = %match_id, ?ended, "A row without a match was ended.");
     }
 }

@@ -39,6 +39,8 @@ pub trait Rows: Send + Sync {
     async fn reclaim(&self, fence: Fence) -> Result<bool, Error>;
     /// True once the match has ended under this fence, also when it had before.
     async fn finish(&self, fence: Fence, finished: bool, result: String, effects: Vec<Effect>) -> Result<bool, Error>;
+    /// See [`matches::lose`].
+    async fn lose(&self, fence: Fence, result: &'static str) -> Result<bool, Error>;
     /// See [`matches::take_seat`].
     async fn take_seat(&self, fence: Fence, player: Uuid) -> Result<SeatTaken, Error>;
     /// See [`matches::give_up_seats`].
@@ -166,6 +168,11 @@ impl Rows for PgRows {
             .await?;
         self.wake_effects(ended && any);
         Ok(ended)
+    }
+
+    async fn lose(&self, fence: Fence, result: &'static str) -> Result<bool, Error> {
+        let pool = self.pool.clone();
+        self.run(async move { matches::lose(&pool, &fence, result).await }).await
     }
 
     async fn take_seat(&self, fence: Fence, player: Uuid) -> Result<SeatTaken, Error> {

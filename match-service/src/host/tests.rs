@@ -92,6 +92,11 @@ impl Rows for FakeRows {
         Ok(self.ours())
     }
 
+    async fn lose(&self, _: Fence, result: &'static str) -> Result<bool, Error> {
+        self.note(format!("lose {result}"));
+        Ok(self.ours())
+    }
+
     async fn take_seat(&self, _: Fence, player: Uuid) -> Result<SeatTaken, Error> {
         self.note(format!("seat {}", player.as_u128()));
         tokio::task::yield_now().await;

@@ -250,7 +250,7 @@ pub struct Told {
     /// Who is to hear of it, in seat order: as formed. Of a match that went on elsewhere those who hold seats now and whose claim is not
     /// open, and of one that ended there those as formed who sit nowhere else.
     pub players: Vec<Uuid>,
-    /// How often it went on elsewhere after its host was gone.
+    /// How often its host was gone, or had lost it.
     pub failovers: i32,
     /// Players by team, `[[player, …], …]`; none: no teams.
     pub teams: Option<serde_json::Value>,

@@ -123,7 +123,7 @@ async fn a_row_that_may_have_been_claimed_is_ended_before_anybody_hears_that_it_
     assert_eq!(host.create(new(1, "diary")).await, Ok(()), "asked again");
     rows.mute.store(3, std::sync::atomic::Ordering::SeqCst);
     assert_eq!(host.create(new(2, "diary")).await, Err(CreateError::Unclaimed));
-    assert_eq!(rows.written.lock().last().map(String::as_str), Some(r#"finish false {"error":"host_failed"}"#));
+    assert_eq!(rows.written.lock().last().map(String::as_str), Some(r#"lose {"error":"host_failed"}"#));
 }
 
 #[tokio::test(flavor = "multi_thread")]
