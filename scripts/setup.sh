@@ -5,6 +5,9 @@
 # Checked SQL is compiled from .sqlx/, without a database.
 export SQLX_OFFLINE=true
 
+# Where cargo builds.
+target=${CARGO_TARGET_DIR:-$PWD/target}
+
 # The folder of an installed server's programs, the newest supported release first; empty if there is none.
 postgres_bin() {
     local dir
