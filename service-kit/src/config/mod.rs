@@ -28,11 +28,12 @@ pub const EXIT_CONFIG: u8 = 64;
 
 /// Variables that begin with `ASOBI_` and are no configuration: where the file is, and what the set-up around the
 /// processes uses and their environment therefore contains.
-const OTHER_VARIABLES: [&str; 6] = [
+const OTHER_VARIABLES: [&str; 7] = [
     "ASOBI_CONFIG",
     "ASOBI_POSTGRES_BIN",
     "ASOBI_TEST_DATABASE_URL",
     "ASOBI_FAULTS",
+    "ASOBI_KEEP_NAMES",
     // What `asobi ctl` shows, and to whom.
     "ASOBI_TOKEN",
     "ASOBI_ADDR",
