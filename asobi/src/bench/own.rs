@@ -2,8 +2,9 @@
 
 use std::{
     fs::{self, File, Permissions},
+    io,
     os::unix::fs::PermissionsExt as _,
-    path::PathBuf,
+    path::{Path, PathBuf},
     process::Stdio,
     time::{Duration, Instant},
 };
@@ -28,6 +29,12 @@ const GAMES: [(&str, &str); 6] = [
     ("group.lua", include_str!("group.lua")),
     ("play.lua", include_str!("play.lua")),
 ];
+/// What their folders are called, beside something random.
+const FOLDER: &str = "asobi-bench-";
+/// In each of them; locked as long as the bench or its cluster lives.
+const LOG: &str = "log";
+/// Before a folder is this old it may be one whose log is not locked yet.
+const SETTLED: Duration = Duration::from_secs(60);
 const START: Duration = Duration::from_secs(60);
 const STOP: Duration = Duration::from_secs(20);
 
@@ -47,9 +54,12 @@ impl Own {
     /// # Errors
     /// It cannot be started.
     pub fn launch(games: &[(String, String)], arguments: &[String]) -> anyhow::Result<Self> {
+        sweep(&std::env::temp_dir(), SETTLED);
         // Others may look inside: where this is root, PostgreSQL is somebody else.
-        let dir = tempfile::Builder::new().permissions(Permissions::from_mode(0o755)).tempdir()?;
-        let log = File::create(dir.path().join("log"))?;
+        let dir = tempfile::Builder::new().prefix(FOLDER).permissions(Permissions::from_mode(0o755)).tempdir()?;
+        let log = File::create(dir.path().join(LOG))?;
+        // The supervisor inherits it with its output, and the lock with it.
+        log.lock()?;
         let folder = dir.path().join("games");
         fs::create_dir(&folder)?;
         let scripts = games.iter().map(|(name, script)| (name.as_str(), script.as_str()));
@@ -77,7 +87,7 @@ impl Own {
         let ready = self.ready_file();
         while !ready.exists() {
             if let Some(status) = self.supervisor.try_wait()? {
-                let said = fs::read_to_string(self.dir.path().join("log")).unwrap_or_default();
+                let said = fs::read_to_string(self.dir.path().join(LOG)).unwrap_or_default();
                 bail!("asobi dev ended with {status}:\n{said}");
             }
             ensure!(self.began.elapsed() < START, "the cluster was not ready after {START:?}");
@@ -113,11 +123,60 @@ impl Own {
     }
 }
 
+/// Removes what benches that were killed have left there.
+fn sweep(dir: &Path, settled: Duration) {
+    for entry in fs::read_dir(dir).into_iter().flatten().flatten() {
+        if entry.file_name().to_string_lossy().starts_with(FOLDER) && is_left(&entry.path(), settled).unwrap_or(false) {
+            // What cannot be removed is another user's.
+            let _ = fs::remove_dir_all(entry.path());
+        }
+    }
+}
+
+/// Whether it is a bench's folder, and nobody is there any more.
+fn is_left(folder: &Path, settled: Duration) -> io::Result<bool> {
+    let log = File::open(folder.join(LOG))?;
+    let age = fs::metadata(folder)?.modified()?.elapsed().unwrap_or_default();
+    Ok(age >= settled && log.try_lock().is_ok())
+}
+
 /// Whoever does not stop it, because an error or a signal came between, leaves neither processes nor the folder behind.
 impl Drop for Own {
     fn drop(&mut self) {
         if matches!(self.supervisor.try_wait(), Ok(None)) {
             block_in_place(|| Handle::current().block_on(self.end()));
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_folders_of_benches_that_are_gone_are_swept() -> io::Result<()> {
+        let dir = tempfile::tempdir()?;
+        let folder = |name: &str| dir.path().join(name);
+        for name in ["asobi-bench-left", "asobi-bench-lives", "asobi-bench-empty", "another"] {
+            fs::create_dir(folder(name))?;
+        }
+        for name in ["asobi-bench-left", "asobi-bench-lives", "another"] {
+            File::create(folder(name).join(LOG))?;
+        }
+        let lives = File::open(folder("asobi-bench-lives").join(LOG))?;
+        lives.lock()?;
+        // What a cluster inherits keeps it.
+        let inherited = lives.try_clone()?;
+        drop(lives);
+        sweep(dir.path(), SETTLED);
+        assert!(folder("asobi-bench-left").exists(), "it is young");
+        sweep(dir.path(), Duration::ZERO);
+        let there = |name| folder(name).exists();
+        assert_eq!([there("asobi-bench-left"), there("asobi-bench-lives")], [false, true]);
+        assert!(there("asobi-bench-empty") && there("another"));
+        drop(inherited);
+        sweep(dir.path(), Duration::ZERO);
+        assert!(!there("asobi-bench-lives"));
+        Ok(())
     }
 }

@@ -26,7 +26,7 @@ use tokio_tungstenite::tungstenite::Message;
 
 use super::{
     Common,
-    cluster::{Target, Wanted},
+    cluster::{Spent, Target, Wanted},
     heartbeat,
     player::{DEADLINE, Guest, Socket, call, descriptors, open, sign_in_many, ws},
     report::{Report, cpu_of, histogram, per, record},
@@ -81,7 +81,8 @@ type Place = Arc<tokio::sync::Mutex<Option<Socket>>>;
 
 /// Everybody has come and gone.
 struct Churned {
-    processes: Vec<Value>,
+    /// When the first change was due that is measured.
+    before: Option<Spent>,
     /// Frames that must come of it.
     expected: u64,
     /// Those who are there stay until all have heard.
@@ -146,6 +147,8 @@ pub async fn run(options: &Options, target: &mut Target) -> anyhow::Result<Repor
     while world.heard.load(Ordering::Relaxed) < churned.expected && Instant::now() < late {
         sleep(Duration::from_millis(50)).await;
     }
+    // With the frames of the last changes.
+    let processes = churned.before.map(|before| target.since(&before)).unwrap_or_default();
     drop(leave);
     let (mut came, mut left, mut wrong) = (histogram(), histogram(), 0_u64);
     for (at, watched) in watching.join_all().await {
@@ -168,7 +171,7 @@ pub async fn run(options: &Options, target: &mut Target) -> anyhow::Result<Repor
         .field("missing", churned.expected.saturating_sub(world.heard.load(Ordering::Relaxed)))
         .field("wrong_at_the_end", wrong)
         .fails_if(wrong > 0, "a friend is not seen as they are");
-    compared(options, target, report, churned.processes, frames).await
+    compared(options, target, report, processes, frames).await
 }
 
 async fn compared(
@@ -286,8 +289,7 @@ async fn churn(
     while let Some(done) = changing.join_next().await {
         done??;
     }
-    let processes = before.map(|before| target.since(&before)).unwrap_or_default();
-    Ok(Churned { processes, expected: u64::try_from(expected)?, _places: places })
+    Ok(Churned { before, expected: u64::try_from(expected)?, _places: places })
 }
 
 impl World {

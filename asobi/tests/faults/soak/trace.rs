@@ -23,9 +23,14 @@ CREATE FUNCTION soak_ticket() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
     RETURN NULL;
 END $$;
 CREATE TRIGGER soak AFTER INSERT OR UPDATE ON tickets FOR EACH ROW EXECUTE FUNCTION soak_ticket();
-CREATE TABLE soak_checkpoints (n bigint GENERATED ALWAYS AS IDENTITY, id uuid, epoch bigint);
+CREATE TABLE soak_checkpoints (
+    n bigint GENERATED ALWAYS AS IDENTITY, id uuid, epoch bigint, host text, writer text, state boolean
+);
 CREATE FUNCTION soak_checkpoint() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
-    INSERT INTO soak_checkpoints (id, epoch) VALUES (NEW.match_id, NEW.epoch);
+    INSERT INTO soak_checkpoints (id, epoch, host, writer, state)
+    SELECT NEW.match_id, NEW.epoch, host_node, current_setting('application_name'),
+        TG_OP = 'UPDATE' AND NEW.body IS DISTINCT FROM OLD.body
+    FROM matches WHERE id = NEW.match_id;
     RETURN NULL;
 END $$;
 CREATE TRIGGER soak AFTER INSERT OR UPDATE ON match_checkpoints FOR EACH ROW EXECUTE FUNCTION soak_checkpoint();
@@ -41,6 +46,18 @@ struct Moment {
     incarnation: i64,
 }
 
+/// A match's checkpoint when it was written, by which node, and whose the match was then.
+#[derive(Debug, Clone, PartialEq, Eq, sqlx::FromRow)]
+struct Written {
+    id: Uuid,
+    epoch: i64,
+    host: String,
+    /// What the node calls itself to PostgreSQL.
+    writer: String,
+    /// What is in it is another state than before.
+    state: bool,
+}
+
 pub async fn begin(pool: &PgPool) -> anyhow::Result<()> {
     sqlx::raw_sql(TRIGGERS).execute(pool).await?;
     Ok(())
@@ -54,8 +71,10 @@ pub async fn mistakes(pool: &PgPool) -> anyhow::Result<Vec<String>> {
             .await?;
     let tickets: Vec<(Uuid, String, Option<Uuid>)> =
         sqlx::query_as("SELECT id, state, match_id FROM soak_tickets ORDER BY n").fetch_all(pool).await?;
-    let checkpoints: Vec<(Uuid, i64)> =
-        sqlx::query_as("SELECT id, epoch FROM soak_checkpoints ORDER BY n").fetch_all(pool).await?;
+    let checkpoints: Vec<Written> =
+        sqlx::query_as("SELECT id, epoch, host, writer, state FROM soak_checkpoints ORDER BY n")
+            .fetch_all(pool)
+            .await?;
     let mut wrong = of_matches(&matches);
     let ran = matches.iter().filter(|moment| moment.state == "running").map(|moment| moment.id).collect();
     wrong.extend(of_tickets(&tickets, &ran));
@@ -107,14 +126,20 @@ fn of_tickets(moments: &[(Uuid, String, Option<Uuid>)], ran: &BTreeSet<Uuid>) ->
     wrong
 }
 
-/// Nothing is written for an epoch after something was for a later one.
-fn of_checkpoints(moments: &[(Uuid, i64)]) -> Vec<String> {
+/// Nothing is written for an epoch after something was for a later one, and no state but by the host whose match it is.
+fn of_checkpoints(moments: &[Written]) -> Vec<String> {
     let mut last = BTreeMap::<Uuid, i64>::new();
     let mut wrong = Vec::new();
-    for (id, epoch) in moments {
+    for Written { id, epoch, host, writer, state } in moments {
         if let Some(before) = last.insert(*id, *epoch).filter(|before| before > epoch) {
             wrong.push(format!("match {id} was written for epoch {epoch} after {before}"));
         }
+        if *state && writer.strip_prefix("asobi/") != Some(host) {
+            wrong.push(format!("a state of match {id}, which {host} ran under epoch {epoch}, was written by {writer}"));
+        }
+    }
+    if !moments.iter().any(|written| written.state) {
+        wrong.push("no host has written a state".to_owned());
     }
     wrong
 }
@@ -189,8 +214,16 @@ mod tests {
 
     #[test]
     fn an_old_checkpoint_is_found() {
-        assert!(of_checkpoints(&[(ID, 1), (ID, 1), (ID, 2), (OTHER, 1)]).is_empty());
-        assert_eq!(of_checkpoints(&[(ID, 2), (ID, 1)]).len(), 1);
+        let by = |id, epoch, host: &str, writer: &str| {
+            let (host, writer) = (host.to_owned(), format!("asobi/{writer}"));
+            Written { id, epoch, host, writer, state: true }
+        };
+        let [a, b] = [by(ID, 1, "a", "a"), by(ID, 2, "b", "b")];
+        let taken = Written { state: false, ..by(ID, 2, "b", "matchmaker") };
+        assert!(of_checkpoints(&[a.clone(), a.clone(), taken, b.clone(), by(OTHER, 1, "a", "a")]).is_empty());
+        assert_eq!(of_checkpoints(&[b.clone(), a]).len(), 1, "an epoch that was over");
+        assert_eq!(of_checkpoints(&[b, by(ID, 2, "b", "a")]).len(), 1, "a host that was replaced");
+        assert_eq!(of_checkpoints(&[]).len(), 1);
     }
 
     #[test]
