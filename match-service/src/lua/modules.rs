@@ -43,7 +43,7 @@ pub fn require(
             .module(&base, &name)
             .map_err(|problem| mlua::Error::runtime(format!("module \"{name}\": {problem}")))?;
         loaded.borrow_mut().insert(name.clone(), None);
-        let mut chunk = lua.load(&*source.text).set_name(format!("={}", source.name));
+        let mut chunk = source.chunk(lua);
         if let Some(environment) = &environment {
             chunk = chunk.set_environment(environment.clone());
         }

@@ -4,17 +4,40 @@ use std::{
     collections::{BTreeMap, HashMap},
     hash::{BuildHasher as _, BuildHasherDefault, DefaultHasher},
     path::{Component, Path, PathBuf},
-    sync::Arc,
+    sync::{Arc, OnceLock},
 };
 
+use mlua::{
+    Lua,
+    chunk::{Chunk, ChunkMode, Compiler},
+};
 use parking_lot::Mutex;
 use sha2::{Digest as _, Sha256};
 
 /// A script's text and its name: its path inside the games folder, with `/`.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Debug)]
 pub struct Source {
     pub name: String,
     pub text: String,
+    /// Made for the first VM that runs it; none: it does not compile.
+    compiled: OnceLock<Option<Vec<u8>>>,
+}
+
+impl Source {
+    pub fn new(name: impl Into<String>, text: impl Into<String>) -> Self {
+        Self { name: name.into(), text: text.into(), compiled: OnceLock::new() }
+    }
+
+    /// What runs it in a VM. It is compiled once for all VMs: that takes as long as all else that a small game needs to begin.
+    pub fn chunk(&self, lua: &Lua) -> Chunk<'_> {
+        let compiled = self.compiled.get_or_init(|| Compiler::new().compile(&self.text).ok());
+        let chunk = match compiled {
+            Some(code) => lua.load(code.as_slice()).set_mode(ChunkMode::Binary),
+            // What is wrong with it the VM says, with its name.
+            None => lua.load(self.text.as_str()).set_mode(ChunkMode::Text),
+        };
+        chunk.set_name(format!("={}", self.name))
+    }
 }
 
 /// Why a file of the folder cannot be had.
@@ -119,7 +142,7 @@ impl Folder {
         if let Some(source) = self.read.lock().get(name) {
             return Ok(Arc::clone(source));
         }
-        let source = Arc::new(Source { name: name.to_owned(), text: self.text_of(name)? });
+        let source = Arc::new(Source::new(name, self.text_of(name)?));
         self.read.lock().insert(name.to_owned(), Arc::clone(&source));
         Ok(source)
     }

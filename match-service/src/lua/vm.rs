@@ -1,6 +1,10 @@
 //! One match's VM: Luau, sandboxed, with bounds on memory and time, and without what a game has no business with.
 
-use std::{rc::Rc, sync::Arc, time::Duration};
+use std::{
+    rc::Rc,
+    sync::{Arc, LazyLock},
+    time::Duration,
+};
 
 use mlua::{Function, Lua, LuaOptions, LuaString, MultiValue, StdLib, Table, Thread, Value, VmState};
 
@@ -22,6 +26,8 @@ pub struct Limits {
     pub callback: Duration,
 }
 
+/// Runs in every VM before its script.
+static PRELUDE: LazyLock<Source> = LazyLock::new(|| Source::new("prelude", include_str!("prelude.luau")));
 /// How much longer loading a script may take than a callback.
 const LOAD_FACTOR: u32 = 20;
 /// Entries of a state up to which a failed callback is undone; copying larger ones in each tick would cost more than it is worth.
@@ -72,7 +78,7 @@ impl Vm {
         let vm = Self::bare(script, setup, limits, Some(folder))
             .map_err(|error| explain(&error, &script.name, "load", None))?;
         vm.within(limits.callback * LOAD_FACTOR, "load", || {
-            vm.lua.load(&*script.text).set_name(format!("={}", script.name)).exec()?;
+            script.chunk(&vm.lua).exec()?;
             // What compiling left behind gives its pages back: many matches do nothing for long.
             vm.lua.gc_collect()
         })?;
@@ -92,7 +98,7 @@ impl Vm {
         let vm =
             Self::bare(source, &setup, limits, None).map_err(|error| explain(&error, &source.name, "load", None))?;
         let value = vm.within(limits.callback * LOAD_FACTOR, "load", || {
-            vm.lua.load(&*source.text).set_name(format!("={}", source.name)).eval::<Value>()
+            source.chunk(&vm.lua).eval::<Value>()
         })?;
         Ok(read(&vm.lua, value))
     }
@@ -149,8 +155,8 @@ impl Vm {
         let environment = made().map_err(|error| explain(&error, &script.name, "load", None))?;
         let limit = self.limits.callback * LOAD_FACTOR;
         self.budget.start(limit);
-        let chunk = self.lua.load(&*script.text).set_name(format!("={}", script.name));
-        self.judged(limit, &script.name, "load", chunk.set_environment(environment.clone()).exec())?;
+        let run = script.chunk(&self.lua).set_environment(environment.clone()).exec();
+        self.judged(limit, &script.name, "load", run)?;
         Ok(environment)
     }
 
@@ -332,7 +338,6 @@ fn prelude(lua: &Lua, budget: &Rc<Budget>) -> mlua::Result<Prelude> {
     let refuse_print = lua.create_function(|_, _: MultiValue| -> mlua::Result<()> {
         Err(mlua::Error::runtime("print is not available: use game.log(level, message)"))
     })?;
-    let chunk = lua.load(include_str!("prelude.luau")).set_name("=prelude");
-    let (copy_state, asking, token) = chunk.call((note, refuse_print))?;
+    let (copy_state, asking, token) = PRELUDE.chunk(lua).call((note, refuse_print))?;
     Ok(Prelude { copy_state, asking, token })
 }

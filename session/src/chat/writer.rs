@@ -36,10 +36,10 @@ const WRITE: Duration = Duration::from_secs(2);
 /// How long an unknown outcome is looked into.
 const LEARN: Duration = Duration::from_secs(4);
 const RETRY: Duration = Duration::from_millis(100);
-/// After a batch of so many the next one gathers for a moment, unless as many as make a large one wait already.
-const BUSY: usize = 3;
+/// After a batch of so many the next one gathers for as long, unless as many as make a large one wait already. What a batch costs PostgreSQL is
+/// nearly the same however many are in it.
+const GATHER: [(usize, Duration); 2] = [(16, Duration::from_millis(16)), (3, Duration::from_millis(8))];
 const LARGE: usize = 100;
-const GATHER: Duration = Duration::from_millis(8);
 
 /// How a sender is answered, once.
 pub(crate) type Done = Box<dyn FnOnce(Result<Sent, SendError>) + Send + Sync>;
@@ -85,8 +85,10 @@ pub(super) async fn run(hub: Arc<Hub>, mut writes: mpsc::Receiver<Write>) {
     let mut batch = Vec::with_capacity(most.min(64));
     let mut last = 0;
     loop {
-        if last >= BUSY && writes.len() < LARGE.min(most) {
-            tokio::time::sleep(GATHER).await;
+        if let Some((_, moment)) = GATHER.into_iter().find(|(busy, _)| last >= *busy)
+            && writes.len() < LARGE.min(most)
+        {
+            tokio::time::sleep(moment).await;
         }
         last = writes.recv_many(&mut batch, most).await;
         if last == 0 {
