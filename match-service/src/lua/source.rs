@@ -189,3 +189,30 @@ impl Folder {
         self.file(&format!("{}.lua", path.display()))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_source_runs_in_every_vm_and_its_errors_name_its_lines() {
+        let source = Source::new("games/a.lua", "local n = ...\nif n == 2 then\n  error('two')\nend\nreturn n");
+        for _ in 0..2 {
+            let lua = Lua::new();
+            assert_eq!(source.chunk(&lua).call::<i32>(1).expect("it runs"), 1);
+            let problem = source.chunk(&lua).call::<i32>(2).expect_err("it fails");
+            assert!(problem.to_string().contains("games/a.lua:3: two"), "{problem}");
+        }
+    }
+
+    #[test]
+    fn what_does_not_compile_says_where() {
+        let problem = Source::new("games/b.lua", "return\n1 +").chunk(&Lua::new()).exec().expect_err("it is broken");
+        assert!(
+            matches!(&problem, mlua::Error::SyntaxError { message, .. } if message.contains("games/b.lua:2:")),
+            "{problem}"
+        );
+        // A module may be a value alone.
+        assert_eq!(Source::new("c.lua", "40 + 2").chunk(&Lua::new()).eval::<i32>().expect("a value"), 42);
+    }
+}

@@ -97,9 +97,7 @@ impl Vm {
         let setup = Setup::new(uuid::Uuid::nil(), "");
         let vm =
             Self::bare(source, &setup, limits, None).map_err(|error| explain(&error, &source.name, "load", None))?;
-        let value = vm.within(limits.callback * LOAD_FACTOR, "load", || {
-            source.chunk(&vm.lua).eval::<Value>()
-        })?;
+        let value = vm.within(limits.callback * LOAD_FACTOR, "load", || source.chunk(&vm.lua).eval::<Value>())?;
         Ok(read(&vm.lua, value))
     }
 
