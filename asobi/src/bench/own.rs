@@ -175,8 +175,12 @@ mod tests {
         assert_eq!([there("asobi-bench-left"), there("asobi-bench-lives")], [false, true]);
         assert!(there("asobi-bench-empty") && there("another"));
         drop(inherited);
-        sweep(dir.path(), Duration::ZERO);
-        assert!(!there("asobi-bench-lives"));
+        // A process that another test is just starting may have it for a moment.
+        let since = Instant::now();
+        while there("asobi-bench-lives") {
+            assert!(since.elapsed() < START, "nobody has it any more");
+            sweep(dir.path(), Duration::ZERO);
+        }
         Ok(())
     }
 }
