@@ -81,7 +81,7 @@ type Place = Arc<tokio::sync::Mutex<Option<Socket>>>;
 
 /// Everybody has come and gone.
 struct Churned {
-    /// When the first change was due that is measured.
+    /// What had been spent when the first change was due that is measured; none: there was none.
     before: Option<Spent>,
     /// Frames that must come of it.
     expected: u64,

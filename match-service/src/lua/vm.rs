@@ -79,7 +79,7 @@ impl Vm {
             .map_err(|error| explain(&error, &script.name, "load", None))?;
         vm.within(limits.callback * LOAD_FACTOR, "load", || {
             script.chunk(&vm.lua).exec()?;
-            // What compiling left behind gives its pages back: many matches do nothing for long.
+            // What beginning left behind gives its pages back: many matches do nothing for long.
             vm.lua.gc_collect()
         })?;
         Ok(vm)

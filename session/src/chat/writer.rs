@@ -36,8 +36,8 @@ const WRITE: Duration = Duration::from_secs(2);
 /// How long an unknown outcome is looked into.
 const LEARN: Duration = Duration::from_secs(4);
 const RETRY: Duration = Duration::from_millis(100);
-/// After a batch of so many the next one gathers for as long, unless as many as make a large one wait already. What a batch costs PostgreSQL is
-/// nearly the same however many are in it.
+/// Messages in the last batch, and how long the next one gathers after so many or more: the first row that fits, unless as many as make a large
+/// batch wait already. What a batch costs PostgreSQL is nearly the same however many are in it.
 const GATHER: [(usize, Duration); 2] = [(16, Duration::from_millis(16)), (3, Duration::from_millis(8))];
 const LARGE: usize = 100;
 

@@ -213,7 +213,7 @@ mod tests {
     }
 
     #[test]
-    fn an_old_checkpoint_is_found() {
+    fn a_state_of_an_old_epoch_or_another_host_is_found() {
         let by = |id, epoch, host: &str, writer: &str| {
             let (host, writer) = (host.to_owned(), format!("asobi/{writer}"));
             Written { id, epoch, host, writer, state: true }
